@@ -1,0 +1,25 @@
+"""Every bound of the Kafka side. Bounds of the storage engine are in `s3stream/limits.py`."""
+
+from s3stream.limits import BATCH_BYTES_MAX, KIB, MIB
+
+FRAME_BYTES_MAX = 100 * MIB
+"""Kafka's socket.request.max.bytes default: a larger frame closes its connection."""
+assert FRAME_BYTES_MAX <= BATCH_BYTES_MAX
+
+SMALL_FRAME_BYTES = 16 * KIB
+"""Frames up to this size are copied out of the connection's receive buffer, so that a kept batch pins nothing else."""
+RECEIVE_BUFFER_BYTES = 64 * KIB
+REQUESTS_IN_FLIGHT_MAX = 100
+"""Pipelined requests of one connection; then its socket is not read."""
+CONNECTION_RECEIVE_BYTES_MAX = 128 * MIB
+"""Frames of one connection that are not yet answered."""
+assert CONNECTION_RECEIVE_BYTES_MAX >= FRAME_BYTES_MAX
+CONNECTION_SEND_BYTES_MAX = 64 * MIB
+"""Answers queued for a slow reader; then nothing more is worked on for it."""
+CONNECTIONS_MAX = 10_000
+FETCH_SESSIONS_MAX = 1_000
+FETCH_BYTES_MAX = 55 * MIB
+"""Kafka's fetch.max.bytes default: bounds one answer."""
+PRODUCER_IDS_PER_BLOCK = 1_000
+BATCHES_PER_PRODUCER = 5
+"""Kafka's ProducerStateEntry keeps five: max.in.flight.requests.per.connection of an idempotent producer."""

@@ -1,0 +1,58 @@
+"""Every bound of the storage engine, with the relations between them said aloud.
+
+Bounds of the Kafka side are in `brokers/limits.py`.
+"""
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+# --- objects -----------------------------------------------------------------------------------
+BLOCK_BYTES = 512 * KIB
+"""Target size of a data block; one batch larger than this is a block of its own."""
+BLOCK_BYTES_MAX = 128 * MIB
+"""A block's length field beyond this is corruption, not data."""
+STREAM_OBJECT_BYTES = 8 * MIB
+"""A stream with at least this much in one flush gets an object of its own."""
+OBJECT_BYTES_MAX = 64 * MIB
+"""A flush is cut into objects of about this size."""
+FOOTER_READ_BYTES = 64 * KIB
+"""Read from an object's end in one request: footer and, nearly always, the index."""
+OBJECT_PREPARE_TTL_MS = 60 * 60 * 1000
+OBJECT_DELETE_GRACE_MS = 10 * 60 * 1000
+"""Between a commit that frees an object and its deletion: running reads finish, a restored database finds it."""
+RANGES_PER_CHUNK = 128
+"""Entries of a stream's packed range index kept in one metadata row."""
+
+# --- batches -----------------------------------------------------------------------------------
+BATCH_BYTES_MAX = 100 * MIB
+"""Largest batch the engine takes: Kafka's socket.request.max.bytes default."""
+assert BATCH_BYTES_MAX < BLOCK_BYTES_MAX
+assert BLOCK_BYTES <= STREAM_OBJECT_BYTES <= OBJECT_BYTES_MAX
+
+# --- WAL ---------------------------------------------------------------------------------------
+WAL_SEGMENT_BYTES = 128 * MIB
+WAL_GROUP_BYTES_MAX = 16 * MIB
+"""A group commit takes at most this much, so that one sync's latency stays bounded."""
+WAL_BYTES_MAX = 4 * GIB
+"""Retained WAL. At the bound appends are Overloaded until a flush trims it."""
+assert WAL_SEGMENT_BYTES > BATCH_BYTES_MAX
+assert WAL_GROUP_BYTES_MAX <= WAL_SEGMENT_BYTES <= WAL_BYTES_MAX // 4
+
+# --- flush -------------------------------------------------------------------------------------
+FLUSH_BYTES = 64 * MIB
+FLUSH_INTERVAL_MS = 30_000
+"""An idle broker never fills a memtable: it is sealed by age too. 2,880 PUTs a day, $0.0144 at $5 per million."""
+FLUSHES_IN_FLIGHT_MAX = 3
+UPLOADS_IN_FLIGHT_MAX = 4
+RANGES_PER_COMMIT_MAX = 20_000
+
+# --- reads -------------------------------------------------------------------------------------
+READ_GAP_BYTES = 256 * KIB
+"""Two wanted blocks closer than this are read in one request."""
+READ_AHEAD_BYTES_MIN = 1 * MIB
+READ_AHEAD_BYTES_MAX = 32 * MIB
+GETS_IN_FLIGHT_MAX = 16
+INDEX_CACHE_BYTES = 32 * MIB
+CHECKPOINT_INLINE_BYTES = 64 * KIB
+"""Larger checkpoints lie in the flushed object, with a pointer in the row."""

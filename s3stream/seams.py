@@ -1,0 +1,231 @@
+"""The seams: what the engine needs of the world. wal, cache, metadata and objectstore fill them.
+
+Each docstring is the contract, failures included; `tests/contracts` holds every implementation to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple, Protocol
+
+from s3stream.types import (
+    Buffer,
+    Buffers,
+    CommitResult,
+    FlushCommit,
+    NodeIdentity,
+    NodeRegistration,
+    ObjectId,
+    ObjectKind,
+    ObjectRange,
+    ObjectRef,
+    OpenRequest,
+    StreamBatch,
+    StreamId,
+    StreamSnapshot,
+    WalPosition,
+)
+
+
+class Clock(Protocol):
+    """Time. Nothing else in the system reads a clock."""
+
+    def now_ms(self) -> int:
+        """Wall clock, milliseconds since 1970. May jump."""
+
+    def monotonic(self) -> float:
+        """Seconds; never goes back; no meaning between processes."""
+
+    async def sleep(self, seconds: float) -> None: ...
+
+
+class ObjectInfo(NamedTuple):
+    key: str
+    size: int
+    modified_ms: int
+
+
+class ObjectStore(Protocol):
+    """A bucket and a prefix. Keys are relative to the prefix. Visible to all readers on return.
+
+    Every method may raise Unavailable: the request failed or its outcome is unknown.
+    """
+
+    async def create(self, key: str, data: Buffers) -> None:
+        """Store `data` (one object, any number of buffers) under a key that must not exist.
+
+        Durable and visible on return. Raises AlreadyExists when the key is there (perhaps from an
+        attempt of our own: read it), Unavailable when the outcome is unknown: the object may be there.
+        """
+
+    async def get(self, key: str) -> Buffer:
+        """The whole object. Raises NotFound."""
+
+    async def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
+        """Bytes [start, end) for each range, one request a range. Raises NotFound, OutOfRange past the end."""
+
+    async def size(self, key: str) -> int:
+        """Bytes of the object. Raises NotFound."""
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Remove the keys. One that is not there is a success."""
+
+    def list(self, prefix: str, after: str = "") -> AsyncIterator[ObjectInfo]:
+        """Objects under `prefix` with key > `after`, in key order. `prefix` ends at a '/' or is empty."""
+
+    async def check(self) -> None:
+        """Prove that the store can be used (reached, bucket there, create-if-absent honoured).
+
+        Raises BadSetting with what is wrong and what to do. Leaves nothing behind.
+        """
+
+    async def close(self) -> None: ...
+
+
+class WalListener(Protocol):
+    """Called by the WAL, on the event loop, in order."""
+
+    def wal_durable(self, end: WalPosition) -> None:
+        """Every record with position < `end` is on stable storage. Called once per group commit."""
+
+    def wal_failed(self, durable_end: WalPosition, error: Exception) -> None:
+        """Every record at or above `durable_end` failed and will never be returned by recovery once
+        `repair` has returned. Until then appends raise Unavailable."""
+
+
+class WriteAheadLog(Protocol):
+    """An ordered, durable log of batches, owned by one node. Order of calls:
+
+    lock → recover (to its end) → start → append / trim / repair … → close.
+    """
+
+    uri: str
+
+    async def lock(self) -> None:
+        """Become the only process that can write here, for as long as this one lives (CORRECTNESS 10).
+
+        Raises BadSetting when another process holds it or the place cannot be used.
+        """
+
+    def recover(self, trim: WalPosition) -> AsyncIterator[Sequence[StreamBatch]]:
+        """Every durable record with position >= `trim`, in position order, in groups of bounded bytes.
+
+        What is yielded was synced first. A torn tail ends the log; a bad record below the proven
+        synced position raises Corrupt (CORRECTNESS 4). `wal_position` is set on each batch.
+        """
+
+    async def start(self, node_epoch: int, listener: WalListener) -> None:
+        """Open for appends, in a new segment. The next position is one past the last recovered."""
+
+    def append(self, batch: StreamBatch) -> WalPosition:
+        """Queue the batch and set `batch.wal_position`. Durable once the listener hears of it.
+
+        Not a coroutine: the caller's critical section has no await. Raises Overloaded at the size bound,
+        Unavailable between a failure and its repair.
+        """
+
+    async def trim(self, position: WalPosition) -> None:
+        """Records below `position` are committed elsewhere: their space may be reused."""
+
+    async def repair(self) -> None:
+        """After `wal_failed`: cut the broken end durably and open a new segment at `durable_end`.
+
+        Raises Unavailable when that cannot be done: the log stays fenced; call again later.
+        """
+
+    @property
+    def next_position(self) -> WalPosition: ...
+
+    @property
+    def bytes_retained(self) -> int:
+        """Bytes on the medium that are not trimmed."""
+
+    @property
+    def bytes_max(self) -> int: ...
+
+    async def close(self) -> None:
+        """Wait for queued appends, release the lock."""
+
+
+class MetadataStore(Protocol):
+    """Streams, objects and node epochs in the database. Every method is one transaction.
+
+    Every method may raise Unavailable (the database did not answer; the outcome may be unknown).
+    A call that names a node raises Fenced when that node's epoch in the database is higher. Epoch
+    checks are row locks, never plain reads (CORRECTNESS 1).
+    """
+
+    async def register_node(self, node_id: int, wal_uri: str, addresses: dict[str, str]) -> NodeRegistration:
+        """Raise the node's epoch, give it a new random incarnation; its older incarnations are fenced.
+
+        Returns the stored WAL trim and the streams the node still had open. Call it after the WAL's lock.
+        """
+
+    async def open_streams(self, node: NodeIdentity, requests: Sequence[OpenRequest]) -> list[StreamSnapshot]:
+        """Open streams that are CLOSED, or OPEN under an older epoch of the same node (whose WAL the caller
+        has locked and recovered), at epoch + 1, storing (epoch, recovered_end) before the first append.
+
+        All or nothing. Raises Fenced when a stream is in any other state or its epoch is not the expected
+        one, NotFound when it does not exist or is deleted.
+        """
+
+    async def close_streams(self, node: NodeIdentity, ends: dict[StreamId, int]) -> None:
+        """OPEN → CLOSED for streams whose committed end is the given end (no tail left in the WAL)."""
+
+    async def streams(self, stream_ids: Sequence[StreamId]) -> list[StreamSnapshot]:
+        """The rows, in the order asked for; streams that do not exist are left out."""
+
+    async def trim_stream(self, node: NodeIdentity, stream_id: StreamId, stream_epoch: int, start: int) -> int:
+        """Raise the stream's start offset; returns the stored one (the greater of old and new). Objects
+        left without any live range are marked for deletion. Raises Fenced on a wrong stream epoch."""
+
+    async def prepare_objects(self, node: NodeIdentity, count: int, expires_ms: int) -> list[ObjectId]:
+        """Reserve object ids, never given before and never again, prepared until `expires_ms`."""
+
+    async def commit(self, commit: FlushCommit) -> CommitResult:
+        """Commit one flush, each stream on its own (CORRECTNESS 9). Idempotent.
+
+        Raises Fenced when the node's epoch is raised, Expired when one of the objects is no longer prepared.
+        """
+
+    async def object_ranges(self, stream_id: StreamId, start: int, limit: int) -> list[ObjectRange]:
+        """Ranges with end > `start`, in offset order, at most `limit`."""
+
+    async def expire_prepared(self, now_ms: int, limit: int) -> int:
+        """Prepared objects past their expiry become marked for deletion; returns how many."""
+
+    async def deletable_objects(self, marked_before_ms: int, limit: int) -> list[ObjectRef]:
+        """Objects marked for deletion before that time."""
+
+    async def forget_objects(self, object_ids: Sequence[ObjectId]) -> None:
+        """Drop the rows of objects whose bytes have been deleted from the store."""
+
+
+class BlockCache(Protocol):
+    """Decoded data blocks by (object id, block position). May forget anything at any time."""
+
+    def get(self, object_id: ObjectId, position: int) -> CachedBlock | None: ...
+
+    def admit(self, object_id: ObjectId, position: int, block: CachedBlock) -> None: ...
+
+    def drop_object(self, object_id: ObjectId) -> None: ...
+
+
+class CachedBlock(Protocol):
+    """What the cache needs to know of a block: how much memory it holds."""
+
+    @property
+    def retained_bytes(self) -> int: ...
+
+
+__all__ = [
+    "BlockCache",
+    "CachedBlock",
+    "Clock",
+    "MetadataStore",
+    "ObjectInfo",
+    "ObjectKind",
+    "ObjectStore",
+    "WalListener",
+    "WriteAheadLog",
+]
