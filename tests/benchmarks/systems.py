@@ -1,0 +1,177 @@
+"""What is measured: Apache Kafka 4.3.0 (KRaft, one node, 1 GiB heap) and Ponor (file WAL, objects on MinIO)."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from pathlib import Path
+
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from tests.benchmarks import procfs
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes], timeout: float = 60) -> None:
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"ended with {process.returncode} before it listened")
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.01)
+    raise TimeoutError(f"nothing listens on {port}")
+
+
+class System:
+    """One broker under test. `pid` is the process whose CPU and memory count."""
+
+    name: str
+    port: int
+    pid: int
+
+    def start(self) -> float:
+        """Start it; returns seconds from exec to ready."""
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Wait until background work that a workload caused has been done (uploads), so that its CPU counts."""
+
+    @property
+    def bootstrap(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self.bootstrap})
+
+    def create_topic(self, name: str, partitions: int) -> None:
+        for future in self.admin().create_topics([NewTopic(name, partitions, 1)]).values():
+            future.result(60)
+
+    def delete_topic(self, name: str) -> None:
+        for future in self.admin().delete_topics([name]).values():
+            future.result(60)
+
+    def cpu_seconds(self) -> float:
+        return procfs.cpu_seconds(self.pid)
+
+
+class Kafka(System):
+    name = "Apache Kafka 4.3.0"
+
+    def __init__(self, folder: Path, jars: Path) -> None:
+        self._folder = folder
+        self._classpath = f"{jars}/*"
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._format()
+
+    def _format(self) -> None:
+        controller = free_port()
+        self._folder.mkdir(parents=True)
+        self._config = self._folder / "server.properties"
+        self._config.write_text(
+            "process.roles=broker,controller\nnode.id=1\n"
+            f"controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n"
+            f"listeners=PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller}\n"
+            f"advertised.listeners=PLAINTEXT://127.0.0.1:{self.port}\n"
+            "controller.listener.names=CONTROLLER\n"
+            f"log.dirs={self._folder}/log\n"
+            "offsets.topic.replication.factor=1\ntransaction.state.log.replication.factor=1\n"
+            "transaction.state.log.min.isr=1\nshare.coordinator.state.topic.replication.factor=1\n"
+            "share.coordinator.state.topic.min.isr=1\ngroup.initial.rebalance.delay.ms=0\n"
+        )
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        subprocess.run(
+            ["java", "-cp", self._classpath, "kafka.tools.StorageTool", "format", "-t", cluster]
+            + ["-c", str(self._config), "--standalone"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def start(self) -> float:
+        begin = time.monotonic()
+        with open(self._folder / "kafka.log", "ab") as output:
+            self._process = subprocess.Popen(
+                ["java", "-Xms1g", "-Xmx1g", "-XX:+UseG1GC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
+                + ["-cp", self._classpath, "kafka.Kafka", str(self._config)],
+                stdout=output,
+                stderr=output,
+            )
+        self.pid = self._process.pid
+        wait_for_port(self.port, self._process)
+        return time.monotonic() - begin
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(60)
+            self._process = None
+
+
+class Ponor(System):
+    name = "Ponor"
+
+    def __init__(self, folder: Path, object_store: str, settings: dict[str, str] | None = None) -> None:
+        self._folder = folder
+        self._object_store = object_store
+        self._settings = settings or {}
+        self.port = free_port()
+        self.http_port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True)
+
+    def start(self) -> float:
+        command = [str(Path(sys.executable).with_name("ponor")), "up", "--port", str(self.port)]
+        command += ["--http-port", str(self.http_port), "--data-dir", str(self._folder / "data")]
+        command += ["--object-store", self._object_store]
+        for name, value in self._settings.items():
+            command += ["--set", f"{name}={value}"]
+        begin = time.monotonic()
+        output = open(self._folder / "ponor.log", "ab")  # noqa: SIM115 - the child keeps it
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=output, start_new_session=True)
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            output.write(line)
+            if line.startswith(b"ponor ready"):
+                break
+        else:
+            raise RuntimeError(f"ponor ended before it was ready: see {self._folder}/ponor.log")
+        ready = time.monotonic() - begin
+        self.pid = int((self._folder / "data" / "broker-0" / "pid").read_text())
+        return ready
+
+    def stop(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGTERM)
+            self._process.wait(120)
+            self._process = None
+
+    def metric(self, name: str) -> float:
+        """Sum of a metric's samples on /metrics."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/metrics") as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
+
+    def settle(self) -> None:
+        deadline = time.monotonic() + 60
+        while self.metric("ponor_memtable_bytes") > 0 and time.monotonic() < deadline:
+            time.sleep(0.25)

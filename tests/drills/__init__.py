@@ -1,0 +1,1 @@
+"""Drills: real processes, real stores, real clients, faults on purpose; every acknowledged record accounted for."""

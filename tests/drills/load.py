@@ -1,0 +1,124 @@
+"""Producers and readers of a drill: stock librdkafka clients that keep trying, and write down what they were told."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Producer, TopicPartition
+
+from tests.drills.account import History, Place
+
+
+class NumberedProducer(threading.Thread):
+    """Sends `name:0`, `name:1`, … round-robin to the partitions of one topic until stopped, then flushes."""
+
+    def __init__(self, history: History, bootstrap: str, topic: str, partitions: int, idempotent: bool, name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self._history = history
+        self._topic = topic
+        self._partitions = partitions
+        self._stopping = threading.Event()
+        self.unflushed = 0
+        settings: dict[str, object] = {"bootstrap.servers": bootstrap, "acks": "all", "linger.ms": 2}
+        settings |= {"message.timeout.ms": 120_000, "reconnect.backoff.max.ms": 300, "retry.backoff.ms": 50}
+        settings |= {"socket.timeout.ms": 10_000, "enable.idempotence": idempotent}
+        if not idempotent:
+            settings["max.in.flight.requests.per.connection"] = 1
+        self._producer = Producer(settings)
+
+    def run(self) -> None:
+        sequences: dict[int, int] = defaultdict(int)
+        number = 0
+        while not self._stopping.is_set():
+            partition = number % self._partitions
+            value = f"{self.name}:{sequences[partition]}"
+            try:
+                self._producer.produce(self._topic, value, partition=partition, on_delivery=self._delivered)
+            except BufferError:
+                self._producer.poll(0.05)
+                continue
+            sequences[partition] += 1
+            number += 1
+            self._history.produced += 1
+            self._producer.poll(0)
+            if number % 50 == 0:
+                time.sleep(0.01)
+        self.unflushed = self._producer.flush(120)
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self._history.failed += 1
+            return
+        place: Place = (str(message.topic()), int(message.partition() or 0), int(message.offset() or 0))
+        self._history.acknowledge(place, bytes(message.value() or b"").decode())
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+
+class LiveReader(threading.Thread):
+    """Reads everything from the start, over and over through faults, and writes down what each offset showed."""
+
+    def __init__(self, history: History, bootstrap: str, topics: dict[str, int]) -> None:
+        super().__init__(name="reader", daemon=True)
+        self._history = history
+        self._stopping = threading.Event()
+        self._consumer = _consumer(bootstrap)
+        self._consumer.assign(_all_partitions(topics))
+
+    def run(self) -> None:
+        while not self._stopping.is_set():
+            for message in self._consumer.consume(1000, timeout=0.2):
+                if message.error() is None:
+                    self._history.see(*_entry(message))
+        self._consumer.close()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+
+def read_all(bootstrap: str, topics: dict[str, int], timeout: float = 120) -> dict[Place, str]:
+    """Every record of every partition, from the start to the end as it is now."""
+    consumer = _consumer(bootstrap)
+    try:
+        ends: dict[tuple[str, int], int] = {}
+        for place in _all_partitions(topics):
+            _, high = consumer.get_watermark_offsets(place, timeout=30)
+            ends[str(place.topic), int(place.partition)] = high
+        consumer.assign(_all_partitions(topics))
+        log: dict[Place, str] = {}
+        remaining = {key: end for key, end in ends.items() if end > 0}
+        deadline = time.monotonic() + timeout
+        while remaining:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not read to the end: {remaining}, {len(log)} records read")
+            for message in consumer.consume(5000, timeout=1):
+                if message.error() is not None:
+                    continue
+                place, value = _entry(message)
+                log[place] = value
+                if place[2] + 1 >= remaining.get(place[:2], 1 << 62):
+                    del remaining[place[:2]]
+        return log
+    finally:
+        consumer.close()
+
+
+def _consumer(bootstrap: str) -> Consumer:
+    return Consumer(
+        {"bootstrap.servers": bootstrap, "group.id": "drill", "enable.auto.commit": False}
+        | {"auto.offset.reset": "error", "reconnect.backoff.max.ms": 300, "check.crcs": True}
+    )
+
+
+def _all_partitions(topics: dict[str, int]) -> list[TopicPartition]:
+    return [
+        TopicPartition(topic, partition, OFFSET_BEGINNING) for topic, count in topics.items() for partition in range(count)
+    ]
+
+
+def _entry(message: Message) -> tuple[Place, str]:
+    place = (str(message.topic()), int(message.partition() or 0), int(message.offset() or 0))
+    return place, bytes(message.value() or b"").decode()
