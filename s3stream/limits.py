@@ -50,9 +50,15 @@ RANGES_PER_COMMIT_MAX = 20_000
 # --- reads -------------------------------------------------------------------------------------
 READ_GAP_BYTES = 256 * KIB
 """Two wanted blocks closer than this are read in one request."""
+READ_REQUEST_BYTES_MAX = 2 * MIB
+"""Neighbouring blocks are read in requests of at most this size, unless one block is larger. A block in the cache
+keeps its whole request's buffer alive, so this bounds what one block may pin."""
 READ_AHEAD_BYTES_MIN = 1 * MIB
 READ_AHEAD_BYTES_MAX = 32 * MIB
 GETS_IN_FLIGHT_MAX = 16
 INDEX_CACHE_BYTES = 32 * MIB
+INDEX_BYTES_MAX = 256 * MIB
+"""An object's index beyond this is corruption, not an index: 4 million blocks of 64 bytes."""
+assert BLOCK_BYTES <= READ_REQUEST_BYTES_MAX
 CHECKPOINT_INLINE_BYTES = 64 * KIB
 """Larger checkpoints lie in the flushed object, with a pointer in the row."""

@@ -5,8 +5,8 @@ Each docstring is the contract, failures included; `tests/contracts` holds every
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
 from s3stream.types import (
     Buffer,
@@ -25,6 +25,15 @@ from s3stream.types import (
     StreamSnapshot,
     WalPosition,
 )
+
+T = TypeVar("T")
+
+
+class RunBlocking(Protocol):
+    """Runs a function that blocks (files, compression) off the event loop. `asyncio.to_thread` has this shape;
+    a simulation runs the function inline."""
+
+    async def __call__(self, function: Callable[..., T], /, *args: object) -> T: ...
 
 
 class Clock(Protocol):
@@ -226,6 +235,7 @@ __all__ = [
     "ObjectInfo",
     "ObjectKind",
     "ObjectStore",
+    "RunBlocking",
     "WalListener",
     "WriteAheadLog",
 ]
