@@ -1,0 +1,46 @@
+"""What handlers may use: every collaborator of the Kafka side, made once by `brokers/broker.py`.
+
+A handler takes nothing from anywhere else, so that a test or a simulation hands in its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from s3stream.budget import MemoryBudget
+from s3stream.metrics import Metrics
+from s3stream.seams import Clock
+from s3stream.tasks import Tasks
+from s3stream.types import NodeId
+
+if TYPE_CHECKING:
+    from metadata.store import Metadata
+    from s3stream.storage import Storage
+
+    from brokers.config import BrokerConfig
+    from brokers.groups.coordinator import GroupCoordinator
+    from brokers.handlers.fetch_session import FetchSessionCache
+    from brokers.handlers.long_polls import LongPolls
+    from brokers.handlers.producer_ids import ProducerIds
+    from brokers.partitions.manager import PartitionManager
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    node_id: NodeId
+    config: BrokerConfig
+    partitions: PartitionManager
+    groups: GroupCoordinator
+    metadata: Metadata
+    storage: Storage
+    clock: Clock
+    tasks: Tasks
+    metrics: Metrics
+    budget: MemoryBudget
+    auto_create: Callable[[Sequence[str]], Awaitable[Any]]
+    """Creates the topics that do not exist yet, with the broker's defaults; errors by topic are its own affair."""
+    fetch_sessions: FetchSessionCache
+    long_polls: LongPolls
+    producer_ids: ProducerIds

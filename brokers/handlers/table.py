@@ -1,0 +1,85 @@
+"""The one table of APIs this broker serves. It feeds dispatch, ApiVersions and docs/COMPATIBILITY.md.
+
+A row is (API name in the protocol, module of its handler). The module is imported when the first request for
+it comes, so that start-up pays for nothing. Versions served are Kafka 4.3's (`protocol/apis.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
+
+from brokers.protocol.apis import API_BY_NAME, APIS
+
+HOT: Final = "hot"
+"""`handle(ctx) -> None`: parses ctx.body itself and calls ctx.respond, now or from a later callback."""
+ENTITY: Final = "entity"
+"""`async handle(ctx, request) -> response`, on the latest version's kio classes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """What a handler module exports as `API`."""
+
+    key: int
+    name: str
+    min: int
+    max: int
+    handle: Callable[..., Any]
+    kind: str = ENTITY
+    raw: bool = False
+    """An entity handler that takes the exact version's request class, and returns any object with that
+    version's fields, because the shape changed in a way no default can bridge."""
+    error_response: Callable[[Any, ErrorCode, int], Any] | None = None
+    """(request, code, version) → the API's answer to a request that failed as a whole. Without it an error
+    that leaves an entity handler closes the connection."""
+
+
+_HANDLERS: Final[dict[str, str]] = {
+    "Produce": "produce",
+    "Fetch": "fetch",
+    "ListOffsets": "list_offsets",
+    "Metadata": "metadata",
+    "OffsetCommit": "offset_commit",
+    "OffsetFetch": "offset_fetch",
+    "FindCoordinator": "find_coordinator",
+    "JoinGroup": "join_group",
+    "Heartbeat": "heartbeat",
+    "LeaveGroup": "leave_group",
+    "SyncGroup": "sync_group",
+    "DescribeGroups": "describe_groups",
+    "ListGroups": "list_groups",
+    "ApiVersions": "api_versions",
+    "CreateTopics": "create_topics",
+    "DeleteTopics": "delete_topics",
+    "DeleteRecords": "delete_records",
+    "InitProducerId": "init_producer_id",
+    "OffsetForLeaderEpoch": "offset_for_leader_epoch",
+    "DescribeConfigs": "describe_configs",
+    "AlterConfigs": "alter_configs",
+    "CreatePartitions": "create_partitions",
+    "DeleteGroups": "delete_groups",
+    "IncrementalAlterConfigs": "incremental_alter_configs",
+    "OffsetDelete": "offset_delete",
+    "DescribeCluster": "describe_cluster",
+    "DescribeTopicPartitions": "describe_topic_partitions",
+}
+
+SERVED: Final[dict[int, str]] = {API_BY_NAME[name].key: module for name, module in _HANDLERS.items()}
+"""Module of the handler, by API key, in key order."""
+
+
+@cache
+def handler(api_key: int) -> Api:
+    """The API's handler. The key must be in SERVED."""
+    api: Api = import_module(f"brokers.handlers.{SERVED[api_key]}").API
+    protocol = APIS[api_key]
+    assert (api.key, api.name, api.min, api.max) == (*protocol[:2], protocol.min, protocol.max), (
+        f"{api.name} declares versions {api.min}-{api.max}; Kafka 4.3 has {protocol.min}-{protocol.max}"
+    )
+    return api
