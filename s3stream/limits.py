@@ -62,3 +62,34 @@ INDEX_BYTES_MAX = 256 * MIB
 assert BLOCK_BYTES <= READ_REQUEST_BYTES_MAX
 CHECKPOINT_INLINE_BYTES = 64 * KIB
 """Larger checkpoints lie in the flushed object, with a pointer in the row."""
+READ_AHEAD_SHARE = 0.5
+"""Of the block cache: all readers' read-ahead together, so that readers cannot push out each other's blocks."""
+READERS_TRACKED_MAX = 1_024
+"""Sequential readers whose position is remembered; the longest idle one is forgotten."""
+RANGES_WINDOW_MAX = 64
+"""Object ranges of one stream kept in memory. 2,000 busy streams: 128,000 entries of about 130 bytes = 16 MiB."""
+assert READ_GAP_BYTES <= READ_AHEAD_BYTES_MIN <= READ_REQUEST_BYTES_MAX <= READ_AHEAD_BYTES_MAX
+
+# --- memory ------------------------------------------------------------------------------------
+MEMTABLE_SHARE = 0.5
+"""Of the memory budget: uncommitted batches. At the bound appends are Overloaded until a flush commits."""
+CACHE_SHARE = 0.5
+READS_SHARE = 0.125
+"""Of the memory budget: blocks being fetched for readers. Beyond it reads wait for each other."""
+BATCH_OVERHEAD_BYTES = 512
+"""Counted for a batch besides its payload: StreamBatch (104), its integers (about 160), the view and the list slot
+(about 200). Without it 100-byte batches would hold five times the memory that the budget sees."""
+THROTTLE_AT = 0.8
+"""Share of the memtable's or WAL's bound at which the server stops reading producers, before appends fail."""
+assert MEMTABLE_SHARE + READS_SHARE < 1 and CACHE_SHARE + READS_SHARE < 1 and 0 < THROTTLE_AT < 1
+
+# --- the event loop ----------------------------------------------------------------------------
+STEP_BYTES = 2 * MIB
+"""Long work on the loop yields after this many bytes: crc32c at 5 GB/s takes 0.4 ms for them."""
+STEP_ITEMS = 256
+"""... or after this many batches or streams, at a few microseconds each."""
+
+# --- retries -----------------------------------------------------------------------------------
+RETRY_FIRST_S = 0.05
+RETRY_MAX_S = 5.0
+"""Work that must not be given up (flush, WAL repair) is tried again for ever, at most this far apart."""
