@@ -23,3 +23,12 @@ FETCH_BYTES_MAX = 55 * MIB
 PRODUCER_IDS_PER_BLOCK = 1_000
 BATCHES_PER_PRODUCER = 5
 """Kafka's ProducerStateEntry keeps five: max.in.flight.requests.per.connection of an idempotent producer."""
+PRODUCERS_PER_PARTITION_MAX = 10_000
+"""Idempotent producers a partition remembers (about 150 bytes each in a checkpoint); then the one that was silent
+longest is forgotten, as if it had expired."""
+DECOMPRESSED_BYTES_MAX = 128 * MIB
+"""What one compressed batch may unfold to where the broker has to look into it."""
+REPLAY_READ_BYTES = 4 * MIB
+"""Read at a time when a partition's state is rebuilt from its log."""
+PARTITION_OPENS_IN_FLIGHT_MAX = 16
+"""Partitions replaying at once; times REPLAY_READ_BYTES of memory."""

@@ -1,0 +1,50 @@
+"""Changes inside a batch's checksummed part: topics that ask for them take this slow path (CORRECTNESS 15).
+
+Owns: LogAppendTime, recompression. Does not own: whether either is due (partitions/validation.py).
+"""
+
+from __future__ import annotations
+
+import struct
+
+from brokers.records import batch as layout
+from brokers.records.batch import HEADER_BYTES, BatchHeader, write_crc
+from brokers.records.compression import compress
+from brokers.records.record import iter_heads, records_section
+from s3stream.types import Buffer
+
+_ATTRIBUTES_POSITION = 21
+_MAX_TIMESTAMP_POSITION = 35
+_I16 = struct.Struct(">h")
+_I32 = struct.Struct(">i")
+_I64 = struct.Struct(">q")
+
+
+def set_log_append_time(batch: Buffer, attributes: int, now_ms: int) -> None:
+    """Give every record of the batch the broker's time, in place: a bit, the max timestamp, the checksum."""
+    _I16.pack_into(batch, _ATTRIBUTES_POSITION, attributes | layout.LOG_APPEND_TIME)
+    _I64.pack_into(batch, _MAX_TIMESTAMP_POSITION, now_ms)
+    write_crc(batch)
+
+
+def clear_log_append_time(batch: Buffer, attributes: int, max_timestamp: int) -> None:
+    """The reverse: a producer may not choose the broker's time for its records."""
+    _I16.pack_into(batch, _ATTRIBUTES_POSITION, attributes & ~layout.LOG_APPEND_TIME)
+    _I64.pack_into(batch, _MAX_TIMESTAMP_POSITION, max_timestamp)
+    write_crc(batch)
+
+
+def recompress(batch: Buffer, header: BatchHeader, codec: int, level: int | None) -> bytearray:
+    """The same records under another codec, as a new batch. Raises Corrupt when the old one cannot be read.
+
+    The records are walked once: a stream cut at one of its block boundaries decompresses without a complaint.
+    """
+    for _ in iter_heads(batch, header):
+        pass
+    body = compress(codec, records_section(batch, header), level)
+    changed = bytearray(memoryview(batch)[:HEADER_BYTES])
+    _I32.pack_into(changed, 8, HEADER_BYTES - layout.LOG_OVERHEAD + len(body))
+    _I16.pack_into(changed, _ATTRIBUTES_POSITION, (header.attributes & ~layout.COMPRESSION_MASK) | codec)
+    changed += body
+    write_crc(changed)
+    return changed
