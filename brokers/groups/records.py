@@ -1,0 +1,278 @@
+"""Records of __consumer_offsets: Kafka's own keys and values, byte for byte.
+
+Owns: the bytes of the classic group protocol's record types (docs/formats/consumer-offsets.md). Does not own:
+batches (brokers/records), which record is written when (shard.py).
+Invariant: what Kafka 4.3 wrote is read (every value version), what is written here Kafka 4.3 reads. A key of an
+unknown type decodes to None and is kept as bytes by the snapshot, never dropped.
+
+Source: group-coordinator message definitions OffsetCommitKey/Value, GroupMetadataKey/Value.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+from uuid import UUID
+
+from s3stream.errors import Corrupt
+
+OFFSET_COMMIT_LEGACY = 0
+OFFSET_COMMIT = 1
+GROUP_METADATA = 2
+
+OFFSET_VALUE_VERSION = 4
+OFFSET_VALUE_VERSION_WITH_EXPIRY = 1
+"""The only value version that has an expire timestamp: written for OffsetCommit v2 to v4 with a retention time."""
+GROUP_VALUE_VERSION = 3
+
+ZERO_UUID = UUID(int=0)
+_I16 = struct.Struct(">h")
+_I32 = struct.Struct(">i")
+_I64 = struct.Struct(">q")
+
+
+class OffsetKey(NamedTuple):
+    group: str
+    topic: str
+    partition: int
+
+
+class GroupKey(NamedTuple):
+    group: str
+
+
+class OffsetValue(NamedTuple):
+    offset: int
+    leader_epoch: int = -1
+    metadata: str = ""
+    commit_timestamp: int = -1
+    expire_timestamp: int = -1
+    topic_id: UUID = ZERO_UUID
+
+
+class MemberValue(NamedTuple):
+    member_id: str
+    group_instance_id: str | None
+    client_id: str
+    client_host: str
+    rebalance_timeout_ms: int
+    session_timeout_ms: int
+    subscription: bytes
+    assignment: bytes
+
+
+class GroupValue(NamedTuple):
+    protocol_type: str
+    generation: int
+    protocol: str | None
+    leader: str | None
+    current_state_timestamp: int = -1
+    members: tuple[MemberValue, ...] = ()
+
+
+class Record(NamedTuple):
+    """One record to append. `value` None is a tombstone."""
+
+    key: bytes
+    value: bytes | None
+
+
+def offset_key(group: str, topic: str, partition: int) -> bytes:
+    return b"\x00\x01" + _string(group) + _string(topic) + _I32.pack(partition)
+
+
+def group_key(group: str) -> bytes:
+    return b"\x00\x02" + _string(group)
+
+
+def decode_key(key: bytes) -> OffsetKey | GroupKey | None:
+    """None: a record type this version does not know. Raises Corrupt when the bytes do not fit their type."""
+    reader = _Reader(key)
+    kind = reader.int16()
+    if kind in (OFFSET_COMMIT_LEGACY, OFFSET_COMMIT):
+        return OffsetKey(reader.string(), reader.string(), reader.int32())
+    if kind == GROUP_METADATA:
+        return GroupKey(reader.string())
+    return None
+
+
+def encode_offset(value: OffsetValue) -> bytes:
+    if value.expire_timestamp != -1:
+        return b"".join(
+            (
+                _I16.pack(OFFSET_VALUE_VERSION_WITH_EXPIRY),
+                _I64.pack(value.offset),
+                _string(value.metadata),
+                _I64.pack(value.commit_timestamp),
+                _I64.pack(value.expire_timestamp),
+            )
+        )
+    metadata = value.metadata.encode()
+    tags = b"\x00" if value.topic_id == ZERO_UUID else b"\x01\x00\x10" + value.topic_id.bytes
+    return b"".join(
+        (
+            _I16.pack(OFFSET_VALUE_VERSION),
+            _I64.pack(value.offset),
+            _I32.pack(value.leader_epoch),
+            _uvarint(len(metadata) + 1),
+            metadata,
+            _I64.pack(value.commit_timestamp),
+            tags,
+        )
+    )
+
+
+def decode_offset(data: bytes) -> OffsetValue:
+    reader = _Reader(data)
+    version = reader.int16()
+    if not 0 <= version <= OFFSET_VALUE_VERSION:
+        raise Corrupt(f"offset commit value has version {version}; versions 0 to {OFFSET_VALUE_VERSION} are known")
+    offset = reader.int64()
+    leader_epoch = reader.int32() if version >= 3 else -1
+    metadata = reader.compact_string() if version >= 4 else reader.string()
+    commit_timestamp = reader.int64()
+    expire_timestamp = reader.int64() if version == 1 else -1
+    topic_id = ZERO_UUID
+    if version >= 4:
+        raw = reader.tags().get(0)
+        topic_id = ZERO_UUID if raw is None else UUID(bytes=raw)
+    return OffsetValue(offset, leader_epoch, metadata or "", commit_timestamp, expire_timestamp, topic_id)
+
+
+def encode_group(value: GroupValue) -> bytes:
+    parts = [
+        _I16.pack(GROUP_VALUE_VERSION),
+        _string(value.protocol_type),
+        _I32.pack(value.generation),
+        _nullable(value.protocol),
+        _nullable(value.leader),
+        _I64.pack(value.current_state_timestamp),
+        _I32.pack(len(value.members)),
+    ]
+    for member in value.members:
+        parts += (
+            _string(member.member_id),
+            _nullable(member.group_instance_id),
+            _string(member.client_id),
+            _string(member.client_host),
+            _I32.pack(member.rebalance_timeout_ms),
+            _I32.pack(member.session_timeout_ms),
+            _I32.pack(len(member.subscription)),
+            member.subscription,
+            _I32.pack(len(member.assignment)),
+            member.assignment,
+        )
+    return b"".join(parts)
+
+
+def decode_group(data: bytes) -> GroupValue:
+    reader = _Reader(data)
+    version = reader.int16()
+    if not 0 <= version <= 4:
+        raise Corrupt(f"group metadata value has version {version}; versions 0 to 4 are known")
+    string = reader.compact_string if version >= 4 else reader.nullable_string
+    protocol_type = string() or ""
+    generation = reader.int32()
+    protocol, leader = string(), string()
+    timestamp = reader.int64() if version >= 2 else -1
+    count = reader.uvarint() - 1 if version >= 4 else reader.int32()
+    members = tuple(_decode_member(reader, version) for _ in range(count))
+    if version >= 4:
+        reader.tags()
+    return GroupValue(protocol_type, generation, protocol, leader, timestamp, members)
+
+
+def _decode_member(reader: _Reader, version: int) -> MemberValue:
+    string = reader.compact_string if version >= 4 else reader.nullable_string
+    member_id = string() or ""
+    instance_id = string() if version >= 3 else None
+    client_id, client_host = string() or "", string() or ""
+    rebalance_timeout = reader.int32() if version >= 1 else -1
+    session_timeout = reader.int32()
+    if version >= 4:
+        subscription, assignment = reader.take(reader.uvarint() - 1), reader.take(reader.uvarint() - 1)
+        reader.tags()
+    else:
+        subscription, assignment = reader.take(reader.int32()), reader.take(reader.int32())
+    if rebalance_timeout == -1:
+        # Version 0, and Kafka's default: the session timeout bounded the rebalance too.
+        rebalance_timeout = session_timeout
+    return MemberValue(
+        member_id, instance_id, client_id, client_host, rebalance_timeout, session_timeout, subscription, assignment
+    )
+
+
+def _string(value: str) -> bytes:
+    data = value.encode()
+    return _I16.pack(len(data)) + data
+
+
+def _nullable(value: str | None) -> bytes:
+    return b"\xff\xff" if value is None else _string(value)
+
+
+def _uvarint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+class _Reader:
+    """Kafka's primitive types from one buffer. Raises Corrupt past its end."""
+
+    __slots__ = ("_data", "_position")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._position = 0
+
+    def take(self, size: int) -> bytes:
+        start = self._position
+        end = start + size
+        if size < 0 or end > len(self._data):
+            raise Corrupt(f"coordinator record of {len(self._data)} bytes ends inside a field at {start}")
+        self._position = end
+        return bytes(self._data[start:end])
+
+    def int16(self) -> int:
+        return int.from_bytes(self.take(2), "big", signed=True)
+
+    def int32(self) -> int:
+        return int.from_bytes(self.take(4), "big", signed=True)
+
+    def int64(self) -> int:
+        return int.from_bytes(self.take(8), "big", signed=True)
+
+    def uvarint(self) -> int:
+        value = shift = 0
+        while True:
+            byte = self.take(1)[0]
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+            shift += 7
+            if shift > 28:
+                raise Corrupt("coordinator record has a varint of more than five bytes")
+
+    def nullable_string(self) -> str | None:
+        size = self.int16()
+        return None if size < 0 else self._text(size)
+
+    def string(self) -> str:
+        return self._text(self.int16())
+
+    def compact_string(self) -> str | None:
+        size = self.uvarint()
+        return None if size == 0 else self._text(size - 1)
+
+    def tags(self) -> dict[int, bytes]:
+        return {self.uvarint(): self.take(self.uvarint()) for _ in range(self.uvarint())}
+
+    def _text(self, size: int) -> str:
+        try:
+            return self.take(size).decode()
+        except UnicodeDecodeError as error:
+            raise Corrupt(f"coordinator record has a string that is not UTF-8: {error}") from None
