@@ -1,0 +1,131 @@
+"""Broker settings under Kafka's names: those with a meaning here, and those that tools and people set anyway.
+
+Defaults are Kafka 4.3's, but for what one broker alone could not work with (`offsets.topic.replication.factor`)
+and for addresses, which are local until somebody says otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from brokers import limits
+from brokers.config_def.log_defaults import LOG_DEFAULTS
+from brokers.config_def.types import (
+    INT_MAX,
+    ConfigKey,
+    ConfigType,
+    Importance,
+    ListOf,
+    Table,
+    Update,
+    at_least,
+    table,
+)
+
+BOOLEAN, STRING, INT, SHORT = ConfigType.BOOLEAN, ConfigType.STRING, ConfigType.INT, ConfigType.SHORT
+LONG, LIST = ConfigType.LONG, ConfigType.LIST
+HIGH, MEDIUM, LOW = Importance.HIGH, Importance.MEDIUM, Importance.LOW
+CLUSTER_WIDE = Update.CLUSTER_WIDE
+
+ONE_LOOP: Final = "a broker is one process with one event loop."
+NO_FETCHERS: Final = "brokers do not copy records from each other."
+
+_IDENTITY: Final = (
+    ConfigKey("node.id", INT, 0, "This broker's id in the cluster; `ponor up` counts from 0.", at_least(0), HIGH),
+    ConfigKey("broker.id", INT, -1, "Older name of node.id; used when node.id is not set.", importance=HIGH),
+    ConfigKey("broker.rack", STRING, None, "Rack or zone of this broker, shown to clients."),
+    ConfigKey("listeners", LIST, ("PLAINTEXT://127.0.0.1:9092",),
+              "Where the broker listens for Kafka clients, as NAME://host:port. One PLAINTEXT listener.",
+              ListOf(empty_allowed=False), HIGH),
+    ConfigKey("advertised.listeners", LIST, None,
+              "The address clients are told to use. Default: listeners, or the host name where that is a wildcard.",
+              ListOf(empty_allowed=False), HIGH),
+)  # fmt: skip
+
+_TOPICS: Final = (
+    ConfigKey("auto.create.topics.enable", BOOLEAN, True,
+              "Whether a Metadata or Produce request may create the topic it names.", importance=HIGH),
+    ConfigKey("num.partitions", INT, 1, "Partitions of a topic that is created without a number.", at_least(1)),
+    ConfigKey("default.replication.factor", INT, 1,
+              "Replicas of a topic that is created without a number: how many brokers are listed for it.",
+              at_least(1)),
+    ConfigKey("delete.topic.enable", BOOLEAN, True, "Whether topics can be deleted.", importance=HIGH),
+    ConfigKey("max.request.partition.size.limit", INT, 2000,
+              "Most partitions in one DescribeTopicPartitions answer.", at_least(1)),
+    ConfigKey("log.retention.check.interval.ms", LONG, 300_000,
+              "How often partitions are checked for records past their retention.", at_least(1)),
+    ConfigKey("producer.id.expiration.ms", INT, 86_400_000,
+              "How long the state of a silent idempotent producer is kept.", at_least(1), LOW, CLUSTER_WIDE,
+              inert="the value at start holds until the broker restarts."),
+    ConfigKey("request.timeout.ms", INT, 30_000, "Longest wait for work of the broker's own.",
+              inert="internal requests have bounds of their own."),
+)  # fmt: skip
+
+_NETWORK: Final = (
+    ConfigKey("socket.request.max.bytes", INT, limits.FRAME_BYTES_MAX,
+              "Largest request; a larger one closes its connection.", at_least(1), HIGH),
+    ConfigKey("max.connections", INT, limits.CONNECTIONS_MAX,
+              "Most connections at one time; more are closed on arrival.", at_least(1)),
+    ConfigKey("max.connections.per.ip", INT, INT_MAX, "Most connections from one address.", at_least(0),
+              inert="connections are bounded in total only."),
+    ConfigKey("connections.max.idle.ms", LONG, 600_000,
+              "An idle connection is closed after this time; -1: never."),
+    ConfigKey("socket.listen.backlog.size", INT, 1024, "Connections that may wait to be accepted.", at_least(1)),
+    ConfigKey("fetch.max.bytes", INT, limits.FETCH_BYTES_MAX, "Most bytes of records in one Fetch answer.",
+              at_least(1024)),
+    ConfigKey("max.incremental.fetch.session.cache.slots", INT, limits.FETCH_SESSIONS_MAX,
+              "Incremental fetch sessions that are kept (KIP-227).", at_least(0)),
+    ConfigKey("queued.max.requests", INT, 500, "Requests that may wait for a worker.", at_least(1), HIGH,
+              inert="requests in flight are bounded per connection, bytes by ponor.memory.bytes."),
+    ConfigKey("num.network.threads", INT, 3, "Network threads.", at_least(1), HIGH, CLUSTER_WIDE, ONE_LOOP),
+    ConfigKey("num.io.threads", INT, 8, "Request handler threads.", at_least(1), HIGH, CLUSTER_WIDE, ONE_LOOP),
+    ConfigKey("background.threads", INT, 10, "Threads for background work.", at_least(1), HIGH, CLUSTER_WIDE,
+              ONE_LOOP),
+    ConfigKey("socket.send.buffer.bytes", INT, 102_400, "SO_SNDBUF of a connection.", importance=HIGH,
+              inert="the system sizes socket buffers."),
+    ConfigKey("socket.receive.buffer.bytes", INT, 102_400, "SO_RCVBUF of a connection.", importance=HIGH,
+              inert="the system sizes socket buffers."),
+    ConfigKey("num.replica.fetchers", INT, 1, "Threads that copy from leaders.", at_least(1), HIGH, CLUSTER_WIDE,
+              NO_FETCHERS),
+    ConfigKey("replica.lag.time.max.ms", LONG, 30_000, "When a follower leaves the in-sync set.", importance=HIGH,
+              inert=NO_FETCHERS),
+    ConfigKey("controlled.shutdown.enable", BOOLEAN, True, "Move leaders away before stopping.",
+              inert="a stop always drains and flushes."),
+)  # fmt: skip
+
+_GROUPS: Final = (
+    ConfigKey("group.coordinator.rebalance.protocols", LIST, ("classic",),
+              "Group protocols that are served.", ListOf(("classic", "consumer", "streams", "share"), False),
+              inert="this release serves the classic protocol."),
+    ConfigKey("group.initial.rebalance.delay.ms", INT, 3000,
+              "How long a new group waits for more members before its first rebalance.", at_least(0)),
+    ConfigKey("group.max.session.timeout.ms", INT, 1_800_000, "Longest session timeout a member may ask for."),
+    ConfigKey("group.min.session.timeout.ms", INT, 6_000, "Shortest session timeout a member may ask for."),
+    ConfigKey("group.max.size", INT, INT_MAX, "Most members of a group.", at_least(1)),
+    ConfigKey("offset.metadata.max.bytes", INT, 4096, "Most bytes of metadata with a committed offset.",
+              importance=HIGH),
+    ConfigKey("offsets.commit.timeout.ms", INT, 5000, "Longest wait for an offset commit to be durable.",
+              at_least(1), HIGH),
+    ConfigKey("offsets.retention.minutes", INT, 10_080,
+              "How long offsets of an empty group are kept.", at_least(1), HIGH),
+    ConfigKey("offsets.retention.check.interval.ms", LONG, 600_000,
+              "How often offsets past their retention are looked for.", at_least(1), HIGH),
+    ConfigKey("offsets.topic.num.partitions", INT, 50,
+              "Partitions of __consumer_offsets. Read when it is created; never change it after.", at_least(1), HIGH),
+    ConfigKey("offsets.topic.replication.factor", SHORT, 1,
+              "Replicas of __consumer_offsets. Kafka's default is 3; here a broker alone is durable.", at_least(1),
+              HIGH),
+    ConfigKey("offsets.topic.segment.bytes", INT, 104_857_600, "Segment size of __consumer_offsets.", at_least(1),
+              HIGH, inert="there are no segment files."),
+    ConfigKey("offsets.topic.compression.codec", INT, 0,
+              "Compression of __consumer_offsets by number: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd.",
+              importance=HIGH, inert="its records are small and are not compressed."),
+)  # fmt: skip
+
+KAFKA_BROKER_CONFIGS: Final[Table] = table(
+    *LOG_DEFAULTS.values(),
+    *_IDENTITY,
+    *_TOPICS,
+    *_NETWORK,
+    *_GROUPS,
+)

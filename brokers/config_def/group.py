@@ -1,0 +1,66 @@
+"""Configs of groups and of client metrics subscriptions: named resources that DescribeConfigs and AlterConfigs know.
+
+They are stored and shown as Kafka does. The protocols they steer (KIP-848, KIP-932, KIP-1071, KIP-714) are not
+served by this release, so none of them has effect yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from brokers.config_def.types import ConfigError, ConfigKey, ConfigType, ListOf, OneOf, Table, at_least, table
+
+BOOLEAN, STRING, INT, LIST = ConfigType.BOOLEAN, ConfigType.STRING, ConfigType.INT, ConfigType.LIST
+LATER: Final = "its group protocol is not served by this release."
+
+GROUP_CONFIGS: Final[Table] = table(
+    ConfigKey("consumer.session.timeout.ms", INT, 45_000, "Session timeout of the consumer protocol.",
+              at_least(1), inert=LATER),
+    ConfigKey("consumer.heartbeat.interval.ms", INT, 5_000, "Heartbeat interval of the consumer protocol.",
+              at_least(1), inert=LATER),
+    ConfigKey("consumer.assignment.interval.ms", INT, 1_000, "Least time between two assignments.",
+              at_least(0), inert=LATER),
+    ConfigKey("share.session.timeout.ms", INT, 45_000, "Session timeout of a share group.", at_least(1), inert=LATER),
+    ConfigKey("share.heartbeat.interval.ms", INT, 5_000, "Heartbeat interval of a share group.", at_least(1),
+              inert=LATER),
+    ConfigKey("share.record.lock.duration.ms", INT, 30_000, "How long an acquired record stays locked.",
+              at_least(1000), inert=LATER),
+    ConfigKey("share.delivery.count.limit", INT, 5, "Deliveries of a record before it is given up.", at_least(2),
+              inert=LATER),
+    ConfigKey("share.partition.max.record.locks", INT, 2000, "Records of a partition that may be locked at once.",
+              at_least(100), inert=LATER),
+    ConfigKey("share.auto.offset.reset", STRING, "latest", "Where a share group begins to read.", inert=LATER),
+    ConfigKey("share.isolation.level", STRING, "read_uncommitted", "Whether a share group sees open transactions.",
+              OneOf(("read_committed", "read_uncommitted")), inert=LATER),
+    ConfigKey("share.renew.acknowledge.enable", BOOLEAN, True, "Whether a lock may be renewed.", inert=LATER),
+    ConfigKey("share.assignment.interval.ms", INT, 1_000, "Least time between two assignments.", at_least(0),
+              inert=LATER),
+    ConfigKey("streams.session.timeout.ms", INT, 45_000, "Session timeout of a streams group.", at_least(1),
+              inert=LATER),
+    ConfigKey("streams.heartbeat.interval.ms", INT, 5_000, "Heartbeat interval of a streams group.", at_least(1),
+              inert=LATER),
+    ConfigKey("streams.num.standby.replicas", INT, 0, "Standby copies of each task.", at_least(0), inert=LATER),
+    ConfigKey("streams.initial.rebalance.delay.ms", INT, 3_000, "Wait before a new group's first assignment.",
+              at_least(0), inert=LATER),
+    ConfigKey("streams.assignment.interval.ms", INT, 1_000, "Least time between two assignments.", at_least(0),
+              inert=LATER),
+)  # fmt: skip
+
+CLIENT_METRICS_CONFIGS: Final[Table] = table(
+    ConfigKey("interval.ms", INT, 300_000, "How often clients push their metrics.",
+              inert="client metrics are not collected by this release."),
+    ConfigKey("match", LIST, (), "Which clients: name=pattern pairs.", ListOf(),
+              inert="client metrics are not collected by this release."),
+    ConfigKey("metrics", LIST, (), "Prefixes of the metrics asked for.", ListOf(),
+              inert="client metrics are not collected by this release."),
+)  # fmt: skip
+
+
+def validate_group_configs(configs: Mapping[str, str]) -> None:
+    """Raises ConfigError in Kafka's words."""
+    for name, text in configs.items():
+        key = GROUP_CONFIGS.get(name)
+        if key is None:
+            raise ConfigError(f"Unknown group config name: {name}")
+        key.parse(text)

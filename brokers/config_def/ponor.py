@@ -1,0 +1,72 @@
+"""Settings of our own, under `ponor.`: where things lie, how much memory, when to flush."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from brokers.config_def.types import (
+    Between,
+    ConfigKey,
+    ConfigType,
+    Importance,
+    OneOf,
+    Table,
+    at_least,
+    table,
+)
+from s3stream import limits
+from s3stream.limits import GIB, MIB
+
+BOOLEAN, STRING, INT, LONG = ConfigType.BOOLEAN, ConfigType.STRING, ConfigType.INT, ConfigType.LONG
+HIGH, MEDIUM, LOW = Importance.HIGH, Importance.MEDIUM, Importance.LOW
+
+MEMORY_BYTES_MIN: Final = 64 * MIB
+MEMORY_BYTES_DEFAULT_MAX: Final = 4 * GIB
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+
+PONOR_CONFIGS: Final[Table] = table(
+    ConfigKey("ponor.data.dir", STRING, "./data",
+              "Folder for this broker's identity and pid, and for whatever of the stores below is left at its default.",
+              importance=HIGH),
+    ConfigKey("ponor.object.store.url", STRING, None,
+              "Where objects go: `s3://bucket/prefix?endpoint=…&region=…`, `gs://…`, `az://…`, `file:///path` or "
+              "`memory:`. Default: the folder `objects` in ponor.data.dir. Credentials come from the usual variables "
+              "of each cloud.", importance=HIGH),
+    ConfigKey("ponor.wal.url", STRING, None,
+              "The write-ahead log: `file:///path` on a local disk or a volume of its own, or `memory:` (lost with the "
+              "process). Default: `broker-<node id>/wal` in ponor.data.dir.", importance=HIGH),
+    ConfigKey("ponor.metadata.url", STRING, None,
+              "The metadata database: `sqlite:///path`. Default: `metadata.db` in ponor.data.dir.", importance=HIGH),
+    ConfigKey("ponor.memory.bytes", LONG, None,
+              "One bound for receive buffers, memtable, block cache and reads under way. Default: a quarter of the "
+              "machine's memory, at most 4 GiB.", at_least(MEMORY_BYTES_MIN), HIGH),
+    ConfigKey("ponor.http.host", STRING, "127.0.0.1", "Address of the HTTP listener (metrics, health, /v1)."),
+    ConfigKey("ponor.http.port", INT, 9080, "Port of the HTTP listener.", Between(0, 65535)),
+    ConfigKey("ponor.log.level", STRING, "info", "Least level that is logged.", OneOf(LOG_LEVELS)),
+    ConfigKey("ponor.log.format", STRING, "auto", "`auto`: console on a terminal, JSON otherwise.",
+              OneOf(("auto", "console", "json"))),
+    ConfigKey("ponor.drain.timeout.ms", INT, 10_000,
+              "How long a stop waits for requests under way before it closes their connections.", at_least(0)),
+    ConfigKey("ponor.flush.bytes", LONG, limits.FLUSH_BYTES,
+              "Records in memory that make a flush to object storage.", at_least(MIB), HIGH),
+    ConfigKey("ponor.flush.interval.ms", LONG, limits.FLUSH_INTERVAL_MS,
+              "Longest time records wait for a flush. Shorter costs more PUT requests.", at_least(100), HIGH),
+    ConfigKey("ponor.stream.object.bytes", LONG, limits.STREAM_OBJECT_BYTES,
+              "A partition with at least this much in one flush gets an object of its own.", at_least(MIB), LOW),
+    ConfigKey("ponor.object.bytes.max", LONG, limits.OBJECT_BYTES_MAX,
+              "A flush is cut into objects of about this size.", at_least(MIB), LOW),
+    ConfigKey("ponor.block.bytes", INT, limits.BLOCK_BYTES,
+              "Size of a data block: the least that is read from an object.",
+              Between(4096, limits.BLOCK_BYTES_MAX // 2), LOW),
+    ConfigKey("ponor.block.compression", STRING, "none",
+              "Compression of data blocks. Pays where producers do not compress; costs broker CPU.",
+              OneOf(("none", "zstd"))),
+    ConfigKey("ponor.object.delete.grace.ms", LONG, limits.OBJECT_DELETE_GRACE_MS,
+              "Time between freeing an object and deleting its bytes: running reads finish, and a database restored "
+              "from a backup within it still finds them.", at_least(0)),
+    ConfigKey("ponor.collect.interval.ms", LONG, 60_000, "How often freed objects are looked for.", at_least(100),
+              LOW),
+    ConfigKey("ponor.wal.bytes.max", LONG, limits.WAL_BYTES_MAX,
+              "Most bytes the write-ahead log may keep while flushes wait; then producers are throttled.",
+              at_least(4 * limits.WAL_SEGMENT_BYTES), HIGH),
+)  # fmt: skip
