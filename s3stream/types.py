@@ -82,6 +82,8 @@ class ObjectRange(NamedTuple):
     ref: ObjectRef
     start: int
     end: int
+    size: int = 0
+    """Bytes of batches: what retention by size counts."""
 
 
 class ObjectKind(enum.IntEnum):
@@ -136,6 +138,8 @@ class StreamSnapshot:
     epochs: Sequence[tuple[int, int]] = ()
     """(stream epoch, start offset) of every opening, ascending; epochs without records included (CORRECTNESS 20)."""
     owner: NodeId | None = None
+    size_bytes: int = 0
+    """Bytes of batches in the committed ranges: what retention by size counts."""
 
 
 class OpenRequest(NamedTuple):

@@ -1,0 +1,279 @@
+"""The flush commit: one transaction makes ranges of many streams readable from objects.
+
+Owns: what becomes of each stream's range (`decide`, pure), and carrying it out. Idempotent: a range at or below
+`committed_end` is a success, so that a retry after an unknown outcome, or an upload under a new id, finds its
+work done. Order of locks: node, its WAL row, streams ascending, objects ascending.
+Invariant: a stream's ranges are committed in order and without holes; one refused stream costs no other
+(CORRECTNESS 9); the trim never passes a record whose range was not committed (CORRECTNESS 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from sqlalchemy import bindparam, insert, select, update
+
+from metadata import fencing
+from metadata.engine import AnyRow, Transaction
+from metadata.packing import EMPTY, ChunkEntry, append_chunk, append_object_ranges, count_chunk, unpack_chunk
+from metadata.ranges import chunk_row
+from metadata.schema import ObjectState, checkpoints, objects, stream_chunks, streams
+from metadata.streams import parts
+from s3stream.errors import Expired
+from s3stream.limits import RANGES_PER_CHUNK, RANGES_PER_COMMIT_MAX
+from s3stream.types import (
+    Checkpoint,
+    CommitResult,
+    CommittedObject,
+    CommittedRange,
+    FlushCommit,
+    NodeId,
+    ObjectId,
+    RangeOutcome,
+    StreamId,
+    StreamState,
+)
+
+_LOCK_STREAMS = (
+    select(
+        streams.c.stream_id, streams.c.state, streams.c.epoch, streams.c.owner_node, streams.c.start_offset,
+        streams.c.committed_end, streams.c.size_bytes, streams.c.open_chunk, checkpoints.c.checkpoint_offset,
+    )
+    .join_from(streams, checkpoints, checkpoints.c.stream_id == streams.c.stream_id, isouter=True)
+    .where(streams.c.stream_id.in_(bindparam("ids", expanding=True)))
+    .order_by(streams.c.stream_id)
+    .with_for_update(of=streams)
+)  # fmt: skip
+_LOCK_OBJECTS = (
+    select(objects.c.object_id, objects.c.incarnation, objects.c.state, objects.c.live_ranges, objects.c.ranges)
+    .where(objects.c.object_id.in_(bindparam("ids", expanding=True)))
+    .order_by(objects.c.object_id)
+    .with_for_update()
+)
+_ADVANCE = (
+    update(streams)
+    .where(streams.c.stream_id == bindparam("stream"))
+    .values(
+        committed_end=bindparam("new_end"), size_bytes=bindparam("new_size"), open_chunk=bindparam("new_open_chunk")
+    )
+)
+_COMMIT_OBJECT = (
+    update(objects)
+    .where(objects.c.object_id == bindparam("object"))
+    .values(
+        kind=bindparam("new_kind"),
+        state=ObjectState.COMMITTED,
+        size=bindparam("new_size"),
+        live_ranges=bindparam("new_live"),
+        ranges=bindparam("new_ranges"),
+    )
+)
+_MARK_OBJECT = (
+    update(objects)
+    .where(objects.c.object_id == bindparam("object"))
+    .values(state=ObjectState.MARKED, size=bindparam("new_size"), marked_ms=bindparam("now"))
+)
+_SET_CHECKPOINT = (
+    update(checkpoints)
+    .where(checkpoints.c.stream_id == bindparam("stream"))
+    .values(
+        checkpoint_offset=bindparam("new_offset"), blob=bindparam("new_blob"), object_id=None, position=None, size=None
+    )
+)
+
+_WEIGHT = (
+    RangeOutcome.ALREADY, RangeOutcome.TRIMMED, RangeOutcome.COMMITTED, RangeOutcome.GAP,
+    RangeOutcome.FENCED, RangeOutcome.DELETED,
+)  # fmt: skip
+"""Of several ranges of one stream in one flush, the later outcome here is reported."""
+
+
+class Decision(NamedTuple):
+    outcome: RangeOutcome
+    live_start: int
+    """Readable from here on to the range's end, when COMMITTED."""
+
+
+def decide(
+    committed: CommittedRange, node_id: NodeId, state: StreamState | None, epoch: int, owner: NodeId | None,
+    start_offset: int, committed_end: int,
+) -> Decision:  # fmt: skip
+    """What becomes of one range, given its stream's row (`state` None: there is no row)."""
+    if state is None or state == StreamState.DELETED:
+        return Decision(RangeOutcome.DELETED, committed.end)
+    if committed.end <= committed_end:
+        return Decision(RangeOutcome.ALREADY, committed.end)
+    if committed.stream_epoch != epoch or owner != node_id:
+        return Decision(RangeOutcome.FENCED, committed.end)
+    # What was trimmed needs no commit: it counts as covered, holes before it included.
+    covered = max(committed_end, start_offset)
+    if committed.end <= covered:
+        return Decision(RangeOutcome.TRIMMED, committed.end)
+    if committed.start > covered:
+        return Decision(RangeOutcome.GAP, committed.end)
+    return Decision(RangeOutcome.COMMITTED, covered)
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A locked stream row, as the decisions so far have changed it."""
+
+    row: AnyRow
+    committed_end: int
+    size_bytes: int
+    open_chunk: bytes
+    full_chunks: list[bytes] = field(default_factory=list)
+
+    def advance(self, committed: CommittedRange, decision: Decision, object_id: ObjectId) -> None:
+        self.committed_end = committed.end
+        if decision.outcome is not RangeOutcome.COMMITTED:
+            return
+        # Bytes of a range that was partly there before: in proportion, for retention by size needs no more.
+        size = committed.size * (committed.end - decision.live_start) // (committed.end - committed.start)
+        self.size_bytes += size
+        entry = ChunkEntry(decision.live_start, committed.end, object_id, size)
+        self.open_chunk = append_chunk(self.open_chunk, entry)
+        if count_chunk(self.open_chunk) >= RANGES_PER_CHUNK:
+            self.full_chunks.append(self.open_chunk)
+            self.open_chunk = EMPTY
+
+
+@dataclass(slots=True)
+class _Object:
+    live: int = 0
+    settled: list[CommittedRange] = field(default_factory=list)
+    waiting: bool = False
+    """A range met a GAP: the same object will be committed again."""
+
+
+def commit(tx: Transaction, flush: FlushCommit) -> CommitResult:
+    assert sum(len(one.ranges) for one in flush.objects) <= RANGES_PER_COMMIT_MAX, "flush is over its bound"
+    fencing.check(tx, flush.node)
+    stored_trim = fencing.raise_trim(tx, flush.node, 0)
+    rows = _lock_streams(tx, {committed.stream_id for one in flush.objects for committed in one.ranges})
+    outcomes, changed = _decide_all(flush, rows)
+    _store_objects(tx, flush.objects, changed)
+    _store_streams(tx, rows.values())
+    _store_checkpoints(tx, flush.checkpoints, outcomes, rows)
+    if RangeOutcome.GAP not in outcomes.values():
+        # The caller's trim supposes that all of this flush is committed.
+        stored_trim = fencing.raise_trim(tx, flush.node, flush.wal_trim)
+    return CommitResult(outcomes, stored_trim)
+
+
+def _lock_streams(tx: Transaction, stream_ids: Iterable[StreamId]) -> dict[StreamId, _Stream]:
+    found: dict[StreamId, _Stream] = {}
+    for ids in parts(sorted(stream_ids)):
+        for row in tx.connection.execute(_LOCK_STREAMS, {"ids": ids}):
+            found[row.stream_id] = _Stream(row, row.committed_end, row.size_bytes, row.open_chunk)
+    return found
+
+
+def _decide_all(
+    flush: FlushCommit, rows: dict[StreamId, _Stream]
+) -> tuple[dict[StreamId, RangeOutcome], dict[ObjectId, _Object]]:
+    """Decide range by range, in each stream's offset order, whichever object holds it."""
+    outcomes: dict[StreamId, RangeOutcome] = {}
+    changed = {one.ref.object_id: _Object() for one in flush.objects}
+    ranges = [(committed, one.ref.object_id) for one in flush.objects for committed in one.ranges]
+    ranges.sort(key=lambda pair: (pair[0].stream_id, pair[0].start))
+    for committed, object_id in ranges:
+        stream = rows.get(committed.stream_id)
+        if stream is None:
+            decision = decide(committed, flush.node.node_id, None, -1, None, 0, 0)
+        else:
+            row = stream.row
+            decision = decide(
+                committed, flush.node.node_id, row.state, row.epoch, row.owner_node, row.start_offset,
+                stream.committed_end,
+            )  # fmt: skip
+        _note(changed[object_id], committed, decision)
+        if stream is not None and decision.outcome in (RangeOutcome.COMMITTED, RangeOutcome.TRIMMED):
+            stream.advance(committed, decision, object_id)
+        before = outcomes.get(committed.stream_id, decision.outcome)
+        outcomes[committed.stream_id] = max(before, decision.outcome, key=_WEIGHT.index)
+    return outcomes, changed
+
+
+def _note(change: _Object, committed: CommittedRange, decision: Decision) -> None:
+    if decision.outcome is RangeOutcome.COMMITTED:
+        change.live += 1
+        change.settled.append(committed)
+    elif decision.outcome is RangeOutcome.GAP:
+        change.waiting = True
+
+
+def _store_objects(tx: Transaction, committed: Sequence[CommittedObject], changed: dict[ObjectId, _Object]) -> None:
+    """Objects with a new live range become COMMITTED; prepared ones that will never have any are MARKED."""
+    rows: dict[ObjectId, AnyRow] = {}
+    for ids in parts(sorted(changed)):
+        rows.update((row.object_id, row) for row in tx.connection.execute(_LOCK_OBJECTS, {"ids": ids}))
+    for one in sorted(committed, key=lambda one: one.ref.object_id):
+        object_id = one.ref.object_id
+        change, row = changed[object_id], rows.get(object_id)
+        usable = row is not None and row.state != ObjectState.MARKED and row.incarnation == one.ref.incarnation
+        if change.live:
+            if row is None or not usable:
+                raise Expired(f"object {object_id} is no longer prepared: its bytes may be gone")
+            values = {
+                "object": object_id,
+                "new_kind": one.kind,
+                "new_size": one.ref.size,
+                "new_live": row.live_ranges + change.live,
+                "new_ranges": append_object_ranges(row.ranges, change.settled),
+            }
+            tx.connection.execute(_COMMIT_OBJECT, values)
+        elif row is not None and usable and row.state == ObjectState.PREPARED and not change.waiting:
+            names = {"object": object_id, "new_size": one.ref.size, "now": tx.now_ms}
+            tx.connection.execute(_MARK_OBJECT, names)
+
+
+def _store_streams(tx: Transaction, rows: Iterable[_Stream]) -> None:
+    changed = [stream for stream in rows if stream.committed_end != stream.row.committed_end]
+    if not changed:
+        return
+    tx.connection.execute(
+        _ADVANCE,
+        [
+            {
+                "stream": stream.row.stream_id,
+                "new_end": stream.committed_end,
+                "new_size": stream.size_bytes,
+                "new_open_chunk": stream.open_chunk,
+            }
+            for stream in changed
+        ],
+    )
+    full = [
+        chunk_row(stream.row.stream_id, packed, unpack_chunk(packed, stream.row.stream_id))
+        for stream in changed
+        for packed in stream.full_chunks
+    ]
+    if full:
+        tx.connection.execute(insert(stream_chunks), full)
+
+
+def _store_checkpoints(
+    tx: Transaction,
+    given: dict[StreamId, Checkpoint],
+    outcomes: dict[StreamId, RangeOutcome],
+    rows: dict[StreamId, _Stream],
+) -> None:
+    """Keep the newer checkpoint of streams whose range is committed, never one above the committed end."""
+    done = (RangeOutcome.COMMITTED, RangeOutcome.TRIMMED, RangeOutcome.ALREADY)
+    new, newer = [], []
+    for stream_id, checkpoint in given.items():
+        if outcomes.get(stream_id) not in done or checkpoint.offset > rows[stream_id].committed_end:
+            continue
+        stored = rows[stream_id].row.checkpoint_offset
+        if stored is None:
+            row = {"stream_id": stream_id, "checkpoint_offset": checkpoint.offset, "blob": checkpoint.blob}
+            new.append(row)
+        elif checkpoint.offset > stored:
+            newer.append({"stream": stream_id, "new_offset": checkpoint.offset, "new_blob": checkpoint.blob})
+    if new:
+        tx.connection.execute(insert(checkpoints), new)
+    if newer:
+        tx.connection.execute(_SET_CHECKPOINT, newer)

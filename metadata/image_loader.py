@@ -1,0 +1,130 @@
+"""Builds the cluster image from the tables: whole once, then only the topics that changed.
+
+Runs in one snapshot of the database, so that an image is the state at exactly its version. Topics that did not
+change keep their object: a reader may compare by identity.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from uuid import UUID
+
+from sqlalchemy import bindparam, select
+
+from metadata.configs import BROKER, TOPIC
+from metadata.engine import AnyRow, Transaction
+from metadata.image import NO_LEADER, ClusterImage, NodeImage, PartitionImage, TopicImage
+from metadata.schema import TopicState, cluster, configs, features, leases, nodes, partitions, streams, topics
+from metadata.streams import parts
+from s3stream.types import NodeId, StreamState
+
+CONTROLLER_LEASE = "controller"
+
+_CLUSTER = select(cluster.c.cluster_id, cluster.c.image_version, cluster.c.image_floor)
+_CHANGED_TOPICS = select(topics.c.topic_id, topics.c.name, topics.c.internal, topics.c.state).where(
+    topics.c.version > bindparam("seen")
+)
+_TOPIC = select(topics.c.topic_id, topics.c.name, topics.c.internal).where(topics.c.topic_id == bindparam("topic"))
+_PARTITIONS = select(
+    partitions.c.topic_id, partitions.c.partition, partitions.c.stream_id, partitions.c.replicas,
+    streams.c.state, streams.c.epoch, streams.c.owner_node,
+).join_from(partitions, streams, streams.c.stream_id == partitions.c.stream_id).where(
+    partitions.c.topic_id.in_(bindparam("ids", expanding=True))
+).order_by(partitions.c.topic_id, partitions.c.partition)  # fmt: skip
+_TOPIC_CONFIGS = select(configs.c.name, configs.c.key, configs.c.value).where(
+    configs.c.kind == TOPIC, configs.c.name.in_(bindparam("names", expanding=True))
+)
+_BROKER_CONFIGS = select(configs.c.name, configs.c.key, configs.c.value).where(configs.c.kind == BROKER)
+_NODES = select(nodes).order_by(nodes.c.node_id)
+_FEATURES = select(features.c.name, features.c.level)
+_CONTROLLER = select(leases.c.holder).where(leases.c.name == CONTROLLER_LEASE)
+
+
+def load(tx: Transaction, seen: ClusterImage | None) -> ClusterImage:
+    """The image now; `seen` itself when nothing changed since."""
+    row = tx.connection.execute(_CLUSTER).one()
+    if seen is not None and (seen.cluster_id, seen.version) == (row.cluster_id, row.image_version):
+        return seen
+    if seen is not None and (seen.cluster_id != row.cluster_id or not row.image_floor <= seen.version):
+        seen = None
+    by_name = {} if seen is None else dict(seen.topics)
+    by_id = {} if seen is None else dict(seen.topics_by_id)
+    changed = tx.connection.execute(_CHANGED_TOPICS, {"seen": 0 if seen is None else seen.version}).all()
+    for topic_row in changed:
+        before = by_id.pop(topic_row.topic_id, None)
+        if before is not None and by_name.get(before.name) is before:
+            del by_name[before.name]
+    for image in _topics(tx, [topic_row for topic_row in changed if topic_row.state == TopicState.ACTIVE]):
+        by_name[image.name] = by_id[image.topic_id] = image
+    controller = tx.connection.execute(_CONTROLLER).scalar_one_or_none()
+    return ClusterImage(
+        version=row.image_version,
+        cluster_id=row.cluster_id,
+        topics=MappingProxyType(by_name),
+        topics_by_id=MappingProxyType(by_id),
+        nodes=_nodes(tx),
+        broker_configs=_grouped(tx.connection.execute(_BROKER_CONFIGS)),
+        controller=NO_LEADER if controller is None else controller,
+        features=MappingProxyType(dict(tx.connection.execute(_FEATURES).tuples().all())),
+    )
+
+
+def topic(tx: Transaction, topic_id: UUID) -> TopicImage:
+    """One topic that exists."""
+    return _topics(tx, tx.connection.execute(_TOPIC, {"topic": topic_id}).all())[0]
+
+
+def _topics(tx: Transaction, rows: Iterable[AnyRow]) -> list[TopicImage]:
+    images = []
+    for some in parts(rows):
+        of_topic: dict[UUID, list[PartitionImage]] = defaultdict(list)
+        for row in tx.connection.execute(_PARTITIONS, {"ids": [one.topic_id for one in some]}):
+            of_topic[row.topic_id].append(_partition(row))
+        names = [one.topic_id.hex for one in some]
+        overrides = _grouped(tx.connection.execute(_TOPIC_CONFIGS, {"names": names}))
+        images += [
+            TopicImage(
+                name=one.name,
+                topic_id=one.topic_id,
+                internal=one.internal,
+                partitions=tuple(of_topic[one.topic_id]),
+                configs=overrides.get(one.topic_id.hex, MappingProxyType({})),
+            )
+            for one in some
+        ]
+    return images
+
+
+def _partition(row: AnyRow) -> PartitionImage:
+    return PartitionImage(
+        partition=row.partition,
+        stream_id=row.stream_id,
+        leader=row.owner_node if row.state == StreamState.OPEN else NO_LEADER,
+        leader_epoch=row.epoch,
+        replicas=tuple(map(int, row.replicas.split(","))) if row.replicas else (),
+    )
+
+
+def _grouped(rows: Iterable[AnyRow]) -> Mapping[str, Mapping[str, str]]:
+    of_name: dict[str, dict[str, str]] = defaultdict(dict)
+    for name, key, value in rows:
+        of_name[name][key] = value
+    return MappingProxyType({name: MappingProxyType(values) for name, values in of_name.items()})
+
+
+def _nodes(tx: Transaction) -> Mapping[NodeId, NodeImage]:
+    images = {}
+    for row in tx.connection.execute(_NODES):
+        host, port = main_address(json.loads(row.addresses))
+        images[row.node_id] = NodeImage(row.node_id, row.node_epoch, host, port, row.rack, row.alive)
+    return MappingProxyType(images)
+
+
+def main_address(addresses: Mapping[str, str]) -> tuple[str, int]:
+    """Host and port of the PLAINTEXT listener, else of the first one. Values are `host:port`."""
+    address = addresses.get("PLAINTEXT") or next(iter(addresses.values()), ":0")
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)

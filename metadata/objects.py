@@ -1,0 +1,103 @@
+"""Object rows: prepared → committed → marked for deletion → forgotten. Ids are never given twice.
+
+Invariant: an object is marked in the transaction that takes its last live range, or when its preparation ran out;
+only marked objects are deleted from the store, and only their rows are dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from sqlalchemy import bindparam, delete, insert, select, update
+
+from metadata import fencing, ids
+from metadata.engine import Transaction
+from metadata.packing import EMPTY
+from metadata.schema import ObjectState, objects
+from metadata.streams import parts
+from s3stream.types import NodeIdentity, ObjectId, ObjectRef
+
+_REFS = select(objects.c.object_id, objects.c.incarnation, objects.c.size)
+_REFS_BY_IDS = _REFS.where(objects.c.object_id.in_(bindparam("ids", expanding=True)))
+_LOWER = (
+    update(objects)
+    .where(objects.c.object_id == bindparam("object"))
+    .values(live_ranges=objects.c.live_ranges - bindparam("count"))
+)
+_MARK_DEAD = (
+    update(objects)
+    .where(
+        objects.c.object_id.in_(bindparam("ids", expanding=True)),
+        objects.c.state == ObjectState.COMMITTED,
+        objects.c.live_ranges == 0,
+    )
+    .values(state=ObjectState.MARKED, marked_ms=bindparam("now"))
+)
+_EXPIRED = (
+    select(objects.c.object_id)
+    .where(objects.c.state == ObjectState.PREPARED, objects.c.expires_ms <= bindparam("now"))
+    .order_by(objects.c.object_id)
+    .limit(bindparam("count"))
+    .with_for_update()
+)
+_MARK = (
+    update(objects)
+    .where(objects.c.object_id.in_(bindparam("ids", expanding=True)))
+    .values(state=ObjectState.MARKED, marked_ms=bindparam("now"))
+)
+_DELETABLE = (
+    _REFS.where(objects.c.state == ObjectState.MARKED, objects.c.marked_ms < bindparam("before"))
+    .order_by(objects.c.marked_ms, objects.c.object_id)
+    .limit(bindparam("count"))
+)
+_FORGET = delete(objects).where(
+    objects.c.object_id.in_(bindparam("ids", expanding=True)), objects.c.state == ObjectState.MARKED
+)
+
+
+def prepare(tx: Transaction, node: NodeIdentity, count: int, expires_ms: int) -> list[ObjectId]:
+    fencing.check(tx, node)
+    object_ids = list(ids.take(tx, "object", count))
+    row = {
+        "incarnation": node.incarnation,
+        "state": ObjectState.PREPARED,
+        "size": 0,
+        "node_id": node.node_id,
+        "expires_ms": expires_ms,
+        "live_ranges": 0,
+        "ranges": EMPTY,
+    }
+    tx.connection.execute(insert(objects), [{"object_id": object_id, **row} for object_id in object_ids])
+    return object_ids
+
+
+def refs(tx: Transaction, object_ids: Iterable[ObjectId]) -> dict[ObjectId, ObjectRef]:
+    found: dict[ObjectId, ObjectRef] = {}
+    for some in parts(object_ids):
+        for row in tx.connection.execute(_REFS_BY_IDS, {"ids": some}):
+            found[row.object_id] = ObjectRef(row.object_id, row.incarnation, row.size)
+    return found
+
+
+def lower_live(tx: Transaction, dead: Mapping[ObjectId, int]) -> None:
+    """Take ranges away from objects; those left without any are marked. Locks in ascending order."""
+    for some in parts(sorted(dead)):
+        tx.connection.execute(_LOWER, [{"object": object_id, "count": dead[object_id]} for object_id in some])
+        tx.connection.execute(_MARK_DEAD, {"ids": some, "now": tx.now_ms})
+
+
+def expire_prepared(tx: Transaction, now_ms: int, limit: int) -> int:
+    expired = list(tx.connection.execute(_EXPIRED, {"now": now_ms, "count": limit}).scalars())
+    for some in parts(expired):
+        tx.connection.execute(_MARK, {"ids": some, "now": now_ms})
+    return len(expired)
+
+
+def deletable(tx: Transaction, marked_before_ms: int, limit: int) -> list[ObjectRef]:
+    rows = tx.connection.execute(_DELETABLE, {"before": marked_before_ms, "count": limit})
+    return [ObjectRef(row.object_id, row.incarnation, row.size) for row in rows]
+
+
+def forget(tx: Transaction, object_ids: Sequence[ObjectId]) -> None:
+    for some in parts(sorted(object_ids)):
+        tx.connection.execute(_FORGET, {"ids": some})

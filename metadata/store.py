@@ -1,0 +1,239 @@
+"""The metadata store that brokers use: every method is one transaction, run outside the event loop.
+
+Owns: which transaction a call is, waking watchers, its timing. Does not own: what the transaction does (the module
+named after its tables), nor the database (`engine.py`).
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
+from uuid import UUID
+
+from metadata import cluster, commits, configs, ids, image_loader, migrate, nodes, objects, ranges, streams, topics
+from metadata.engine import Engine, Transaction
+from metadata.image import ClusterImage, TopicImage
+from metadata.schema import REVISION
+from metadata.watch import Watch
+from s3stream.errors import BadSetting, Corrupt, PonorError, Unavailable
+from s3stream.metrics import Metrics
+from s3stream.seams import Clock, RunBlocking
+from s3stream.types import (
+    CommitResult,
+    FlushCommit,
+    NodeId,
+    NodeIdentity,
+    NodeRegistration,
+    ObjectId,
+    ObjectRange,
+    ObjectRef,
+    OpenRequest,
+    StreamId,
+    StreamSnapshot,
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def open_metadata(
+    url: str, *, clock: Clock, metrics: Metrics, run_blocking: RunBlocking, chance: random.Random | None = None
+) -> Metadata:
+    """Connect; give an empty database its tables, bring an older one up to date.
+
+    `chance` makes cluster ids and incarnations: the operating system's randomness unless a simulation gives its
+    own. Raises BadSetting when the URL names no usable database, one that is not Ponor's, or one of a newer
+    Ponor (nothing is touched); Unavailable when it does not answer.
+    """
+    engine = Engine(url)
+    store = Metadata(engine, clock, metrics, run_blocking, chance or secrets.SystemRandom())
+    try:
+        await run_blocking(engine.make_place)
+        await store._prepare()
+    except BaseException:
+        await run_blocking(engine.close)
+        raise
+    return store
+
+
+class Metadata:
+    """`seams.MetadataStore`, and what brokers need beyond it. Raises as said there."""
+
+    cluster_id: str
+
+    def __init__(
+        self, engine: Engine, clock: Clock, metrics: Metrics, run_blocking: RunBlocking, chance: random.Random
+    ) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._metrics = metrics
+        self._run = run_blocking
+        self._chance = chance
+        self._watch = Watch(clock, self._image_version)
+
+    async def _prepare(self) -> None:
+        url = self._engine.url
+        try:
+            if await self._read("check", migrate.stored_revision, url) != REVISION:
+                await self._write("migrate", migrate.migrate, url)
+            self.cluster_id = await self._read("check", cluster.cluster_id)
+        except Corrupt as error:
+            raise BadSetting(f"metadata {url}: not a usable SQLite database: {error}. Nothing was changed") from error
+        await self._run(self._engine.tune)
+
+    async def close(self) -> None:
+        await self._run(self._engine.close)
+
+    # --- nodes ---------------------------------------------------------------------------------
+
+    async def register_node(
+        self, node_id: NodeId, wal_uri: str, addresses: dict[str, str], rack: str | None = None
+    ) -> NodeRegistration:
+        """`addresses`: listener name → host:port. Raises BadSetting when the node's open streams may have
+        records in another WAL than `wal_uri`."""
+        return await self._write("register_node", nodes.register, node_id, wal_uri, addresses, rack)
+
+    async def heartbeat(self, node: NodeIdentity) -> None:
+        await self._write("heartbeat", nodes.heartbeat, node)
+
+    async def unregister_node(self, node: NodeIdentity) -> None:
+        """An orderly stop: the node is shown as not alive. It may register again at any time."""
+        await self._write("unregister_node", nodes.unregister, node)
+
+    # --- streams -------------------------------------------------------------------------------
+
+    async def open_streams(self, node: NodeIdentity, requests: Sequence[OpenRequest]) -> list[StreamSnapshot]:
+        """In the order asked for. The last of `epochs` is the opening just made: its start is the log's end.
+        The same opening again, by the same registration, is a success."""
+        return await self._write("open_streams", streams.open_streams, node, requests)
+
+    async def close_streams(self, node: NodeIdentity, ends: dict[StreamId, int]) -> None:
+        """Raises Unavailable when a stream is not committed to its end: flush, then close again."""
+        await self._write("close_streams", streams.close_streams, node, ends)
+
+    async def streams(self, stream_ids: Sequence[StreamId]) -> list[StreamSnapshot]:
+        return await self._read("streams", streams.read, stream_ids)
+
+    async def trim_stream(self, node: NodeIdentity, stream_id: StreamId, stream_epoch: int, start: int) -> int:
+        """Raises NotFound when the stream does not exist. The start is stored by the first transaction; dead
+        ranges beyond a bound are dropped by further ones."""
+        while True:
+            stored, more = await self._write("trim_stream", ranges.trim_stream, node, stream_id, stream_epoch, start)
+            if not more:
+                return stored
+
+    # --- objects -------------------------------------------------------------------------------
+
+    async def prepare_objects(self, node: NodeIdentity, count: int, expires_ms: int) -> list[ObjectId]:
+        return await self._write("prepare_objects", objects.prepare, node, count, expires_ms)
+
+    async def commit(self, commit: FlushCommit) -> CommitResult:
+        return await self._write("commit", commits.commit, commit)
+
+    async def object_ranges(self, stream_id: StreamId, start: int, limit: int) -> list[ObjectRange]:
+        """Raises NotFound when the stream does not exist."""
+        return await self._read("object_ranges", ranges.object_ranges, stream_id, start, limit)
+
+    async def expire_prepared(self, now_ms: int, limit: int) -> int:
+        """Also goes on with what an interrupted deletion of a topic has left."""
+        await self._drop_deleted()
+        return await self._write("expire_prepared", objects.expire_prepared, now_ms, limit)
+
+    async def deletable_objects(self, marked_before_ms: int, limit: int) -> list[ObjectRef]:
+        return await self._read("deletable_objects", objects.deletable, marked_before_ms, limit)
+
+    async def forget_objects(self, object_ids: Sequence[ObjectId]) -> None:
+        await self._write("forget_objects", objects.forget, object_ids)
+
+    # --- topics and configs --------------------------------------------------------------------
+
+    async def create_topic(
+        self, name: str, topic_id: UUID, assignment: Sequence[Sequence[NodeId]],
+        configs: Mapping[str, str] | None = None, internal: bool = False,
+    ) -> TopicImage:  # fmt: skip
+        """One partition for each entry of `assignment`, its replicas. Raises AlreadyExists."""
+        return await self._write("create_topic", topics.create, name, topic_id, assignment, configs or {}, internal)
+
+    async def delete_topic(self, topic_id: UUID) -> None:
+        """Gone from the image when the first transaction is done. Raises NotFound."""
+        await self._write("delete_topic", topics.delete_topic, topic_id)
+        await self._drop_deleted()
+
+    async def create_partitions(self, topic_id: UUID, assignment: Sequence[Sequence[NodeId]]) -> TopicImage:
+        """Add partitions. Raises NotFound."""
+        return await self._write("create_partitions", topics.create_partitions, topic_id, assignment)
+
+    async def alter_configs(self, kind: str, name: str, changes: Mapping[str, str | None]) -> None:
+        """`kind`: topic, broker or group. None removes a key. Raises NotFound for an unknown topic."""
+        await self._write("alter_configs", configs.alter, kind, name, changes)
+
+    async def configs(self, kind: str, name: str) -> dict[str, str]:
+        """What was set on a broker or a group."""
+        return await self._read("configs", configs.read, kind, name)
+
+    async def update_features(self, changes: Mapping[str, int | None]) -> None:
+        await self._write("update_features", configs.update_features, changes)
+
+    async def allocate_producer_ids(self, node: NodeIdentity, count: int) -> tuple[int, int]:
+        """Producer ids [start, end), never given before and never again."""
+        return await self._write("allocate_producer_ids", ids.allocate_producer_ids, node, count)
+
+    # --- the image -----------------------------------------------------------------------------
+
+    async def load_image(self, seen: ClusterImage | None = None) -> ClusterImage:
+        """The image now: `seen` itself when nothing changed, unchanged topics the same objects as there."""
+        image = await self._read("load_image", image_loader.load, seen)
+        self._watch.announce(image.version)
+        return image
+
+    async def changed(self, version: int) -> int:
+        """Wait until the image is newer than `version`; returns a version it has reached."""
+        return await self._watch.changed(version)
+
+    async def watch(self, seen: ClusterImage | None = None) -> AsyncIterator[ClusterImage]:
+        """Images newer than `seen`, for ever; one that was overtaken may be left out."""
+        image = seen
+        while True:
+            if image is not None:
+                await self._watch.changed(image.version)
+            newer = await self.load_image(image)
+            if newer is not image:
+                image = newer
+                yield image
+
+    # --- transactions --------------------------------------------------------------------------
+
+    async def _image_version(self) -> int:
+        return await self._read("image_version", cluster.image_version)
+
+    async def _drop_deleted(self) -> None:
+        while not await self._write("drop_deleted", topics.drop_deleted):
+            pass
+
+    async def _read(self, name: str, fn: Callable[Concatenate[Transaction, P], T], *args: P.args, **_: P.kwargs) -> T:
+        result: T = await self._timed(name, self._engine.read, fn, *args)
+        return result
+
+    async def _write(self, name: str, fn: Callable[Concatenate[Transaction, P], T], *args: P.args, **_: P.kwargs) -> T:
+        result: T
+        result, version = await self._timed(name, self._engine.write, fn, *args)
+        if version is not None:
+            self._watch.announce(version)
+        return result
+
+    async def _timed(self, name: str, transact: Callable[..., Any], fn: Callable[..., Any], *args: Any) -> Any:
+        began = self._clock.monotonic()
+        try:
+            return await self._run(transact, self._clock.now_ms(), self._chance, fn, *args)
+        except PonorError as error:
+            if isinstance(error, Unavailable):
+                self._metrics.counter(
+                    "metadata_unavailable_total", "Metadata transactions that the database did not answer."
+                ).inc()
+            raise
+        finally:
+            self._metrics.histogram(
+                "metadata_transaction_seconds", "Time of a metadata transaction, waiting included.", operation=name
+            ).observe(self._clock.monotonic() - began)

@@ -1,0 +1,189 @@
+"""Stream rows: opening, closing, reading them.
+
+Invariant: a stream is opened only when it is CLOSED, or OPEN under an older epoch of the node that asks and so
+holds the WAL's lock (CORRECTNESS 1); each opening stores (epoch, start) before the first append (CORRECTNESS 20).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Select, bindparam, func, select, update
+
+from metadata import cluster, fencing
+from metadata.engine import AnyRow, Transaction
+from metadata.limits import EPOCHS_PER_STREAM_MAX, IDS_PER_STATEMENT
+from metadata.packing import pack_epochs, unpack_epochs
+from metadata.schema import checkpoints, streams, tail_rows, topics
+from s3stream.errors import Fenced, NotFound, Unavailable
+from s3stream.types import Checkpoint, NodeId, NodeIdentity, OpenRequest, StreamId, StreamSnapshot, StreamState
+
+T = TypeVar("T")
+
+_SNAPSHOT: Select[Any] = select(
+    streams.c.stream_id, streams.c.topic_id, streams.c.state, streams.c.epoch, streams.c.owner_node,
+    streams.c.owner_node_epoch, streams.c.start_offset, streams.c.committed_end, streams.c.size_bytes,
+    streams.c.epochs, checkpoints.c.checkpoint_offset, checkpoints.c.blob,
+).join_from(streams, checkpoints, checkpoints.c.stream_id == streams.c.stream_id, isouter=True).order_by(
+    streams.c.stream_id
+)  # fmt: skip
+_BY_IDS = _SNAPSHOT.where(streams.c.stream_id.in_(bindparam("ids", expanding=True)))
+_LOCK_BY_IDS = _BY_IDS.with_for_update(of=streams)
+_OF_STREAM = streams.c.stream_id == bindparam("id")
+_OPEN = (
+    update(streams)
+    .where(_OF_STREAM)
+    .values(
+        state=StreamState.OPEN,
+        epoch=bindparam("new_epoch"),
+        owner_node=bindparam("node"),
+        owner_node_epoch=bindparam("node_epoch"),
+        epochs=bindparam("new_epochs"),
+    )
+)
+_CLOSE = (
+    update(streams)
+    .where(_OF_STREAM)
+    .values(state=StreamState.CLOSED, owner_node=None, owner_node_epoch=None, committed_end=bindparam("end"))
+)
+_TAIL_ENDS = (
+    select(tail_rows.c.stream_id, func.max(tail_rows.c.end_offset))
+    .where(tail_rows.c.stream_id.in_(bindparam("ids", expanding=True)))
+    .group_by(tail_rows.c.stream_id)
+)
+_TOUCH_TOPICS = (
+    update(topics)
+    .where(topics.c.topic_id.in_(bindparam("ids", expanding=True)))
+    .values(version=bindparam("new_version"))
+)
+
+
+def parts(items: Iterable[T]) -> Iterator[list[T]]:
+    """The items in order, as many at a time as one statement may name."""
+    every = list(items)
+    for start in range(0, len(every), IDS_PER_STATEMENT):
+        yield every[start : start + IDS_PER_STATEMENT]
+
+
+def snapshot(row: AnyRow) -> StreamSnapshot:
+    return StreamSnapshot(
+        stream_id=row.stream_id,
+        epoch=row.epoch,
+        state=StreamState(row.state),
+        start_offset=row.start_offset,
+        committed_end=row.committed_end,
+        checkpoint=None if row.blob is None else Checkpoint(row.checkpoint_offset, row.blob),
+        epochs=unpack_epochs(row.epochs, row.stream_id),
+        owner=row.owner_node,
+        size_bytes=row.size_bytes,
+    )
+
+
+def lock(tx: Transaction, stream_ids: Iterable[StreamId]) -> dict[StreamId, AnyRow]:
+    """Lock the rows in ascending order; those that do not exist are left out."""
+    rows: dict[StreamId, AnyRow] = {}
+    for ids in parts(sorted(stream_ids)):
+        rows.update((row.stream_id, row) for row in tx.connection.execute(_LOCK_BY_IDS, {"ids": ids}))
+    return rows
+
+
+def read(tx: Transaction, stream_ids: Sequence[StreamId]) -> list[StreamSnapshot]:
+    found: dict[StreamId, StreamSnapshot] = {}
+    for ids in parts(stream_ids):
+        found.update((row.stream_id, snapshot(row)) for row in tx.connection.execute(_BY_IDS, {"ids": ids}))
+    return [found[stream_id] for stream_id in stream_ids if stream_id in found]
+
+
+def owned_by(tx: Transaction, node_id: NodeId) -> list[StreamSnapshot]:
+    """Streams that some incarnation of the node has open."""
+    query = _SNAPSHOT.where(streams.c.owner_node == node_id, streams.c.state == StreamState.OPEN)
+    return [snapshot(row) for row in tx.connection.execute(query)]
+
+
+def open_streams(tx: Transaction, node: NodeIdentity, requests: Sequence[OpenRequest]) -> list[StreamSnapshot]:
+    version = cluster.bump_version(tx)
+    fencing.check(tx, node)
+    wanted = {request.stream_id: request for request in requests}
+    assert len(wanted) == len(requests), "a stream is asked for twice"
+    rows = lock(tx, wanted)
+    tails: dict[StreamId, int] = {}
+    for ids in parts(wanted):
+        tails.update(tx.connection.execute(_TAIL_ENDS, {"ids": ids}).tuples().all())
+    changes = []
+    for request in requests:
+        row = _existing(rows, request.stream_id)
+        closed_end = max(row.committed_end, row.start_offset, tails.get(request.stream_id, 0))
+        if _opened_by_us(row, node, request, closed_end):
+            continue
+        _check_openable(row, node, request, closed_end)
+        epochs = (*unpack_epochs(row.epochs, row.stream_id), (row.epoch + 1, max(closed_end, request.recovered_end)))
+        changes.append(
+            {
+                "id": row.stream_id,
+                "new_epoch": row.epoch + 1,
+                "node": node.node_id,
+                "node_epoch": node.node_epoch,
+                "new_epochs": pack_epochs(epochs[-EPOCHS_PER_STREAM_MAX:]),
+            }
+        )
+    if changes:
+        tx.connection.execute(_OPEN, changes)
+        touch_topics(tx, rows.values(), version)
+    return read(tx, [request.stream_id for request in requests])
+
+
+def _existing(rows: dict[StreamId, AnyRow], stream_id: StreamId) -> AnyRow:
+    row = rows.get(stream_id)
+    if row is None or row.state == StreamState.DELETED:
+        raise NotFound(f"stream {stream_id} does not exist")
+    return row
+
+
+def _opened_by_us(row: AnyRow, node: NodeIdentity, request: OpenRequest, closed_end: int) -> bool:
+    """Whether this very opening was done before: a retry after an unknown outcome."""
+    return bool(
+        row.state == StreamState.OPEN
+        and (row.owner_node, row.owner_node_epoch) == (node.node_id, node.node_epoch)
+        and row.epoch == request.expected_epoch + 1
+        and unpack_epochs(row.epochs, row.stream_id)[-1] == (row.epoch, max(closed_end, request.recovered_end))
+    )
+
+
+def _check_openable(row: AnyRow, node: NodeIdentity, request: OpenRequest, closed_end: int) -> None:
+    name = f"stream {row.stream_id} epoch {row.epoch}"
+    if row.epoch != request.expected_epoch:
+        raise Fenced(f"{name}: expected epoch {request.expected_epoch}")
+    if row.state == StreamState.CLOSED:
+        if request.recovered_end > closed_end:
+            raise Fenced(f"{name}: closed at {closed_end}, but records were recovered to {request.recovered_end}")
+    elif row.owner_node != node.node_id or row.owner_node_epoch >= node.node_epoch:
+        raise Fenced(f"{name}: open on node {row.owner_node} epoch {row.owner_node_epoch}")
+
+
+def close_streams(tx: Transaction, node: NodeIdentity, ends: dict[StreamId, int]) -> None:
+    version = cluster.bump_version(tx)
+    fencing.check(tx, node)
+    rows = lock(tx, ends)
+    changes = []
+    for stream_id, end in ends.items():
+        row = rows.get(stream_id)
+        if row is None or row.state == StreamState.DELETED:
+            continue  # Deleted meanwhile: there is nothing left to hand over.
+        committed = max(row.committed_end, row.start_offset)
+        if row.state == StreamState.CLOSED and committed == end:
+            continue  # A retry after an unknown outcome.
+        if (row.owner_node, row.owner_node_epoch) != (node.node_id, node.node_epoch):
+            raise Fenced(f"stream {stream_id} epoch {row.epoch}: not open on node {node.node_id} any more")
+        if committed != end:
+            raise Unavailable(f"stream {stream_id}: committed to {committed}, not yet to its end {end}")
+        changes.append({"id": stream_id, "end": end})
+    if changes:
+        tx.connection.execute(_CLOSE, changes)
+        touch_topics(tx, rows.values(), version)
+
+
+def touch_topics(tx: Transaction, rows: Iterable[AnyRow], version: int) -> None:
+    """Let the image refresh of `version` take the topics of these streams."""
+    for ids in parts(sorted({row.topic_id for row in rows})):
+        tx.connection.execute(_TOUCH_TOPICS, {"ids": ids, "new_version": version})

@@ -1,0 +1,152 @@
+"""Topics, their partitions and streams: creation, growth, deletion.
+
+Invariant: a deleted topic leaves the image in one transaction, whatever its size; what its streams hold is
+released by bounded further ones (`drop_deleted`), which any later process can go on with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+from sqlalchemy import bindparam, delete, func, insert, select, update
+
+from metadata import cluster, ids, image_loader, ranges
+from metadata.configs import TOPIC
+from metadata.engine import Transaction
+from metadata.image import TopicImage
+from metadata.limits import STREAMS_DROPPED_PER_TRANSACTION, TOPIC_TOMBSTONES_MAX
+from metadata.packing import EMPTY
+from metadata.schema import TopicState, checkpoints, configs, partitions, stream_chunks, streams, tail_rows, topics
+from metadata.schema import cluster as cluster_row
+from metadata.streams import parts
+from s3stream.errors import AlreadyExists, NotFound
+from s3stream.types import NodeId, StreamState
+
+_LOCK_STREAMS = (
+    select(streams.c.stream_id)
+    .where(streams.c.topic_id == bindparam("topic"))
+    .order_by(streams.c.stream_id)
+    .with_for_update()
+)
+_DELETED_STREAMS = (
+    select(streams.c.stream_id)
+    .where(streams.c.state == StreamState.DELETED)
+    .order_by(streams.c.stream_id)
+    .limit(STREAMS_DROPPED_PER_TRANSACTION)
+)
+
+
+def create(
+    tx: Transaction, name: str, topic_id: UUID, assignment: Sequence[Sequence[NodeId]], overrides: Mapping[str, str],
+    internal: bool,
+) -> TopicImage:  # fmt: skip
+    """Raises AlreadyExists when another topic has the name; the same topic again is a retry, and a success."""
+    version = cluster.bump_version(tx)
+    holder = tx.connection.execute(select(topics.c.topic_id).where(topics.c.name == name)).scalar_one_or_none()
+    if holder is not None and holder != topic_id:
+        raise AlreadyExists(f"topic {name!r} exists")
+    if holder is None:
+        row = {"topic_id": topic_id, "name": name, "internal": internal, "state": TopicState.ACTIVE}
+        tx.connection.execute(insert(topics), {**row, "version": version, "created_ms": tx.now_ms})
+        _add_partitions(tx, topic_id, 0, assignment)
+        if overrides:
+            of = {"kind": TOPIC, "name": topic_id.hex}
+            tx.connection.execute(insert(configs), [{**of, "key": key, "value": overrides[key]} for key in overrides])
+    return image_loader.topic(tx, topic_id)
+
+
+def create_partitions(tx: Transaction, topic_id: UUID, assignment: Sequence[Sequence[NodeId]]) -> TopicImage:
+    """Add a partition for each entry of `assignment`. Raises NotFound. Not idempotent: read back before a retry."""
+    version = cluster.bump_version(tx)
+    _touch_active(tx, topic_id, version)
+    count = select(func.count()).select_from(partitions).where(partitions.c.topic_id == topic_id)
+    _add_partitions(tx, topic_id, int(tx.connection.execute(count).scalar_one()), assignment)
+    return image_loader.topic(tx, topic_id)
+
+
+def _touch_active(tx: Transaction, topic_id: UUID, version: int) -> None:
+    touched = tx.connection.execute(
+        update(topics)
+        .where(topics.c.topic_id == topic_id, topics.c.state == TopicState.ACTIVE)
+        .values(version=version)
+        .returning(topics.c.topic_id)
+    ).all()
+    if not touched:
+        raise NotFound(f"topic {topic_id} does not exist")
+
+
+def _add_partitions(tx: Transaction, topic_id: UUID, first: int, assignment: Sequence[Sequence[NodeId]]) -> None:
+    if not assignment:
+        return
+    stream_ids = ids.take(tx, "stream", len(assignment))
+    fresh = {
+        "topic_id": topic_id,
+        "state": StreamState.CLOSED,
+        "epoch": -1,
+        "start_offset": 0,
+        "committed_end": 0,
+        "size_bytes": 0,
+        "open_chunk": EMPTY,
+        "epochs": EMPTY,
+    }
+    numbers = range(first, first + len(assignment))
+    tx.connection.execute(
+        insert(streams),
+        [
+            {"stream_id": stream_id, "partition": number, **fresh}
+            for stream_id, number in zip(stream_ids, numbers, strict=True)
+        ],
+    )
+    tx.connection.execute(
+        insert(partitions),
+        [
+            {"topic_id": topic_id, "partition": number, "stream_id": stream_id, "replicas": pack_replicas(replicas)}
+            for stream_id, number, replicas in zip(stream_ids, numbers, assignment, strict=True)
+        ],
+    )
+
+
+def pack_replicas(replicas: Sequence[NodeId]) -> str:
+    return ",".join(map(str, replicas))
+
+
+def delete_topic(tx: Transaction, topic_id: UUID) -> None:
+    """Raises NotFound. Its streams are DELETED from here on; `drop_deleted` releases what they hold."""
+    version = cluster.bump_version(tx)
+    _touch_active(tx, topic_id, version)
+    tx.connection.execute(
+        update(topics).where(topics.c.topic_id == topic_id).values(state=TopicState.DELETED, name=None)
+    )
+    tx.connection.execute(delete(configs).where(configs.c.kind == TOPIC, configs.c.name == topic_id.hex))
+    tx.connection.execute(delete(partitions).where(partitions.c.topic_id == topic_id))
+    # In the order of locks, which an UPDATE by topic would not keep.
+    stream_ids = tx.connection.execute(_LOCK_STREAMS, {"topic": topic_id}).scalars().all()
+    for some in parts(stream_ids):
+        tx.connection.execute(
+            update(streams)
+            .where(streams.c.stream_id.in_(some))
+            .values(state=StreamState.DELETED, owner_node=None, owner_node_epoch=None)
+        )
+    _forget_old_tombstones(tx)
+
+
+def _forget_old_tombstones(tx: Transaction) -> None:
+    """Images older than the youngest forgotten tombstone are loaded whole (`image_floor`)."""
+    newest_first = select(topics.c.version).where(topics.c.state == TopicState.DELETED)
+    newest_first = newest_first.order_by(topics.c.version.desc()).offset(TOPIC_TOMBSTONES_MAX).limit(1)
+    floor = tx.connection.execute(newest_first).scalar_one_or_none()
+    if floor is not None:
+        gone = (topics.c.state == TopicState.DELETED) & (topics.c.version <= floor)
+        tx.connection.execute(delete(topics).where(gone))
+        tx.connection.execute(update(cluster_row).values(image_floor=floor))
+
+
+def drop_deleted(tx: Transaction) -> bool:
+    """Release ranges and rows of deleted streams, as many as one transaction may; true when none is left."""
+    stream_ids = tx.connection.execute(_DELETED_STREAMS).scalars().all()
+    gone = ranges.drop_ranges_of(tx, stream_ids)
+    for table in (stream_chunks, checkpoints, tail_rows, streams):
+        for some in parts(gone):
+            tx.connection.execute(delete(table).where(table.c.stream_id.in_(some)))
+    return len(gone) == len(stream_ids) < STREAMS_DROPPED_PER_TRANSACTION

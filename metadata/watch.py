@@ -1,0 +1,54 @@
+"""Wakes those who wait for a newer cluster image: at once after a write of this process, else by polling.
+
+A database that can push (LISTEN/NOTIFY) will call `announce` from there; the poll stays as the fallback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from metadata.limits import POLL_INTERVAL_SECONDS
+from s3stream.errors import Unavailable
+from s3stream.seams import Clock
+
+
+class Watch:
+    def __init__(self, clock: Clock, read_version: Callable[[], Awaitable[int]]) -> None:
+        self._clock = clock
+        self._read_version = read_version
+        self._version = 0
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    def announce(self, version: int) -> None:
+        """The cluster image has (at least) this version. On the event loop."""
+        if version > self._version:
+            self._version = version
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    async def changed(self, version: int) -> int:
+        """Wait until the image is newer than `version`; returns a version that it has reached.
+
+        A database outage is waited out.
+        """
+        while self._version <= version:
+            with suppress(Unavailable):
+                self.announce(await self._read_version())
+            if self._version <= version:
+                await self._pause()
+        return self._version
+
+    async def _pause(self) -> None:
+        """Until an announcement, at most the poll interval."""
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = loop.create_future()
+        self._waiters.add(waiter)
+        timer = loop.create_task(self._clock.sleep(POLL_INTERVAL_SECONDS), name="metadata poll")
+        try:
+            await asyncio.wait((waiter, timer), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._waiters.discard(waiter)
+            timer.cancel()
