@@ -241,5 +241,7 @@ def log_config(configs: Mapping[str, str], defaults: Mapping[str, Value]) -> Log
     return LogConfig(**{field: effective[name] for field, name in _LOG_FIELDS.items()})  # type: ignore[arg-type]
 
 
-_LOG_FIELDS: Mapping[str, str] = {field: field.replace("_", ".") for field in LogConfig.__dataclass_fields__}
+_LOG_FIELDS: Mapping[str, str] = {
+    field: field.replace("_", ".") for field, spec in LogConfig.__dataclass_fields__.items() if spec.init
+}
 assert all(name in TOPIC_CONFIGS for name in _LOG_FIELDS.values())

@@ -76,8 +76,8 @@ TOPIC_CONFIGS: Final[Table] = table(
               "nothing is ever removed.",
               ListOf(POLICIES), synonyms=_log("cleanup.policy")),
     ConfigKey("compression.type", STRING, "producer",
-              "Compression of this topic's record batches. `producer` keeps what the producer chose; anything else makes "
-              "the broker recompress every batch that differs.",
+              "Compression of this topic's record batches. `producer` keeps what the producer chose; anything else "
+              "makes the broker recompress every batch that differs.",
               OneOf(COMPRESSIONS), synonyms=_same("compression.type")),
     ConfigKey("compression.gzip.level", INT, -1, "Level when compression.type is gzip; -1 is the library's own.",
               gzip_level, synonyms=_same("compression.gzip.level")),
