@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from s3stream.budget import MemoryBudget
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from s3stream.storage import Storage
 
     from brokers.config import BrokerConfig
+    from brokers.dynamic_config import ConfigSource
     from brokers.groups.coordinator import GroupCoordinator
     from brokers.handlers.fetch_session import FetchSessionCache
     from brokers.handlers.long_polls import LongPolls
@@ -44,3 +46,9 @@ class Services:
     fetch_sessions: FetchSessionCache
     long_polls: LongPolls
     producer_ids: ProducerIds
+    refresh: Callable[[], Awaitable[None]]
+    """Returns once the newest cluster image is applied here, its partitions open: what was written before is seen."""
+    configs: ConfigSource
+    """Effective configs of topics and of this broker, dynamic ones included."""
+    chance: Random
+    """Topic ids come from it."""
