@@ -16,10 +16,18 @@ CONNECTION_RECEIVE_BYTES_MAX = 128 * MIB
 assert CONNECTION_RECEIVE_BYTES_MAX >= FRAME_BYTES_MAX
 CONNECTION_SEND_BYTES_MAX = 64 * MIB
 """Answers queued for a slow reader; then nothing more is worked on for it."""
+SEND_HIGH_WATER_BYTES = 1 * MIB
+"""Unsent bytes of a connection at which no further request of it is begun."""
+RECEIVE_SHARE = 0.25
+"""Of the memory budget: frames received and not yet answered. When it is full nobody's socket is read."""
+FRAME_STALL_MS = 60_000
+"""A connection that sends not one byte of a frame it has begun for this long is closed: the frame is budgeted."""
 CONNECTIONS_MAX = 10_000
 FETCH_SESSIONS_MAX = 1_000
 FETCH_BYTES_MAX = 55 * MIB
 """Kafka's fetch.max.bytes default: bounds one answer."""
+# Fetches of one connection run one after another: at most one answer is added past the high-water mark.
+assert SEND_HIGH_WATER_BYTES + FETCH_BYTES_MAX <= CONNECTION_SEND_BYTES_MAX
 PRODUCER_IDS_PER_BLOCK = 1_000
 BATCHES_PER_PRODUCER = 5
 """Kafka's ProducerStateEntry keeps five: max.in.flight.requests.per.connection of an idempotent producer."""

@@ -38,6 +38,9 @@ class Api:
     error_response: Callable[[Any, ErrorCode, int], Any] | None = None
     """(request, code, version) → the API's answer to a request that failed as a whole. Without it an error
     that leaves an entity handler closes the connection."""
+    unsupported: Callable[[], bytes] | None = None
+    """The version 0 body for a version that is not served. Without it the connection is closed, as Kafka does
+    for every API but ApiVersions."""
 
 
 _HANDLERS: Final[dict[str, str]] = {

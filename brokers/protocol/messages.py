@@ -11,11 +11,15 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
+from datetime import timedelta
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
+
+from kio.static.primitive import i32Timedelta
 
 from brokers.protocol.apis import APIS
+from brokers.protocol.primitives import MalformedRequest
 from s3stream.types import Buffer
 
 Entity = Any
@@ -23,9 +27,13 @@ Entity = Any
 EntityClass = Any
 Converter = Callable[[Entity], Entity]
 
+NO_TIME: Final = i32Timedelta.parse(timedelta(0))
+"""throttle_time of an answer that was not held back."""
 
-class MalformedRequest(Exception):
-    """The bytes are not a message of that API and version. The connection is closed, as Kafka does."""
+
+def milliseconds(value: int) -> i32Timedelta:
+    """A duration as kio's classes hold it."""
+    return i32Timedelta.parse(timedelta(milliseconds=value))
 
 
 @cache
@@ -63,7 +71,7 @@ def decode_request(api_key: int, version: int, body: Buffer) -> Entity:
     """The request as its own version's class. Raises MalformedRequest."""
     cls = request_class(api_key, version)
     try:
-        entity, _ = _reader(cls)(body, 0)
+        entity, _ = _reader(cls)(memoryview(body).toreadonly(), 0)
     except Exception as error:  # kio raises a dozen kinds, all of them the sender's fault
         raise MalformedRequest(f"{cls.__name__} v{version}: {error!r}") from error
     _check_arrays(entity, cls)
@@ -98,7 +106,7 @@ def encode(cls: EntityClass, entity: Entity) -> bytes:
 def _check_arrays(entity: Entity, cls: EntityClass) -> None:
     """kio reads a null array where the protocol has none; Kafka refuses the request."""
     for name, inner in _required_arrays(cls):
-        items = getattr(entity, name)
+        items: Any = getattr(entity, name)
         if items is None:
             raise MalformedRequest(f"{cls.__name__}: non-nullable field {name} is null")
         if inner is not None:
@@ -109,11 +117,11 @@ def _check_arrays(entity: Entity, cls: EntityClass) -> None:
 @cache
 def _required_arrays(cls: EntityClass) -> tuple[tuple[str, EntityClass | None], ...]:
     """Arrays that may not be null, with the class of their items where that has such arrays itself."""
-    from kio.serial._introspect import classify_field, is_optional
+    from kio.serial._introspect import EntityTupleField, PrimitiveTupleField, classify_field, is_optional
 
     found: list[tuple[str, EntityClass | None]] = []
     for field in fields(cls):
-        if classify_field(field).is_array and not is_optional(field):
+        if isinstance(classify_field(field), EntityTupleField | PrimitiveTupleField) and not is_optional(field):
             inner = _entity_type(field)
             found.append((field.name, inner if inner is not None and _required_arrays(inner) else None))
     return tuple(found)
