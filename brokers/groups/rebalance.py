@@ -49,6 +49,8 @@ class Rebalance:
         self.rebalances = 0
         """Generations that became stable."""
         self.wake_at = NEVER
+        self.armed_at = NEVER
+        """When the timer that whoever runs this group has set will fire."""
         self._join_deadline = NEVER
         self._sync_deadline = NEVER
         self._initial_remaining_ms: float | None = None
@@ -265,6 +267,10 @@ class Rebalance:
             self.state_timestamp,
             tuple(m.as_value(self.protocol_name or "", assignments.get(m.member_id, b"")) for m in members),
         )
+
+    def empty_value(self) -> GroupValue:
+        """The record that makes a new group known before its first generation."""
+        return GroupValue("", 0, None, None, self.state_timestamp)
 
     def _read_subscriptions(self) -> frozenset[str] | None:
         if not self.members.members:

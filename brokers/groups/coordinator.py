@@ -1,0 +1,262 @@
+"""The group coordinator of this broker: one shard for each __consumer_offsets partition it leads.
+
+Owns: which group belongs to which partition, shards' lives, the topic's creation, checks of a request as a whole.
+Does not own: a group's rules and state (shard.py and below), the wire (handlers).
+Invariant: a group has one coordinator, the leader of its partition; every other broker answers NOT_COORDINATOR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from random import Random
+from typing import Protocol
+from uuid import UUID
+
+from kio.schema.errors import ErrorCode
+
+from brokers.errors import KafkaError
+from brokers.groups import admin, offset_requests
+from brokers.groups.admin import GroupDescription, GroupListing
+from brokers.groups.config import OFFSETS_TOPIC, GroupConfig
+from brokers.groups.log import CoordinatorLog
+from brokers.groups.messages import (
+    GroupState,
+    JoinAnswer,
+    JoinRequest,
+    LeaveAnswer,
+    LeaveMember,
+    SyncAnswer,
+    SyncRequest,
+)
+from brokers.groups.offset_requests import Sender
+from brokers.groups.offsets import PartitionResult, TopicCommit
+from brokers.groups.records import OffsetValue
+from brokers.groups.shard import Shard, ShardContext, ShardState
+from brokers.groups.stats import GroupStats
+from brokers.groups.timers import Timers
+from metadata.image import ClusterImage, NodeImage
+from s3stream.metrics import Metrics
+from s3stream.seams import Clock
+from s3stream.tasks import Tasks
+
+STRING_BYTES_MAX = 32_767
+"""Strings in coordinator records have a 16-bit length."""
+GENERATED_ID_BYTES = 37
+"""What a member id adds to its client or instance id: '-' and a UUID."""
+
+
+class ClusterView(Protocol):
+    @property
+    def image(self) -> ClusterImage: ...
+
+
+class GroupCoordinator:
+    def __init__(
+        self,
+        cluster: ClusterView,
+        config: GroupConfig,
+        clock: Clock,
+        tasks: Tasks,
+        metrics: Metrics,
+        random: Random,
+        create_offsets_topic: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._cluster = cluster
+        self._config = config
+        self._tasks = tasks
+        self._random = random
+        self._create_offsets_topic = create_offsets_topic
+        self._creating = False
+        self._shards: dict[int, Shard] = {}
+        self._timers = Timers(clock, tasks)
+        self._active = False
+        stats = GroupStats(metrics)
+        stats.watch_groups(self._count)
+        self._context = ShardContext(config, clock, tasks, self._timers, stats, self._new_id)
+
+    # --- life ----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._active = True
+        self._schedule_expiry()
+
+    def stop(self) -> None:
+        """Members that wait are told to find another coordinator."""
+        self._active = False
+        for partition in list(self._shards):
+            self.resign(partition)
+        self._timers.close()
+
+    def lead(self, partition: int, log: CoordinatorLog) -> None:
+        """A partition of __consumer_offsets was opened here: load its groups."""
+        self.resign(partition)
+        shard = self._shards[partition] = Shard(log, self._context)
+        shard.open()
+
+    def resign(self, partition: int) -> None:
+        shard = self._shards.pop(partition, None)
+        if shard is not None:
+            shard.close()
+
+    def image_changed(self, before: ClusterImage, after: ClusterImage) -> None:
+        """Offsets of deleted topics are deleted, by the shards led here."""
+        gone = {
+            topic.name: topic.topic_id
+            for topic in before.topics.values()
+            if topic.topic_id not in after.topics_by_id and not topic.internal
+        }
+        for shard in self._shards.values() if gone else ():
+            if shard.status is ShardState.ACTIVE:
+                self._tasks.spawn(admin.forget_topics(shard, gone), "forget offsets of deleted topics")
+
+    def _schedule_expiry(self) -> None:
+        self._timers.at(self._timers.now() + self._config.offsets_retention_check_interval_ms, self._expire_all)
+
+    def _expire_all(self) -> None:
+        for shard in self._shards.values():
+            if shard.status is ShardState.ACTIVE:
+                self._tasks.spawn(offset_requests.expire(shard), "expire offsets")
+        self._schedule_expiry()
+
+    def _new_id(self) -> str:
+        return str(UUID(int=self._random.getrandbits(128), version=4))
+
+    def _count(self, state: GroupState) -> int:
+        return sum(shard.state.count(state) for shard in self._shards.values())
+
+    # --- routing -------------------------------------------------------------------------------
+
+    def partition_for(self, group_id: str) -> int:
+        topic = self._cluster.image.topics.get(OFFSETS_TOPIC)
+        count = len(topic.partitions) if topic is not None else self._config.offsets_topic_partitions
+        return java_hash(group_id) % count
+
+    def find(self, group_id: str) -> NodeImage:
+        """The broker that coordinates the group. Raises COORDINATOR_NOT_AVAILABLE while there is none, and has the
+        topic created where that is why."""
+        image = self._cluster.image
+        topic = image.topics.get(OFFSETS_TOPIC)
+        if topic is None:
+            self._request_topic()
+        else:
+            node = image.nodes.get(topic.partitions[self.partition_for(group_id)].leader)
+            if node is not None and node.alive:
+                return node
+        raise KafkaError(ErrorCode.coordinator_not_available)
+
+    def _request_topic(self) -> None:
+        if not self._creating and self._active:
+            self._creating = True
+            self._tasks.spawn(self._create_topic(), "create the offsets topic")
+
+    async def _create_topic(self) -> None:
+        try:
+            await self._create_offsets_topic()
+        finally:
+            self._creating = False
+
+    def _shard(self, group_id: str) -> Shard:
+        if not self._active:
+            raise KafkaError(ErrorCode.coordinator_not_available)
+        shard = self._shards.get(self.partition_for(group_id))
+        if shard is None:
+            raise KafkaError(ErrorCode.not_coordinator)
+        return shard
+
+    def _member_shard(self, group_id: str) -> Shard:
+        """Membership needs a group id; offsets may be kept under an empty one."""
+        if not self._active:
+            raise KafkaError(ErrorCode.coordinator_not_available)
+        if not group_id or _too_long(group_id):
+            raise KafkaError(ErrorCode.invalid_group_id)
+        return self._shard(group_id)
+
+    # --- members -------------------------------------------------------------------------------
+
+    async def join(self, group_id: str, request: JoinRequest) -> JoinAnswer:
+        shard = self._member_shard(group_id)
+        config = self._config
+        if not config.session_timeout_min_ms <= request.session_timeout_ms <= config.session_timeout_max_ms:
+            raise KafkaError(ErrorCode.invalid_session_timeout)
+        names = (request.client_id, request.group_instance_id or "", request.protocol_type, request.client_host)
+        if any(_too_long(name, GENERATED_ID_BYTES) for name in (*names, *(p.name for p in request.protocols))):
+            raise KafkaError(ErrorCode.invalid_request)
+        return await shard.join(group_id, request)
+
+    async def sync(self, group_id: str, request: SyncRequest) -> SyncAnswer:
+        return await self._member_shard(group_id).sync(group_id, request)
+
+    def heartbeat(self, group_id: str, member_id: str, generation: int, instance_id: str | None) -> ErrorCode:
+        return self._member_shard(group_id).heartbeat(group_id, member_id, generation, instance_id)
+
+    async def leave(self, group_id: str, leaving: Sequence[LeaveMember]) -> list[LeaveAnswer]:
+        return await self._member_shard(group_id).leave(group_id, leaving)
+
+    # --- offsets -------------------------------------------------------------------------------
+
+    async def commit_offsets(
+        self, sender: Sender, topics: Sequence[TopicCommit], retention_ms: int, knows_not_found: bool
+    ) -> list[PartitionResult]:
+        if _too_long(sender.group_id):
+            raise KafkaError(ErrorCode.invalid_group_id)
+        shard = self._shard(sender.group_id)
+        return await offset_requests.commit(shard, sender, topics, retention_ms, knows_not_found)
+
+    async def fetch_offsets(
+        self, group_id: str, topics: Mapping[str, tuple[UUID, Sequence[int]]] | None, require_stable: bool
+    ) -> dict[str, dict[int, OffsetValue | None]]:
+        return await offset_requests.fetch(self._shard(group_id), group_id, topics, require_stable)
+
+    async def delete_offsets(self, group_id: str, topics: Mapping[str, Sequence[int]]) -> list[PartitionResult]:
+        return await offset_requests.delete(self._member_shard(group_id), group_id, topics)
+
+    # --- operators -----------------------------------------------------------------------------
+
+    def list_groups(self, states: frozenset[str], types: frozenset[str]) -> list[GroupListing]:
+        """Of all partitions led here. Raises COORDINATOR_LOAD_IN_PROGRESS rather than list a part."""
+        if not self._active:
+            raise KafkaError(ErrorCode.coordinator_not_available)
+        listings: list[GroupListing] = []
+        for shard in self._shards.values():
+            if shard.status is not ShardState.FAILED:
+                shard.require_active()
+                listings += admin.listing(shard, states, types)
+        return listings
+
+    def describe(self, group_id: str) -> GroupDescription:
+        shard = self._shard(group_id)
+        shard.require_active()
+        return admin.describe(shard, group_id)
+
+    async def delete_groups(self, group_ids: Sequence[str]) -> dict[str, ErrorCode]:
+        results: dict[str, ErrorCode] = {}
+        by_shard: dict[Shard, list[str]] = {}
+        for group_id in dict.fromkeys(group_ids):
+            try:
+                shard = self._shard(group_id)
+                shard.require_active()
+            except KafkaError as refusal:
+                results[group_id] = refusal.code
+            else:
+                by_shard.setdefault(shard, []).append(group_id)
+        for shard, found in by_shard.items():
+            try:
+                results.update(await admin.delete_groups(shard, found))
+            except KafkaError as refusal:
+                results.update((group_id, refusal.code) for group_id in found if group_id not in results)
+        return results
+
+
+def java_hash(text: str) -> int:
+    """Java's String.hashCode, made positive as Kafka's Utils.abs does: clients and tools compute the same."""
+    value = 0
+    units = text.encode("utf-16-be", "surrogatepass")
+    for index in range(0, len(units), 2):
+        value = (31 * value + (units[index] << 8 | units[index + 1])) & 0xFFFFFFFF
+    signed = value - (1 << 32) if value >= 1 << 31 else value
+    return 0 if signed == -(1 << 31) else abs(signed)
+
+
+def _too_long(text: str, reserve: int = 0) -> bool:
+    limit = STRING_BYTES_MAX - reserve
+    return len(text) > limit // 4 and len(text.encode()) > limit

@@ -1,0 +1,93 @@
+"""What a coordinator needs of the partition log it keeps its state in, and reading that state back.
+
+Owns: the seam to the log, replay. Does not own: what records mean (state.py).
+Invariant: only whole, durable batches are replayed, each once, in offset order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+from kio.schema.errors import ErrorCode
+
+from brokers.groups.snapshot import DurableMap
+from brokers.records.batch import iter_headers
+from brokers.records.record import iter_records
+from s3stream.limits import MIB
+from s3stream.types import Buffer, ReadResult
+
+log = structlog.get_logger(__name__)
+
+LOAD_READ_BYTES = 1 * MIB
+
+AppendDone = Callable[[ErrorCode, int], None]
+"""(error, base offset)."""
+
+
+class CoordinatorLog(Protocol):
+    """The part of a partition log that a coordinator uses."""
+
+    @property
+    def name(self) -> str:
+        """Topic and partition, for logs."""
+
+    @property
+    def log_start_offset(self) -> int: ...
+
+    @property
+    def high_watermark(self) -> int: ...
+
+    @property
+    def restored_snapshot(self) -> tuple[bytes, int] | None:
+        """The coordinator snapshot of the checkpoint the log was opened with, and its offset."""
+
+    @property
+    def batch_bytes_max(self) -> int:
+        """A larger batch is refused."""
+
+    def attach(self, snapshot: Callable[[int], bytes | None], committed: Callable[[int], None]) -> None:
+        """`snapshot(offset)` is asked for the state at exactly `offset` when a checkpoint is made (None: keep the
+        one before); `committed(offset)` hears of the offset of the snapshot in a committed checkpoint."""
+
+    def append(self, batch: memoryview, done: AppendDone) -> None:
+        """Append one batch. `done` is called once: before this returns when nothing was appended, else in the
+        order of appends, when the batch is durable or lost."""
+
+    async def read(self, offset: int, max_bytes: int) -> ReadResult:
+        """Durable batches from `offset` on, at least one."""
+
+    async def trim(self, before_offset: int) -> None:
+        """Records below are no longer needed."""
+
+
+async def replay(source: CoordinatorLog, durable: DurableMap) -> int:
+    """Bring `durable` up to the log's high watermark; returns how many records that took."""
+    position = max(durable.end, source.log_start_offset)
+    if position > durable.end and durable.end:
+        log.warning("records below the log start are not in the snapshot", log=source.name, start=position)
+    end = source.high_watermark
+    replayed = 0
+    while position < end:
+        result = await source.read(position, LOAD_READ_BYTES)
+        for buffer in result.buffers:
+            replayed += _apply(buffer, position, durable)
+        position = result.end_offset
+        durable.end = position
+    durable.end = max(durable.end, position)
+    return replayed
+
+
+def _apply(buffer: Buffer, start: int, durable: DurableMap) -> int:
+    """Records at or above `start`. Markers and records of transactions are no state yet: none are written."""
+    applied = 0
+    view = memoryview(buffer)
+    for position, header in iter_headers(view):
+        if header.end_offset <= start or header.control or header.transactional or header.record_count == 0:
+            continue
+        for record in iter_records(view[position : position + header.size]):
+            if record.offset >= start and record.key is not None:
+                durable.apply(record.key, record.value)
+                applied += 1
+    return applied

@@ -1,0 +1,189 @@
+"""Committing, fetching and deleting offsets on one shard, and their expiry.
+
+Owns: what a request may do, given its group. Does not own: the store (offsets.py), the write (shard.py).
+Invariant: a commit or deletion answers after its records are durable; a fetch shows durable offsets only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from kio.schema.errors import ErrorCode
+
+from brokers.errors import KafkaError
+from brokers.groups.classic_group import ClassicGroup
+from brokers.groups.messages import GroupState
+from brokers.groups.offsets import OffsetStore, PartitionResult, TopicCommit, commit_records, matches
+from brokers.groups.records import OffsetKey, OffsetValue, Record, decode_key, group_key
+from brokers.groups.shard import Shard, ShardState
+
+EXPIRY_SLICE = 1_000
+"""Tombstones gathered before they are written and the event loop gets a turn."""
+
+
+class Sender(NamedTuple):
+    """Who commits. A simple consumer or an admin client: generation -1, no member id."""
+
+    group_id: str
+    member_id: str = ""
+    generation: int = -1
+    group_instance_id: str | None = None
+
+
+async def commit(
+    shard: Shard, sender: Sender, topics: Sequence[TopicCommit], retention_ms: int, knows_not_found: bool
+) -> list[PartitionResult]:
+    """Raises KafkaError where the commit is refused as a whole.
+
+    `knows_not_found`: OffsetCommit v9 and newer tell GROUP_ID_NOT_FOUND from ILLEGAL_GENERATION.
+    """
+    shard.require_active()
+    group = shard.state.groups.get(sender.group_id)
+    now = shard.context.instant()
+    if group is not None:
+        error = group.validate_offset_commit(sender.member_id, sender.generation, sender.group_instance_id, now)
+        shard.arm(group)
+    elif sender.generation < 0:
+        error = ErrorCode.none
+    else:
+        error = ErrorCode.group_id_not_found if knows_not_found else ErrorCode.illegal_generation
+    if error is not ErrorCode.none:
+        raise KafkaError(error)
+    config = shard.context.config
+    records, results = commit_records(sender.group_id, topics, now.wall_ms, retention_ms, config.offset_metadata_max)
+    if records:
+        await _persist(shard, records)
+        shard.context.stats.commits.inc(len(records))
+    return results
+
+
+async def fetch(
+    shard: Shard, group_id: str, topics: Mapping[str, tuple[UUID, Sequence[int]]] | None, require_stable: bool
+) -> dict[str, dict[int, OffsetValue | None]]:
+    """Offsets by topic and partition; None where there is none. `topics` None: all that the group has.
+
+    `require_stable` waits for what is in flight for this group. Raises KafkaError.
+    """
+    shard.require_active()
+    if require_stable and shard.state.offsets.in_flight(group_id):
+        error = await shard.barrier()
+        if error is not ErrorCode.none:
+            # Consumers before 3.9 do not retry COORDINATOR_NOT_AVAILABLE here.
+            retriable = error is ErrorCode.coordinator_not_available
+            raise KafkaError(ErrorCode.not_coordinator if retriable else error)
+        shard.require_active()
+    found = shard.state.offsets.durable(group_id) if shard.state.visible_group(group_id) is not None else {}
+    if topics is None:
+        return {topic: dict(partitions) for topic, partitions in found.items()}
+    return {
+        topic: {partition: _of(found.get(topic, {}).get(partition), topic_id) for partition in partitions}
+        for topic, (topic_id, partitions) in topics.items()
+    }
+
+
+def _of(value: OffsetValue | None, topic_id: UUID) -> OffsetValue | None:
+    return value if value is not None and matches(value, topic_id) else None
+
+
+async def delete(shard: Shard, group_id: str, topics: Mapping[str, Sequence[int]]) -> list[PartitionResult]:
+    """Raises KafkaError where the deletion is refused as a whole."""
+    shard.require_active()
+    group = await existing_group(shard, group_id)
+    if group.state is not GroupState.EMPTY and not group.is_consumer_group:
+        raise KafkaError(ErrorCode.non_empty_group)
+    records: list[Record] = []
+    results: list[PartitionResult] = []
+    for topic, partitions in topics.items():
+        error = ErrorCode.group_subscribed_to_topic if group.subscribes_to(topic) else ErrorCode.none
+        results += [PartitionResult(topic, partition, error) for partition in partitions]
+        if error is ErrorCode.none:
+            records += shard.state.offsets.tombstones(group_id, [(topic, partition) for partition in partitions])
+    if records:
+        await _persist(shard, records)
+        shard.context.stats.deletions.inc(len(records))
+    return results
+
+
+async def existing_group(shard: Shard, group_id: str) -> ClassicGroup:
+    """The group; GROUP_ID_NOT_FOUND only once that is durably so."""
+    group = shard.state.groups.get(group_id)
+    if group is not None and group.state is GroupState.DEAD:
+        await shard.barrier()
+        shard.require_active()
+        group = shard.state.groups.get(group_id)
+    if group is None or group.state is GroupState.DEAD:
+        raise KafkaError(ErrorCode.group_id_not_found, f"Group {group_id} not found.")
+    return group
+
+
+async def expire(shard: Shard) -> None:
+    """Write tombstones for expired offsets, and for empty groups that have none left."""
+    records: list[Record] = []
+    dying: list[ClassicGroup] = []
+    for group_id in list(shard.state.groups):
+        group = shard.state.groups.get(group_id)
+        if group is not None and shard.status is ShardState.ACTIVE:
+            _gather_expired(shard, group, records, dying)
+        if len(records) >= EXPIRY_SLICE:
+            await _write_expired(shard, records, dying)
+            records, dying = [], []
+    if records:
+        await _write_expired(shard, records, dying)
+
+
+def _gather_expired(shard: Shard, group: ClassicGroup, records: list[Record], dying: list[ClassicGroup]) -> None:
+    base = group.expiry_base()
+    store, group_id = shard.state.offsets, group.group_id
+    if base is None and store.durable(group_id):
+        return
+    expired, nothing_left = store.expired(
+        group_id,
+        shard.context.clock.now_ms(),
+        shard.context.config.offsets_retention_ms,
+        base or (lambda committed: committed),
+        group.subscribes_to,
+    )
+    records += expired
+    if nothing_left and group.state is GroupState.EMPTY and group_id not in shard.state.unseen:
+        records.append(Record(group_key(group_id), None))
+        group.kill()
+        dying.append(group)
+
+
+async def _write_expired(shard: Shard, records: list[Record], dying: list[ClassicGroup]) -> None:
+    if shard.status is not ShardState.ACTIVE:
+        return
+    error = await write(shard, records)
+    if error is ErrorCode.none:
+        shard.context.stats.expirations.inc(len(records) - len(dying))
+    else:
+        revive(shard, dying)
+
+
+def revive(shard: Shard, groups: Iterable[ClassicGroup]) -> None:
+    """The log took no tombstone: groups of the state as it is now are there again."""
+    for group in groups:
+        if shard.state.groups.get(group.group_id) is group and group.state is GroupState.DEAD:
+            group.revive()
+
+
+async def write(shard: Shard, records: Sequence[Record]) -> ErrorCode:
+    """Append, counted as in flight; the error a client is to see."""
+    offsets = shard.state.offsets
+    keys = [key for key in map(decode_key, (record.key for record in records)) if isinstance(key, OffsetKey)]
+    for key in keys:
+        offsets.begin(key)
+    return await shard.submit(records, lambda: _settle(offsets, keys))
+
+
+def _settle(offsets: OffsetStore, keys: Iterable[OffsetKey]) -> None:
+    for key in keys:
+        offsets.settle(key)
+
+
+async def _persist(shard: Shard, records: Sequence[Record]) -> None:
+    error = await write(shard, records)
+    if error is not ErrorCode.none:
+        raise KafkaError(error)

@@ -1,0 +1,142 @@
+"""Appends a shard's records to its log and says what became of them.
+
+Owns: batches, writes in flight, their order. Does not own: state.
+Invariant: a write settles exactly once, and writes settle in the order they were made. `Outcome.LOST` means that
+the state machine ran ahead of the log: whoever gets it first drops the state (CORRECTNESS 6).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from kio.schema.errors import ErrorCode
+
+from brokers.groups.log import CoordinatorLog
+from brokers.groups.records import Record
+from brokers.records.builder import RecordBatchBuilder, record_bytes_max
+
+BATCH_BYTES_TARGET = 512 * 1024
+"""Many tombstones at once are cut into batches of about this size; one request's records rarely reach it."""
+
+
+class Outcome(enum.Enum):
+    DURABLE = "durable"
+    REFUSED = "refused"
+    """Nothing was appended: the operation failed, the state is as the log says."""
+    LOST = "lost"
+    """Appended, at least in part, and then gone or of unknown outcome."""
+
+
+Settled = Callable[[Outcome, ErrorCode], None]
+Applied = Callable[[Sequence[Record], int], None]
+"""Durable records, and the offset after them."""
+
+
+class Write:
+    __slots__ = ("batches_left", "outcome", "settled")
+
+    def __init__(self, batches: int, settled: list[Settled]) -> None:
+        self.batches_left = batches
+        self.settled = settled
+        self.outcome: Outcome | None = None
+
+
+class Writer:
+    """Writes of one incarnation of a shard's state. After a loss it takes no more: the shard makes a new one."""
+
+    def __init__(self, log: CoordinatorLog, applied: Applied, lost: Callable[[ErrorCode], None]) -> None:
+        self._log = log
+        self._applied = applied
+        self._lost = lost
+        self._in_flight: deque[Write] = deque()
+        self._submitting = False
+        self._refusal: ErrorCode | None = None
+        self.closed = False
+
+    def write(self, records: Sequence[Record], timestamp: int, settled: Settled) -> None:
+        """Append `records`; `settled` is called before this returns when they are refused."""
+        assert records
+        if self.closed:
+            settled(Outcome.LOST, ErrorCode.not_coordinator)
+            return
+        batches = _batches(records, timestamp, min(BATCH_BYTES_TARGET, self._log.batch_bytes_max))
+        write = Write(len(batches), [settled])
+        self._in_flight.append(write)
+        for index, (batch, part) in enumerate(batches):
+            error = self._append(write, batch, part)
+            if error is None:
+                continue
+            if write in self._in_flight:
+                self._in_flight.remove(write)
+            if index == 0:
+                self._settle(write, Outcome.REFUSED, error)
+            else:
+                self._lose(write, error)
+            return
+
+    def barrier(self, settled: Settled) -> None:
+        """Call `settled` when everything in flight now is durable, or lost; at once when nothing is."""
+        if self._in_flight:
+            self._in_flight[-1].settled.append(settled)
+        else:
+            settled(Outcome.DURABLE, ErrorCode.none)
+
+    def close(self) -> None:
+        """The log is no longer ours: what is in flight settles as lost when the log says so, without effect."""
+        self.closed = True
+
+    def _append(self, write: Write, batch: bytearray, part: Sequence[Record]) -> ErrorCode | None:
+        self._submitting, self._refusal = True, None
+
+        def done(error: ErrorCode, base_offset: int) -> None:
+            if error is not ErrorCode.none and self._submitting:
+                self._refusal = error
+            else:
+                self._done(write, part, error, base_offset)
+
+        self._log.append(memoryview(batch), done)
+        self._submitting = False
+        return self._refusal
+
+    def _done(self, write: Write, part: Sequence[Record], error: ErrorCode, base_offset: int) -> None:
+        if write.outcome is not None:
+            return
+        if error is not ErrorCode.none or self.closed:
+            self._lose(write, ErrorCode.not_coordinator if error is ErrorCode.none else error)
+            return
+        self._applied(part, base_offset + len(part))
+        write.batches_left -= 1
+        if write.batches_left == 0:
+            assert self._in_flight[0] is write, "the log settled appends out of order"
+            self._in_flight.popleft()
+            self._settle(write, Outcome.DURABLE, ErrorCode.none)
+
+    def _lose(self, write: Write, error: ErrorCode) -> None:
+        first = not self.closed
+        self.closed = True
+        if write in self._in_flight:
+            self._in_flight.remove(write)
+        if first:
+            self._lost(error)
+        self._settle(write, Outcome.LOST, error)
+
+    @staticmethod
+    def _settle(write: Write, outcome: Outcome, error: ErrorCode) -> None:
+        write.outcome = outcome
+        for settled in write.settled:
+            settled(outcome, error)
+
+
+def _batches(records: Sequence[Record], timestamp: int, bytes_max: int) -> list[tuple[bytearray, Sequence[Record]]]:
+    """Batches of at most `bytes_max`, except a record that is larger by itself: the log refuses that one."""
+    found: list[tuple[bytearray, Sequence[Record]]] = []
+    builder, start = RecordBatchBuilder(), 0
+    for index, record in enumerate(records):
+        if builder.count and builder.size + record_bytes_max(record.key, record.value) > bytes_max:
+            found.append((builder.build(), records[start:index]))
+            builder, start = RecordBatchBuilder(), index
+        builder.append(timestamp, record.key, record.value)
+    found.append((builder.build(), records[start:]))
+    return found
