@@ -8,6 +8,7 @@ writers exclude each other from their first statement on, leaves out.
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,6 +109,12 @@ class Engine:
             raise BadSetting(
                 f"metadata {self.url}: this file system cannot hold a SQLite database in WAL mode; use a local disk"
             )
+
+    @staticmethod
+    def is_setting(error: Unavailable) -> bool:
+        """Whether, at the first use, it is the place that is wrong: it cannot be opened, or not be written."""
+        code = getattr(getattr(error.__cause__, "orig", None), "sqlite_errorcode", 0) & 0xFF
+        return code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
 
     def close(self) -> None:
         self._reader.dispose()

@@ -2,7 +2,7 @@
 
 Invariant: a database that is not ours, or was written by a newer Ponor, is not touched. Two processes that
 start at once migrate one after the other: the second finds the work done. Alembic is imported only when there
-is something to migrate: it would cost every start a tenth of a second.
+is an older schema to migrate: it would cost a tenth of a second and 12 MB.
 """
 
 from __future__ import annotations
@@ -10,15 +10,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import sqlalchemy
-from sqlalchemy import text
+from sqlalchemy import Column, MetaData, String, Table, insert, select
 
 from metadata import cluster
 from metadata.engine import Transaction
-from metadata.schema import REVISION
+from metadata.schema import REVISION, tables
 from metadata.schema import cluster as cluster_table
 from s3stream.errors import BadSetting
 
-_VERSION_TABLE = "alembic_version"
+_versions = Table(
+    "alembic_version",  # Alembic's own table and column
+    MetaData(),
+    Column("version_num", String(32), primary_key=True),
+)
 
 
 def stored_revision(tx: Transaction, url: str) -> str | None:
@@ -30,8 +34,8 @@ def stored_revision(tx: Transaction, url: str) -> str | None:
     if not names:
         return None
     revision = None
-    if _VERSION_TABLE in names and cluster_table.name in names:
-        revision = tx.connection.execute(text(f"SELECT version_num FROM {_VERSION_TABLE}")).scalar_one_or_none()
+    if _versions.name in names and cluster_table.name in names:
+        revision = tx.connection.execute(select(_versions.c.version_num)).scalar_one_or_none()
     if revision is None or not str(revision).isdecimal():
         raise BadSetting(
             f"metadata {url}: this database holds tables that are not Ponor's "
@@ -46,10 +50,24 @@ def stored_revision(tx: Transaction, url: str) -> str | None:
 
 
 def migrate(tx: Transaction, url: str) -> None:
-    """Apply what is missing, within `tx`: all of it or nothing. Runs under the database's write lock."""
+    """Make or upgrade the tables within `tx`, all of it or nothing. Runs under the database's write lock."""
     before = stored_revision(tx, url)
-    if before == REVISION:
-        return  # Another process was first.
+    if before is None:
+        create(tx)
+    elif before != REVISION:
+        upgrade(tx)
+
+
+def create(tx: Transaction) -> None:
+    """The schema of this code in an empty database, as if every migration had run (a test holds them equal)."""
+    tables.create_all(tx.connection)
+    _versions.create(tx.connection)
+    tx.connection.execute(insert(_versions), {"version_num": REVISION})
+    cluster.create(tx)
+
+
+def upgrade(tx: Transaction) -> None:
+    """Run the migrations that are missing."""
     from alembic import command
     from alembic.config import Config
 
@@ -57,5 +75,3 @@ def migrate(tx: Transaction, url: str) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     config.attributes["connection"] = tx.connection
     command.upgrade(config, REVISION)
-    if before is None:
-        cluster.create(tx)

@@ -55,15 +55,26 @@ def object_ranges(tx: Transaction, stream_id: StreamId, start: int, limit: int) 
     row = tx.connection.execute(_ROW, {"stream": stream_id}).one_or_none()
     if row is None or row.state == StreamState.DELETED:
         raise NotFound(f"stream {stream_id} does not exist")
-    start = max(start, row.start_offset)
-    chunks = 1 + -(-limit // RANGES_PER_CHUNK)
-    found = tx.connection.execute(_CHUNKS_FROM, {"stream": stream_id, "offset": start, "count": chunks})
-    entries = [entry for (packed,) in found for entry in unpack_chunk(packed, stream_id) if entry.end > start]
-    if len(entries) < limit:
-        entries += [entry for entry in unpack_chunk(row.open_chunk, stream_id) if entry.end > start]
-    entries = entries[:limit]
+    entries = _entries_from(tx, row, max(start, row.start_offset), limit)
     refs = objects.refs(tx, {entry.object_id for entry in entries})
     return [ObjectRange(_ref(refs, stream_id, entry), entry.start, entry.end, entry.size) for entry in entries]
+
+
+def _entries_from(tx: Transaction, row: AnyRow, start: int, limit: int) -> list[ChunkEntry]:
+    """At most `limit` entries with end > `start`, from as few chunks as hold them."""
+    entries: list[ChunkEntry] = []
+    while len(entries) < limit:
+        offset = entries[-1].end if entries else start
+        count = 1 + (limit - len(entries)) // RANGES_PER_CHUNK
+        names = {"stream": row.stream_id, "offset": offset, "count": count}
+        chunks = tx.connection.execute(_CHUNKS_FROM, names).scalars().all()
+        if len(chunks) < count:
+            chunks = [*chunks, row.open_chunk]
+        for packed in chunks:
+            entries += [entry for entry in unpack_chunk(packed, row.stream_id) if entry.end > start]
+        if chunks and chunks[-1] is row.open_chunk:
+            break
+    return entries[:limit]
 
 
 def _ref(refs: dict[int, ObjectRef], stream_id: StreamId, entry: ChunkEntry) -> ObjectRef:

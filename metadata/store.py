@@ -78,10 +78,14 @@ class Metadata:
         try:
             if await self._read("check", migrate.stored_revision, url) != REVISION:
                 await self._write("migrate", migrate.migrate, url)
+            await self._run(self._engine.tune)
             self.cluster_id = await self._read("check", cluster.cluster_id)
         except Corrupt as error:
             raise BadSetting(f"metadata {url}: not a usable SQLite database: {error}. Nothing was changed") from error
-        await self._run(self._engine.tune)
+        except Unavailable as error:
+            if self._engine.is_setting(error):
+                raise BadSetting(f"{error}; name a file that this user can write") from error
+            raise
 
     async def close(self) -> None:
         await self._run(self._engine.close)
