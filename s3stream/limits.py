@@ -36,6 +36,8 @@ WAL_GROUP_BYTES_MAX = 16 * MIB
 """A group commit takes at most this much, so that one sync's latency stays bounded."""
 WAL_BYTES_MAX = 4 * GIB
 """Retained WAL. At the bound appends are Overloaded until a flush trims it."""
+WAL_RECOVERY_READ_BYTES = 4 * MIB
+"""Read and handed out at a time by recovery; one record larger than this is read alone."""
 assert WAL_SEGMENT_BYTES > BATCH_BYTES_MAX
 assert WAL_GROUP_BYTES_MAX <= WAL_SEGMENT_BYTES <= WAL_BYTES_MAX // 4
 
@@ -93,3 +95,17 @@ STEP_ITEMS = 256
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 5.0
 """Work that must not be given up (flush, WAL repair) is tried again for ever, at most this far apart."""
+
+# --- requests to the object store --------------------------------------------------------------
+STORE_ATTEMPTS_MAX = 10
+STORE_DEADLINE_S = 30.0
+"""After this an answer is Unavailable, and whoever asked decides: a reader's client asks again, the flusher goes on."""
+STORE_REQUEST_TIMEOUT_S = 10.0
+STORE_BYTES_PER_S_MIN = 2 * MIB
+"""A transfer below this rate is taken for stuck: 64 MiB may take 42 s."""
+STORE_REQUEST_TIMEOUT_MAX_S = 300.0
+"""What the HTTP client itself allows one request: only a second line of defence."""
+STORE_CONNECT_TIMEOUT_S = 5.0
+STORE_IDLE_CONNECTIONS_MAX = 64
+assert STORE_REQUEST_TIMEOUT_S + OBJECT_BYTES_MAX / STORE_BYTES_PER_S_MIN < STORE_REQUEST_TIMEOUT_MAX_S
+assert STORE_IDLE_CONNECTIONS_MAX >= GETS_IN_FLIGHT_MAX + UPLOADS_IN_FLIGHT_MAX

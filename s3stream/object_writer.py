@@ -36,9 +36,9 @@ from s3stream.types import (
     StreamBatch,
 )
 
-JOIN_BELOW_BYTES = 4 * KIB
-"""A block whose batches are smaller than this on average is joined into one buffer: a buffer costs some 250 bytes and
-2 µs on its way to the socket and in the cache, copying 4 KiB costs less than half of that."""
+JOIN_BELOW_BYTES = 8 * KIB
+"""A block whose batches are smaller than this on average is joined into one buffer. Measured: a buffer costs 2 µs on
+its way to the socket (0.27 CPU-s/GB in 64 KiB buffers, 0.64 in 4 KiB, 8.6 in 256 bytes), copying 8 KiB costs 1 µs."""
 
 
 class BuiltBlock(NamedTuple):
