@@ -1,8 +1,24 @@
-"""What a partition log may be told: a topic's effective configuration, parsed and frozen."""
+"""What a partition log may be told: a topic's effective configuration, parsed and frozen.
+
+Owns: what the configs mean for an append (`plain`, `codec`). Does not own: parsing and defaults of the broker.
+Instances are equal when their configs are, so that topics with the same configs can share one.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from brokers.records.batch import Compression
+
+NO_BOUND = 9_223_372_036_854_775_807
+_CODECS = {
+    "producer": None,
+    "uncompressed": Compression.NONE,
+    "gzip": Compression.GZIP,
+    "snappy": Compression.SNAPPY,
+    "lz4": Compression.LZ4,
+    "zstd": Compression.ZSTD,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +36,7 @@ class LogConfig:
     max_message_bytes: int = 1_048_588
     message_timestamp_type: str = "CreateTime"
     """CreateTime or LogAppendTime."""
-    message_timestamp_before_max_ms: int = 9_223_372_036_854_775_807
+    message_timestamp_before_max_ms: int = NO_BOUND
     message_timestamp_after_max_ms: int = 3_600_000
     retention_ms: int = 604_800_000
     """-1: no limit."""
@@ -31,6 +47,23 @@ class LogConfig:
     segment_bytes: int = 1_073_741_824
     segment_ms: int = 604_800_000
 
+    codec: Compression | None = field(init=False, compare=False, repr=False)
+    """The codec batches are stored in; None: the producer's."""
+    log_append_time: bool = field(init=False, compare=False, repr=False)
+    plain: bool = field(init=False, compare=False, repr=False)
+    """A batch's header alone decides about it: no record is looked at, no byte inside its checksum changes."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "codec", _CODECS[self.compression_type])
+        object.__setattr__(self, "log_append_time", self.message_timestamp_type == "LogAppendTime")
+        plain = (
+            not self.compacted
+            and not self.log_append_time
+            and self.codec is None
+            and self.message_timestamp_before_max_ms == NO_BOUND
+        )
+        object.__setattr__(self, "plain", plain)
+
     @property
     def compacted(self) -> bool:
         return "compact" in self.cleanup_policy
@@ -38,3 +71,13 @@ class LogConfig:
     @property
     def deletes(self) -> bool:
         return "delete" in self.cleanup_policy
+
+    def compression_level(self) -> int | None:
+        """Of `codec`; None where the codec has no levels."""
+        if self.codec is Compression.GZIP:
+            return self.compression_gzip_level
+        if self.codec is Compression.LZ4:
+            return self.compression_lz4_level
+        if self.codec is Compression.ZSTD:
+            return self.compression_zstd_level
+        return None

@@ -27,8 +27,8 @@ def set_log_append_time(batch: Buffer, attributes: int, now_ms: int) -> None:
     write_crc(batch)
 
 
-def clear_log_append_time(batch: Buffer, attributes: int, max_timestamp: int) -> None:
-    """The reverse: a producer may not choose the broker's time for its records."""
+def set_create_time(batch: Buffer, attributes: int, max_timestamp: int) -> None:
+    """Let the records keep their own times, the newest of which the header names, in place."""
     _I16.pack_into(batch, _ATTRIBUTES_POSITION, attributes & ~layout.LOG_APPEND_TIME)
     _I64.pack_into(batch, _MAX_TIMESTAMP_POSITION, max_timestamp)
     write_crc(batch)

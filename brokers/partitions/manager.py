@@ -1,0 +1,298 @@
+"""The partitions that this broker serves.
+
+Owns: which streams are open here (following the cluster image), lookups, topic configs in force, upkeep in the
+background. Does not own: where partitions belong (the image says), what a partition does (partition_log.py).
+Invariant: a log found here is the open stream's only one; a topic gone from the image is unknown at once, and
+whatever waited on its partitions has been answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeAlias
+from uuid import UUID
+
+import structlog
+from kio.schema.errors import ErrorCode
+
+from brokers.errors import KafkaError
+from brokers.partitions import retention
+from brokers.partitions.log_config import LogConfig
+from brokers.partitions.opener import Opener, Placed
+from brokers.partitions.partition_log import PartitionLog
+from brokers.partitions.settings import PartitionSettings
+from brokers.partitions.waiters import call
+from metadata.image import NO_LEADER, ClusterImage, PartitionImage, TopicImage
+from s3stream.errors import PonorError
+from s3stream.metrics import Metrics
+from s3stream.seams import Clock, MetadataStore
+from s3stream.storage import Storage
+from s3stream.tasks import Tasks
+from s3stream.types import NodeId
+
+log = structlog.get_logger(__name__)
+
+ConfigSource: TypeAlias = Callable[[TopicImage, ClusterImage], LogConfig]
+LogListener: TypeAlias = Callable[[PartitionLog], None]
+_EMPTY_IMAGE = ClusterImage(version=-1, cluster_id="", topics={}, topics_by_id={}, nodes={}, broker_configs={})
+
+
+class PartitionManager:
+    def __init__(
+        self,
+        storage: Storage,
+        metadata: MetadataStore,
+        node_id: NodeId,
+        config_source: ConfigSource,
+        clock: Clock,
+        tasks: Tasks,
+        metrics: Metrics,
+        settings: PartitionSettings | None = None,
+    ) -> None:
+        self._storage = storage
+        self._metadata = metadata
+        self._node_id = node_id
+        self._config_source = config_source
+        self._clock = clock
+        self._tasks = tasks
+        self._settings = settings or PartitionSettings()
+        self._opener = Opener(storage, clock, self._settings)
+        self.image: ClusterImage = _EMPTY_IMAGE
+        """The cluster as this broker acts on it."""
+        self._logs: dict[UUID, dict[int, PartitionLog]] = {}
+        self._by_name: dict[str, dict[int, PartitionLog]] = {}
+        """The same inner dictionaries, by the name of the topic that has it now."""
+        self._configs: dict[LogConfig, LogConfig] = {}
+        """One instance for all topics with the same configs."""
+        self._on_open: list[LogListener] = []
+        self._on_close: list[LogListener] = []
+        self._turn = asyncio.Lock()
+        self._retry: asyncio.Task[None] | None = None
+        self._background: list[asyncio.Task[None]] = []
+        self._trimmed = metrics.counter("ponor_retention_records_total", "Offsets that retention removed")
+        metrics.gauge("ponor_partitions_open", "Partitions that this broker serves", lambda: float(self.open_count))
+        metrics.gauge(
+            "ponor_partitions_offline", "Partitions placed here that could not be opened",
+            lambda: float(len(self._opener.offline)),
+        )  # fmt: skip
+
+    # --- life ----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin retention and producer expiry."""
+        self._background = [
+            self._tasks.spawn(self._retention_loop(), "retention"),
+            self._tasks.spawn(self._expiry_loop(), "producer expiry"),
+        ]
+
+    async def close(self) -> None:
+        """Stop serving: what is pending becomes durable and is answered, then the streams are closed."""
+        tasks = [*self._background, *([self._retry] if self._retry else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        async with self._turn:
+            await self._close(list(self.logs()))
+
+    def on_open(self, listener: LogListener) -> None:
+        """`listener(log)` is called when a log begins to serve, before any request finds it."""
+        self._on_open.append(listener)
+
+    def on_close(self, listener: LogListener) -> None:
+        """`listener(log)` is called when a log is about to serve no more."""
+        self._on_close.append(listener)
+
+    # --- lookups -------------------------------------------------------------------------------
+
+    def log(self, topic: str, partition: int) -> PartitionLog:
+        """Raises KafkaError: UNKNOWN_TOPIC_OR_PARTITION, NOT_LEADER_OR_FOLLOWER, KAFKA_STORAGE_ERROR."""
+        logs = self._by_name.get(topic)
+        found = None if logs is None else logs.get(partition)
+        if found is None:
+            raise self._missing(self.image.topics.get(topic), partition)
+        return found
+
+    def log_by_id(self, topic_id: UUID, partition: int) -> PartitionLog:
+        """As `log`; UNKNOWN_TOPIC_ID for an id that no topic has."""
+        logs = self._logs.get(topic_id)
+        found = None if logs is None else logs.get(partition)
+        if found is None:
+            topic = self.image.topics_by_id.get(topic_id)
+            if topic is None:
+                raise KafkaError(ErrorCode.unknown_topic_id)
+            raise self._missing(topic, partition)
+        return found
+
+    def _missing(self, topic: TopicImage | None, partition: int) -> KafkaError:
+        if topic is None or not 0 <= partition < len(topic.partitions):
+            return KafkaError(ErrorCode.unknown_topic_or_partition)
+        error = self._opener.offline.get(topic.partitions[partition].stream_id)
+        if error is not None:
+            return KafkaError(ErrorCode.kafka_storage_error, str(error))
+        return KafkaError(ErrorCode.not_leader_or_follower)
+
+    def logs(self) -> Iterator[PartitionLog]:
+        """Every log that is open here."""
+        for logs in list(self._logs.values()):
+            yield from list(logs.values())
+
+    @property
+    def open_count(self) -> int:
+        return sum(len(logs) for logs in self._logs.values())
+
+    def offline(self) -> Mapping[int, PonorError]:
+        """Streams placed here that could not be opened, and why (health)."""
+        return self._opener.offline
+
+    # --- following the image -------------------------------------------------------------------
+
+    async def apply_image(self, image: ClusterImage) -> None:
+        """Serve what `image` places here, and nothing else. An image older than the current one changes nothing.
+
+        Returns when every partition that can be opened now is open. Those that cannot are tried again by
+        themselves where that may help; they never keep the others waiting for more than this call.
+        """
+        if image.version < self.image.version:
+            return
+        self.image = image
+        self._drop_deleted(image)
+        async with self._turn:
+            image = self.image
+            self._drop_deleted(image)
+            self._configure(image)
+            self._shut_lost(image)
+            await self._close([found for found in self.logs() if not self._placed_here(found, image)])
+            await self._open(image)
+
+    def _drop_deleted(self, image: ClusterImage) -> None:
+        """Plain code: from the moment the image is known, a deleted topic answers that it is unknown."""
+        for topic_id in [topic_id for topic_id in self._logs if topic_id not in image.topics_by_id]:
+            for found in list(self._logs[topic_id].values()):
+                self._forget(found)
+                found.shut(ErrorCode.unknown_topic_or_partition)
+                self._storage.drop_stream(found.stream.stream_id)
+        streams = {part.stream_id for topic in image.topics.values() for part in topic.partitions}
+        for stream_id in self._opener.forget_others(streams):
+            self._storage.drop_stream(stream_id)
+
+    def _configure(self, image: ClusterImage) -> None:
+        configs: dict[LogConfig, LogConfig] = {}
+        for topic_id, logs in self._logs.items():
+            config = self._config_source(image.topics_by_id[topic_id], image)
+            config = configs.setdefault(config, self._configs.get(config, config))
+            for found in logs.values():
+                if found.config is not config:
+                    found.configure(config)
+        self._configs = configs
+
+    def _shut_lost(self, image: ClusterImage) -> None:
+        """Another owner has opened the stream at a higher epoch: nothing here is acknowledged any more."""
+        for found in self.logs():
+            part = image.topics_by_id[found.topic_id].partitions[found.partition]
+            if part.leader_epoch > found.leader_epoch and part.leader not in (self._node_id, NO_LEADER):
+                log.warning("partition lost to another broker", partition=found.name, leader=part.leader)
+                self._forget(found)
+                found.shut(ErrorCode.not_leader_or_follower)
+                self._storage.drop_stream(found.stream.stream_id)
+
+    def _placed_here(self, found: PartitionLog, image: ClusterImage) -> bool:
+        return self._node_id in image.topics_by_id[found.topic_id].partitions[found.partition].replicas
+
+    async def _close(self, logs: list[PartitionLog]) -> None:
+        if not logs:
+            return
+        for found in logs:
+            self._forget(found)
+            found.retire(ErrorCode.not_leader_or_follower)
+        try:
+            await self._storage.close_streams([found.stream for found in logs])
+        except PonorError as error:
+            log.error("streams not closed", streams=len(logs), error=str(error))
+        finally:
+            for found in logs:
+                found.shut(ErrorCode.not_leader_or_follower)
+
+    def _forget(self, found: PartitionLog) -> None:
+        for listener in self._on_close:
+            call(listener, found)
+        logs = self._logs[found.topic_id]
+        del logs[found.partition]
+        if not logs:
+            del self._logs[found.topic_id]
+            if self._by_name.get(found.topic) is logs:
+                del self._by_name[found.topic]
+
+    # --- opening -------------------------------------------------------------------------------
+
+    async def _open(self, image: ClusterImage) -> None:
+        wanted = [
+            Placed(topic, part, self._config(topic, image))
+            for topic in image.topics.values()
+            for part in topic.partitions
+            if self._wanted(topic, part, image)
+        ]
+        if wanted:
+            retry = await self._opener.open(wanted, self._opened)
+            if retry and self._retry is None:
+                self._retry = self._tasks.spawn(self._open_later(), "open partitions again")
+
+    def _wanted(self, topic: TopicImage, part: PartitionImage, image: ClusterImage) -> bool:
+        if part.partition in self._logs.get(topic.topic_id, ()):
+            return False
+        if part.leader == NO_LEADER:
+            return self._preferred(part, image) == self._node_id
+        return part.leader == self._node_id
+
+    def _preferred(self, part: PartitionImage, image: ClusterImage) -> NodeId:
+        """The first live replica (CORRECTNESS 17)."""
+        for node_id in part.replicas:
+            node = image.nodes.get(node_id)
+            if node_id == self._node_id or (node is not None and node.alive):
+                return node_id
+        return NO_LEADER
+
+    def _config(self, topic: TopicImage, image: ClusterImage) -> LogConfig:
+        config = self._config_source(topic, image)
+        return self._configs.setdefault(config, config)
+
+    def _opened(self, found: PartitionLog) -> None:
+        """A log is ready, unless its topic was deleted meanwhile."""
+        if found.topic_id not in self.image.topics_by_id:
+            found.shut(ErrorCode.unknown_topic_or_partition)
+            self._storage.drop_stream(found.stream.stream_id)
+            return
+        logs = self._logs.setdefault(found.topic_id, {})
+        logs[found.partition] = found
+        self._by_name[found.topic] = logs
+        for listener in self._on_open:
+            call(listener, found)
+
+    async def _open_later(self) -> None:
+        await self._clock.sleep(self._settings.open_retry_ms / 1000)
+        self._retry = None
+        await self.apply_image(self.image)
+
+    # --- upkeep --------------------------------------------------------------------------------
+
+    async def _retention_loop(self) -> None:
+        while True:
+            await self._clock.sleep(self._settings.retention_check_interval_ms / 1000)
+            await self.enforce_retention()
+
+    async def enforce_retention(self) -> None:
+        """One check of every log. A log that cannot be checked now is checked at the next one."""
+        for found in self.logs():
+            if found.refusal is not None:
+                continue
+            try:
+                self._trimmed.inc(await retention.enforce(found, self._metadata, self._clock.now_ms()))
+            except (KafkaError, PonorError) as error:
+                log.warning("retention not enforced", partition=found.name, error=str(error))
+
+    async def _expiry_loop(self) -> None:
+        while True:
+            await self._clock.sleep(self._settings.producer_id_expiration_check_interval_ms / 1000)
+            now_ms = self._clock.now_ms()
+            for found in self.logs():
+                found.expire_producers(now_ms, self._settings.producer_id_expiration_ms)

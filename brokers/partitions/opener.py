@@ -1,0 +1,126 @@
+"""Opens partitions in bulk: their streams in one transaction, their state by replay, a few at a time.
+
+Owns: what became of partitions that could not be opened. Does not own: which ones are wanted (manager.py).
+Invariant: one bad partition costs only itself: a refused bulk is divided until the refused one is alone, and a
+stream that is open but could not be replayed is kept, not opened twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+import structlog
+
+from brokers.limits import PARTITION_OPENS_IN_FLIGHT_MAX
+from brokers.partitions.log_config import LogConfig
+from brokers.partitions.opening import needs_replay, open_log
+from brokers.partitions.partition_log import PartitionLog
+from brokers.partitions.settings import PartitionSettings
+from metadata.image import PartitionImage, TopicImage
+from s3stream.errors import Corrupt, Fenced, NotFound, PonorError, Unavailable
+from s3stream.seams import Clock
+from s3stream.storage import Storage
+from s3stream.stream import Stream
+from s3stream.types import StreamId
+
+log = structlog.get_logger(__name__)
+
+_YIELD_EVERY = 256
+"""Logs made without a turn of the event loop: about 10 ms."""
+
+
+class Placed(NamedTuple):
+    """A partition that belongs here."""
+
+    topic: TopicImage
+    part: PartitionImage
+    config: LogConfig
+
+
+class Opener:
+    def __init__(self, storage: Storage, clock: Clock, settings: PartitionSettings) -> None:
+        self._storage = storage
+        self._clock = clock
+        self._settings = settings
+        self._half_open: dict[StreamId, Stream] = {}
+        """Streams opened here whose log could not be made yet."""
+        self.offline: dict[StreamId, PonorError] = {}
+
+    async def open(self, wanted: Sequence[Placed], opened: Callable[[PartitionLog], None]) -> bool:
+        """Call `opened(log)` for each partition that could be opened. True: some are worth another attempt."""
+        found = [(placed, self._half_open[placed.part.stream_id]) for placed in wanted if self._is_half_open(placed)]
+        found += await self._open_streams([placed for placed in wanted if not self._is_half_open(placed)])
+        for placed, stream in found:
+            self._half_open[placed.part.stream_id] = stream
+        slow = [(placed, stream) for placed, stream in found if needs_replay(stream)]
+        quick = [(placed, stream) for placed, stream in found if not needs_replay(stream)]
+        for index, (placed, stream) in enumerate(quick):
+            await self._make(placed, stream, opened)
+            if index % _YIELD_EVERY == _YIELD_EVERY - 1:
+                await asyncio.sleep(0)
+        room = asyncio.Semaphore(PARTITION_OPENS_IN_FLIGHT_MAX)
+        await asyncio.gather(*(self._replay(placed, stream, opened, room) for placed, stream in slow))
+        return any(isinstance(error, Unavailable) for error in self.offline.values())
+
+    def forget_others(self, streams: Collection[StreamId]) -> list[StreamId]:
+        """Drop what is not among `streams`; returns those of them that had been opened."""
+        for stream_id in [stream_id for stream_id in self.offline if stream_id not in streams]:
+            del self.offline[stream_id]
+        gone = [stream_id for stream_id in self._half_open if stream_id not in streams]
+        for stream_id in gone:
+            del self._half_open[stream_id]
+        return gone
+
+    def _is_half_open(self, placed: Placed) -> bool:
+        return placed.part.stream_id in self._half_open
+
+    async def _open_streams(self, wanted: Sequence[Placed]) -> list[tuple[Placed, Stream]]:
+        if not wanted:
+            return []
+        try:
+            streams = await self._storage.open_streams(
+                [(placed.part.stream_id, placed.part.leader_epoch) for placed in wanted]
+            )
+        except (Fenced, NotFound, Corrupt) as error:
+            if len(wanted) == 1:
+                self._failed(wanted[0], error)
+                return []
+            middle = len(wanted) // 2
+            return [*await self._open_streams(wanted[:middle]), *await self._open_streams(wanted[middle:])]
+        except PonorError as error:
+            for placed in wanted:
+                self._failed(placed, error)
+            return []
+        return list(zip(wanted, streams, strict=True))
+
+    async def _replay(
+        self, placed: Placed, stream: Stream, opened: Callable[[PartitionLog], None], room: asyncio.Semaphore
+    ) -> None:
+        async with room:
+            await self._make(placed, stream, opened)
+
+    async def _make(self, placed: Placed, stream: Stream, opened: Callable[[PartitionLog], None]) -> None:
+        topic = placed.topic
+        try:
+            made = await open_log(
+                topic.name, topic.topic_id, placed.part.partition, stream, placed.config, self._clock,
+                self._settings.producer_id_expiration_ms,
+            )  # fmt: skip
+        except PonorError as error:
+            self._failed(placed, error)
+            return
+        self._half_open.pop(stream.stream_id, None)
+        self.offline.pop(stream.stream_id, None)
+        opened(made)
+
+    def _failed(self, placed: Placed, error: PonorError) -> None:
+        name = f"{placed.topic.name}-{placed.part.partition}"
+        if isinstance(error, (Fenced, NotFound)):
+            # The image is behind: the next one tells who has it, or that it is gone.
+            log.info("partition not opened", partition=name, error=str(error))
+            self.offline.pop(placed.part.stream_id, None)
+            return
+        log.error("partition not opened", partition=name, error=str(error))
+        self.offline[placed.part.stream_id] = error

@@ -1,0 +1,465 @@
+"""One partition: Kafka's log over one stream.
+
+Owns: the append's critical section (validate, detect duplicates, assign offsets, stamp), the appends that wait for
+durability, high watermark and last stable offset, waiting readers, the partition checkpoint.
+Does not own: bytes (the stream), the rules of a batch (validation.py), of producers (producer_state.py).
+Invariants: log start offset ≤ last stable offset ≤ high watermark ≤ log end offset. The high watermark is the durable
+end: nothing above it is read, and no answer (a duplicate's included) depends on it. When appends fail, log end,
+producer state and everything that waits go back to the durable end together (CORRECTNESS 4, 6).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Coroutine
+from uuid import UUID
+
+from kio.schema.errors import ErrorCode
+
+from brokers.errors import KafkaError, error_code
+from brokers.partitions import checkpoint, validation
+from brokers.partitions.epoch_cache import EpochCache
+from brokers.partitions.log_config import LogConfig
+from brokers.partitions.pending import NO_OFFSET, AppendOrigin, AppendResult, Done, PendingAppend
+from brokers.partitions.producer_state import AbortedTransaction, DurableBatch, ProducerState
+from brokers.partitions.snapshots import Snapshot, Snapshots, SnapshotSource
+from brokers.partitions.timestamps import TimestampOffset, first_at_or_after, first_of_newest
+from brokers.partitions.validation import RecordsRefused
+from brokers.partitions.waiters import Waiters, call
+from brokers.records.batch import NO_PRODUCER_ID, BatchHeader, last_sequence, parse_header, stamp_in_place
+from brokers.records.record import EndMarker, end_marker
+from s3stream.errors import Fenced, NotFound, PonorError
+from s3stream.seams import Clock
+from s3stream.stream import Stream
+from s3stream.types import NO_TIMESTAMP, ReadResult, StreamBatch
+
+READ_UNCOMMITTED = 0
+READ_COMMITTED = 1
+HIGH_WATERMARK = -1
+"""DeleteRecords: everything that can be deleted."""
+
+_WITHOUT_LOG_START = frozenset(
+    (
+        ErrorCode.unknown_topic_or_partition,
+        ErrorCode.not_leader_or_follower,
+        ErrorCode.message_too_large,
+        ErrorCode.record_list_too_large,
+        ErrorCode.corrupt_message,
+        ErrorCode.kafka_storage_error,
+        ErrorCode.request_timed_out,
+    )
+)
+"""Refusals that Kafka answers without the log start offset."""
+
+
+class PartitionLog:
+    """Implements `StreamListener`. Everything but the methods marked async is a plain critical section."""
+
+    __slots__ = (
+        "_clock", "_epochs", "_pending", "_producers", "_refusal", "_snapshots", "_waiters", "config",
+        "high_watermark", "last_stable_offset", "leader_epoch", "partition", "retention_hint_ms", "stream", "topic",
+        "topic_id",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        topic: str,
+        topic_id: UUID,
+        partition: int,
+        stream: Stream,
+        config: LogConfig,
+        clock: Clock,
+        *,
+        producers: ProducerState | None = None,
+        epochs: EpochCache | None = None,
+        snapshot: Snapshot | None = None,
+    ) -> None:
+        """`producers`, `epochs`, `snapshot`: the state at the stream's durable end (opening.py makes it)."""
+        self.topic = topic
+        self.topic_id = topic_id
+        self.partition = partition
+        self.stream = stream
+        self.config = config
+        self._clock = clock
+        self.leader_epoch = stream.epoch
+        self.high_watermark = stream.durable_end
+        self.last_stable_offset = stream.durable_end
+        self._epochs = epochs or EpochCache(stream.epochs, stream.start_offset)
+        self._producers = producers
+        """None until an idempotent producer writes: an idle partition costs little."""
+        self._pending: deque[PendingAppend] | None = None
+        self._waiters = Waiters()
+        self._refusal: ErrorCode | None = None
+        """Why this log serves no more: moved (NOT_LEADER_OR_FOLLOWER) or deleted (UNKNOWN_TOPIC_OR_PARTITION)."""
+        self._snapshots = None if snapshot is None else Snapshots(snapshot)
+        """None unless a coordinator keeps its state here."""
+        self.retention_hint_ms = 0
+        """Before this time nothing can expire (retention.py)."""
+        self._update_last_stable_offset()
+        stream.listener = self
+
+    # --- what it is ----------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return f"{self.topic}-{self.partition}"
+
+    @property
+    def log_start_offset(self) -> int:
+        return self.stream.start_offset
+
+    @property
+    def log_end_offset(self) -> int:
+        """Includes appends that are not durable: nothing is answered from it."""
+        return self.stream.next_offset
+
+    @property
+    def refusal(self) -> ErrorCode | None:
+        return self._refusal
+
+    @property
+    def pending_appends(self) -> int:
+        return len(self._pending) if self._pending else 0
+
+    def configure(self, config: LogConfig) -> None:
+        self.config = config
+        self.retention_hint_ms = 0
+
+    # --- append --------------------------------------------------------------------------------
+
+    def append(self, records: memoryview, origin: AppendOrigin, done: Done) -> None:
+        """Append the one batch in `records`, stamping it in place (read-only memory is copied first).
+
+        `done` is called exactly once: before this returns when nothing is appended, else at durability or failure,
+        in the order of the appends.
+        """
+        try:
+            self._append(records, origin, done)
+        except (KafkaError, PonorError) as error:
+            done(self._failed(error))
+
+    def append_records(self, batch: bytearray, done: Done) -> None:
+        """A batch made by one of this broker's coordinators."""
+        self.append(memoryview(batch), AppendOrigin.COORDINATOR, done)
+
+    def _append(self, records: memoryview, origin: AppendOrigin, done: Done) -> None:
+        if self._refusal is not None:
+            raise KafkaError(self._refusal)
+        config = self.config
+        batch = validation.only_batch(records)
+        header = parse_header(batch)
+        if origin is AppendOrigin.CLIENT:
+            validation.check_client_batch(batch, header, config)
+        now_ms = self._clock.now_ms()
+        if batch.readonly:
+            batch = memoryview(bytearray(batch))
+        if validation.needs_prepare(header, config, now_ms):
+            batch, header = validation.prepare(batch, header, config, origin, now_ms)
+        validation.check_segment(len(batch), config)
+        last = -1
+        marker = None
+        if header.producer_id != NO_PRODUCER_ID:
+            last = last_sequence(header.base_sequence, header.last_offset_delta)
+            duplicate, marker = self._check_producer(batch, header, last, origin)
+            if duplicate is not None:
+                self._answer_duplicate(duplicate, done)
+                return
+        self._give(batch, header, last, marker, now_ms if config.log_append_time else NO_TIMESTAMP, done)
+
+    def _check_producer(
+        self, batch: memoryview, header: BatchHeader, last: int, origin: AppendOrigin
+    ) -> tuple[PendingAppend | DurableBatch | None, EndMarker | None]:
+        producers = self._producers
+        if producers is None:
+            producers = self._producers = ProducerState()
+        if header.control:
+            marker = end_marker(batch)
+            if marker is not None:
+                producers.check_marker(header, marker)
+            return None, marker
+        return producers.check(header, last, origin), None
+
+    def _give(
+        self,
+        batch: memoryview,
+        header: BatchHeader,
+        last: int,
+        marker: EndMarker | None,
+        log_append_time_ms: int,
+        done: Done,
+    ) -> None:
+        stream = self.stream
+        base_offset = stream.next_offset
+        count = header.last_offset_delta + 1
+        # From here on the buffer is shared with the WAL's thread and with readers: it is final.
+        stamp_in_place(batch, base_offset, self.leader_epoch)
+        max_timestamp = header.max_timestamp
+        stream.append(
+            StreamBatch(
+                stream.stream_id, stream.epoch, base_offset, count, batch, header.first_timestamp, max_timestamp
+            )
+        )
+        producer_id = header.producer_id
+        if header.control and marker is None:
+            producer_id = NO_PRODUCER_ID  # a control batch of another kind says nothing about its producer
+        append = PendingAppend(
+            base_offset, base_offset + count, max_timestamp, log_append_time_ms, done, producer_id,
+            header.producer_epoch, header.base_sequence, last, header.transactional, marker,
+        )  # fmt: skip
+        if self._pending is None:
+            self._pending = deque()
+        self._pending.append(append)
+        if producer_id != NO_PRODUCER_ID:
+            assert self._producers is not None
+            self._producers.began(append)
+
+    def _answer_duplicate(self, duplicate: PendingAppend | DurableBatch, done: Done) -> None:
+        """A retry answers with its original: at once if that is durable, else when it is (CORRECTNESS 6)."""
+        if isinstance(duplicate, PendingAppend):
+            if duplicate.retries is None:
+                duplicate.retries = []
+            duplicate.retries.append(done)
+        else:
+            done(self._repeated(duplicate.base_offset, duplicate.timestamp))
+
+    def _repeated(self, base_offset: int, timestamp: int) -> AppendResult:
+        """Kafka tells a duplicate's max timestamp as its log append time, whatever the topic's timestamp type."""
+        return AppendResult(ErrorCode.none, base_offset, timestamp, self.stream.start_offset)
+
+    def _failed(self, error: Exception) -> AppendResult:
+        code = error_code(error)
+        if isinstance(error, RecordsRefused):
+            return AppendResult(
+                code,
+                log_start_offset=self.stream.start_offset,
+                error_message=error.message,
+                record_errors=error.record_errors,
+            )
+        message = error.message if isinstance(error, KafkaError) else str(error)
+        start = NO_OFFSET if code in _WITHOUT_LOG_START else self.stream.start_offset
+        return AppendResult(code, log_start_offset=start, error_message=message)
+
+    # --- durability (StreamListener) -----------------------------------------------------------
+
+    def appended(self, durable_end: int) -> None:
+        """All state moves first; then whoever waits is told, in order."""
+        finished: list[PendingAppend] = []
+        pending = self._pending
+        while pending and pending[0].end_offset <= durable_end:
+            append = pending.popleft()
+            if append.producer_id != NO_PRODUCER_ID:
+                assert self._producers is not None
+                self._producers.completed(append)
+            finished.append(append)
+        if durable_end > self.high_watermark:
+            self.high_watermark = durable_end
+            self._update_last_stable_offset()
+        start = self.stream.start_offset
+        for append in finished:
+            call(append.done, AppendResult(ErrorCode.none, append.base_offset, append.log_append_time_ms, start))
+            if append.retries is not None:
+                for retry in append.retries:
+                    call(retry, self._repeated(append.base_offset, append.max_timestamp))
+        self._waiters.wake()
+
+    def append_failed(self, durable_end: int, error: Exception) -> None:
+        """Log end, pending producer state and the appends themselves go back to the durable end, together."""
+        self.appended(durable_end)
+        code = ErrorCode.kafka_storage_error
+        if isinstance(error, Fenced):
+            code = ErrorCode.not_leader_or_follower
+        elif isinstance(error, NotFound):
+            code = ErrorCode.unknown_topic_or_partition
+        self._fail_pending(code, str(error))
+
+    def _fail_pending(self, code: ErrorCode, message: str | None) -> None:
+        failed, self._pending = self._pending, None
+        if self._producers is not None:
+            self._producers.drop_pending()
+        result = AppendResult(code, error_message=message)
+        for append in failed or ():
+            call(append.done, result)
+            for retry in append.retries or ():
+                call(retry, result)
+        self._waiters.wake()
+
+    def _update_last_stable_offset(self) -> None:
+        first = None if self._producers is None else self._producers.first_open_offset
+        self.last_stable_offset = self.high_watermark if first is None else min(first, self.high_watermark)
+
+    def retire(self, code: ErrorCode) -> None:
+        """Serve no more: appends and reads answer `code` from now on. What is pending is still heard."""
+        self._refusal = code
+        self._waiters.wake()
+
+    def shut(self, code: ErrorCode) -> None:
+        """Retire, and answer `code` to whatever still waits: nobody is left without an answer."""
+        self._refusal = code
+        self._fail_pending(code, None)
+
+    # --- checkpoints (StreamListener) ----------------------------------------------------------
+
+    def checkpoint(self, offset: int) -> bytes | None:
+        """State at exactly `offset`; None when that is not the durable end that this log has heard of."""
+        if offset != self.high_watermark:
+            return None
+        snapshot = None if self._snapshots is None else self._snapshots.take(offset)
+        return checkpoint.encode(offset, self._producers, self._epochs.entries(), snapshot)
+
+    def committed(self, checkpoint_offset: int | None) -> None:
+        if self._snapshots is not None and checkpoint_offset is not None:
+            self._snapshots.committed(checkpoint_offset)
+
+    def attach(self, snapshot: SnapshotSource, committed: Callable[[int], None] | None = None) -> None:
+        """A coordinator keeps its state in this log: `snapshot(offset)` is that state at exactly `offset` (None keeps
+        the one before); `committed(offset)` hears that the snapshot at `offset` is safe, and what lies below
+        superfluous."""
+        if self._snapshots is None:
+            self._snapshots = Snapshots()
+        self._snapshots.attach(snapshot, committed)
+
+    @property
+    def restored_snapshot(self) -> Snapshot | None:
+        """The newest coordinator snapshot, and the offset it describes."""
+        return None if self._snapshots is None else self._snapshots.newest
+
+    # --- reading -------------------------------------------------------------------------------
+
+    def _limit(self, offset: int, isolation_level: int) -> int:
+        if self._refusal is not None:
+            raise KafkaError(self._refusal)
+        if offset < self.stream.start_offset or offset > self.stream.next_offset:
+            raise KafkaError(
+                ErrorCode.offset_out_of_range,
+                f"offset {offset} is outside of [{self.log_start_offset}, {self.log_end_offset}] of {self.name}",
+            )
+        return self.last_stable_offset if isolation_level == READ_COMMITTED else self.high_watermark
+
+    def read_recent(
+        self, offset: int, max_bytes: int, isolation_level: int = READ_UNCOMMITTED, at_least_one: bool = True
+    ) -> ReadResult | None:
+        """Whole batches from memory, none at the high watermark. None: use `read`. Raises KafkaError."""
+        limit = self._limit(offset, isolation_level)
+        if offset >= limit:
+            return ReadResult([], offset, offset, 0)
+        return self.stream.read_recent(offset, limit, max_bytes, at_least_one)
+
+    async def read(
+        self, offset: int, max_bytes: int, isolation_level: int = READ_UNCOMMITTED, at_least_one: bool = True
+    ) -> ReadResult:
+        """As `read_recent`, from wherever the batches are. Raises KafkaError, Unavailable, Corrupt."""
+        limit = self._limit(offset, isolation_level)
+        if offset >= limit:
+            return ReadResult([], offset, offset, 0)
+        try:
+            return await self.stream.read(offset, limit, max_bytes, at_least_one)
+        except PonorError as error:
+            self._limit(offset, isolation_level)  # moved, deleted or trimmed meanwhile: that is the answer
+            raise KafkaError(error_code(error), str(error)) from error
+
+    def aborted_transactions(self, start: int, end: int) -> list[AbortedTransaction]:
+        """Those that a read of [start, end) under READ_COMMITTED must leave out."""
+        return [] if self._producers is None else self._producers.aborted(start, end)
+
+    def add_waiter(self, wake: Callable[[], None]) -> int:
+        """`wake` is called whenever high watermark or log start move, and when the log fails or goes, until removed.
+        It must not raise, and reads the log's state itself."""
+        return self._waiters.add(wake)
+
+    def remove_waiter(self, handle: int) -> None:
+        """Removing one twice is no fault."""
+        self._waiters.remove(handle)
+
+    # --- offsets -------------------------------------------------------------------------------
+
+    def earliest_offset(self) -> TimestampOffset:
+        self._serving()
+        start = self.log_start_offset
+        return TimestampOffset(start, NO_TIMESTAMP, self._epochs.epoch_at(start))
+
+    def latest_offset(self, isolation_level: int = READ_UNCOMMITTED) -> TimestampOffset:
+        self._serving()
+        end = self.last_stable_offset if isolation_level == READ_COMMITTED else self.high_watermark
+        return TimestampOffset(end, NO_TIMESTAMP, self.leader_epoch)
+
+    async def offset_for_timestamp(
+        self, timestamp: int, isolation_level: int = READ_UNCOMMITTED
+    ) -> TimestampOffset | None:
+        """The first record with a timestamp at or after the given one; None when readers can see none."""
+        return await self._visible(first_at_or_after(self.stream, timestamp, self._serving()), isolation_level)
+
+    async def max_timestamp(self, isolation_level: int = READ_UNCOMMITTED) -> TimestampOffset | None:
+        """The first record that has the greatest timestamp; None when readers cannot see it."""
+        return await self._visible(first_of_newest(self.stream, self._serving()), isolation_level)
+
+    def _serving(self) -> int:
+        """The high watermark. Raises KafkaError when this log serves no more."""
+        if self._refusal is not None:
+            raise KafkaError(self._refusal)
+        return self.high_watermark
+
+    async def _visible(
+        self, lookup: Coroutine[object, object, TimestampOffset | None], isolation: int
+    ) -> TimestampOffset | None:
+        try:
+            found = await lookup
+        except PonorError as error:
+            self._serving()
+            raise KafkaError(error_code(error), str(error)) from error
+        self._serving()
+        if found is None or (isolation == READ_COMMITTED and found.offset >= self.last_stable_offset):
+            return None
+        return found
+
+    def end_offset_for_epoch(self, epoch: int) -> tuple[int, int]:
+        """(largest epoch <= `epoch`, where it ended), (-1, -1) when undefined: OffsetForLeaderEpoch's answer.
+
+        The current epoch ends at the high watermark: what lies above is not durable and may be given again.
+        """
+        self._serving()
+        return self._epochs.end_offset_for(epoch, self.high_watermark)
+
+    # --- the log start -------------------------------------------------------------------------
+
+    async def delete_records(self, before_offset: int) -> int:
+        """Raise the log start (HIGH_WATERMARK: as far as it goes); returns the log start. Raises KafkaError."""
+        self._serving()
+        if self.config.compacted and not self.config.deletes:
+            raise KafkaError(ErrorCode.policy_violation, f"{self.name} is compacted only: its records are not deleted")
+        if before_offset == HIGH_WATERMARK:
+            before_offset = self.high_watermark
+        if before_offset < 0 or before_offset > self.high_watermark:
+            raise KafkaError(
+                ErrorCode.offset_out_of_range, f"offset {before_offset} is above the high watermark of {self.name}"
+            )
+        await self.trim(before_offset)
+        return self.log_start_offset
+
+    async def trim(self, start_offset: int) -> None:
+        """Retention's and coordinators' way to the same, whatever the policy; never above the high watermark."""
+        start_offset = min(start_offset, self.high_watermark)
+        if start_offset <= self.log_start_offset:
+            return
+        try:
+            await self.stream.trim(start_offset)
+        except PonorError as error:
+            self._serving()
+            raise KafkaError(error_code(error), str(error)) from error
+        self.retention_hint_ms = 0
+        self._epochs.trimmed(self.log_start_offset)
+        if self._producers is not None:
+            self._producers.trimmed(self.log_start_offset)
+        self._waiters.wake()
+
+    # --- upkeep --------------------------------------------------------------------------------
+
+    def expire_producers(self, now_ms: int, expiration_ms: int) -> None:
+        if self._producers is not None:
+            self._producers.expire(now_ms, expiration_ms)
+            if self._producers.empty:
+                self._producers = None
+
+    @property
+    def producers(self) -> ProducerState | None:
+        """The producers this partition knows; None when there are none."""
+        return self._producers

@@ -1,0 +1,322 @@
+"""What a partition knows of each idempotent producer: epoch, last sequence, last batches, open transaction.
+
+Owns: duplicate detection, sequence and epoch checks (Kafka's ProducerAppendInfo), open and aborted transactions.
+Does not own: when a batch is durable (partition_log.py tells it), the bytes of a checkpoint (checkpoint.py).
+Invariant: `_entries` describes exactly the durable log, in log order; what is given to the WAL but not yet durable
+lies in `_pending` alone, so that a failed append is forgotten whole and a checkpoint never runs ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from kio.schema.errors import ErrorCode
+
+from brokers.errors import KafkaError
+from brokers.limits import BATCHES_PER_PRODUCER, PRODUCERS_PER_PARTITION_MAX
+from brokers.partitions.pending import AppendOrigin, PendingAppend
+from brokers.records.batch import NO_PRODUCER_EPOCH, NO_SEQUENCE, SEQUENCE_SPAN, BatchHeader, first_sequence
+from brokers.records.record import EndMarker
+from s3stream.types import NO_TIMESTAMP
+
+NO_TRANSACTION = -1
+
+
+class DurableBatch(NamedTuple):
+    last_sequence: int
+    last_offset: int
+    offset_delta: int
+    timestamp: int
+    """The batch's max timestamp."""
+
+    @property
+    def base_offset(self) -> int:
+        return self.last_offset - self.offset_delta
+
+
+class ProducerEntry:
+    """One producer, as of the durable log."""
+
+    __slots__ = ("batches", "coordinator_epoch", "epoch", "last_timestamp", "transaction_start")
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.coordinator_epoch = -1
+        self.last_timestamp = NO_TIMESTAMP
+        self.transaction_start = NO_TRANSACTION
+        self.batches: list[DurableBatch] = []
+        """At most BATCHES_PER_PRODUCER of this epoch, oldest first."""
+
+
+class AbortedTransaction(NamedTuple):
+    """What a reader of committed records must leave out (Kafka's transaction index)."""
+
+    producer_id: int
+    first_offset: int
+    last_offset: int
+    """Of the abort marker."""
+    last_stable_offset: int
+    """Once this transaction was decided."""
+
+
+class ProducerState:
+    __slots__ = ("_aborted", "_entries", "_open", "_pending", "producers_max")
+
+    def __init__(self, producers_max: int = PRODUCERS_PER_PARTITION_MAX) -> None:
+        self.producers_max = producers_max
+        self._entries: dict[int, ProducerEntry] = {}
+        """In the order of their last batches: the first is the one silent longest."""
+        self._pending: dict[int, list[PendingAppend]] = {}
+        self._open: dict[int, int] = {}
+        """Producer id → first offset of its open transaction."""
+        self._aborted: list[AbortedTransaction] = []
+        """In the order of their markers."""
+
+    # --- before an append ----------------------------------------------------------------------
+
+    def check(
+        self, header: BatchHeader, last_sequence: int, origin: AppendOrigin
+    ) -> PendingAppend | DurableBatch | None:
+        """The batch that `header` repeats, or None for a new one that may follow.
+
+        Raises KafkaError: INVALID_PRODUCER_EPOCH, OUT_OF_ORDER_SEQUENCE_NUMBER, INVALID_TXN_STATE.
+        """
+        producer_id = header.producer_id
+        entry = self._entries.get(producer_id)
+        pending = self._pending.get(producer_id)
+        epoch = self._epoch(entry, pending)
+        if origin is AppendOrigin.CLIENT:
+            if header.producer_epoch == epoch:
+                duplicate = _find_duplicate(entry, pending, epoch, header.base_sequence, last_sequence)
+                if duplicate is not None:
+                    return duplicate
+            in_transaction = header.producer_epoch == epoch and self._in_transaction(entry, pending)
+            if header.transactional and not in_transaction and header.producer_epoch >= epoch:
+                raise KafkaError(
+                    ErrorCode.invalid_txn_state, f"producer {producer_id} has no transaction open on this partition"
+                )
+        _check_epoch(producer_id, header.producer_epoch, epoch)
+        if origin is AppendOrigin.CLIENT:
+            _check_sequence(header, epoch, _last_sequence(entry, pending, epoch))
+        if not header.transactional and self._in_transaction(entry, pending):
+            raise KafkaError(
+                ErrorCode.invalid_txn_state,
+                f"producer {producer_id} has a transaction open: a batch outside it is refused",
+            )
+        return None
+
+    def check_marker(self, header: BatchHeader, marker: EndMarker) -> None:
+        """Raises KafkaError: INVALID_PRODUCER_EPOCH, TRANSACTION_COORDINATOR_FENCED."""
+        entry = self._entries.get(header.producer_id)
+        pending = self._pending.get(header.producer_id)
+        _check_epoch(header.producer_id, header.producer_epoch, self._epoch(entry, pending))
+        known = -1 if entry is None else entry.coordinator_epoch
+        for append in pending or ():
+            if append.marker is not None:
+                known = append.marker.coordinator_epoch
+        if known > marker.coordinator_epoch:
+            raise KafkaError(
+                ErrorCode.transaction_coordinator_fenced,
+                f"coordinator epoch {marker.coordinator_epoch} is older than {known}, which this partition has seen",
+            )
+
+    @staticmethod
+    def _epoch(entry: ProducerEntry | None, pending: list[PendingAppend] | None) -> int:
+        if pending:
+            return pending[-1].producer_epoch
+        return NO_PRODUCER_EPOCH if entry is None else entry.epoch
+
+    @staticmethod
+    def _in_transaction(entry: ProducerEntry | None, pending: list[PendingAppend] | None) -> bool:
+        if pending:
+            return pending[-1].marker is None and pending[-1].transactional
+        return entry is not None and entry.transaction_start != NO_TRANSACTION
+
+    # --- the life of an append -----------------------------------------------------------------
+
+    def began(self, append: PendingAppend) -> None:
+        """The stream has taken it; it is not durable."""
+        pending = self._pending.get(append.producer_id)
+        if pending is None:
+            self._pending[append.producer_id] = [append]
+        else:
+            pending.append(append)
+
+    def completed(self, append: PendingAppend) -> None:
+        """It is durable. Called in log order."""
+        pending = self._pending[append.producer_id]
+        assert pending[0] is append, "appends become durable in log order"
+        if len(pending) == 1:
+            del self._pending[append.producer_id]
+        else:
+            del pending[0]
+        if append.marker is None:
+            self.apply(
+                append.producer_id, append.producer_epoch, append.last_sequence, append.base_offset,
+                append.end_offset - 1, append.max_timestamp, append.transactional,
+            )  # fmt: skip
+        else:
+            self.apply_marker(
+                append.producer_id, append.producer_epoch, append.base_offset, append.max_timestamp, append.marker
+            )
+
+    def drop_pending(self) -> None:
+        """Nothing that was not durable ever will be."""
+        self._pending.clear()
+
+    # --- the durable log, in order: as it grows and when it is replayed ------------------------
+
+    def apply(
+        self,
+        producer_id: int,
+        epoch: int,
+        last_sequence: int,
+        base_offset: int,
+        last_offset: int,
+        timestamp: int,
+        transactional: bool,
+    ) -> None:
+        entry = self._touch(producer_id, epoch)
+        if len(entry.batches) == BATCHES_PER_PRODUCER:
+            del entry.batches[0]
+        entry.batches.append(DurableBatch(last_sequence, last_offset, last_offset - base_offset, timestamp))
+        entry.last_timestamp = timestamp
+        if transactional and entry.transaction_start == NO_TRANSACTION:
+            entry.transaction_start = base_offset
+            self._open[producer_id] = base_offset
+
+    def apply_marker(self, producer_id: int, epoch: int, offset: int, timestamp: int, marker: EndMarker) -> None:
+        entry = self._touch(producer_id, epoch)
+        entry.coordinator_epoch = marker.coordinator_epoch
+        entry.last_timestamp = timestamp
+        first_offset = self._open.pop(producer_id, NO_TRANSACTION)
+        entry.transaction_start = NO_TRANSACTION
+        if first_offset != NO_TRANSACTION and not marker.commit:
+            stable = min(self._open.values(), default=offset + 1)
+            self._aborted.append(AbortedTransaction(producer_id, first_offset, offset, stable))
+
+    def _touch(self, producer_id: int, epoch: int) -> ProducerEntry:
+        """The producer's entry, moved to the end of the order; another epoch forgets the old one's batches."""
+        entries = self._entries
+        entry = entries.pop(producer_id, None)
+        if entry is None:
+            if len(entries) >= self.producers_max:
+                self._forget_one()
+            entry = ProducerEntry(epoch)
+        elif entry.epoch != epoch:
+            entry.epoch = epoch
+            entry.batches = []
+        entries[producer_id] = entry
+        return entry
+
+    def _forget_one(self) -> None:
+        """Decided by the log alone, so that a replay forgets the same producer."""
+        for producer_id, entry in self._entries.items():
+            if entry.transaction_start == NO_TRANSACTION:
+                del self._entries[producer_id]
+                return
+
+    # --- questions and upkeep ------------------------------------------------------------------
+
+    @property
+    def first_open_offset(self) -> int | None:
+        """Where the oldest open transaction begins: the last stable offset is not above it."""
+        return min(self._open.values(), default=None)
+
+    def aborted(self, start: int, end: int) -> list[AbortedTransaction]:
+        """Aborted transactions that a read of [start, end) may meet."""
+        return [txn for txn in self._aborted if txn.last_offset >= start and txn.first_offset < end]
+
+    def expire(self, now_ms: int, expiration_ms: int) -> int:
+        """Forget producers without a batch for so long, unless a transaction is open. Returns how many."""
+        expired = [
+            producer_id
+            for producer_id, entry in self._entries.items()
+            if entry.transaction_start == NO_TRANSACTION
+            and now_ms - entry.last_timestamp >= expiration_ms
+            and producer_id not in self._pending
+        ]
+        for producer_id in expired:
+            del self._entries[producer_id]
+        return len(expired)
+
+    def trimmed(self, log_start_offset: int) -> None:
+        """Nobody reads below the log start: what was aborted there is forgotten."""
+        if self._aborted and self._aborted[0].last_offset < log_start_offset:
+            self._aborted = [txn for txn in self._aborted if txn.last_offset >= log_start_offset]
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to remember."""
+        return not (self._entries or self._pending or self._aborted)
+
+    def entries(self) -> Iterator[tuple[int, ProducerEntry]]:
+        """The durable state, in order."""
+        return iter(self._entries.items())
+
+    @property
+    def aborted_transactions(self) -> list[AbortedTransaction]:
+        return self._aborted
+
+    def restore(self, entries: dict[int, ProducerEntry], aborted: list[AbortedTransaction]) -> None:
+        """Take over what a checkpoint held."""
+        self._entries = entries
+        self._aborted = aborted
+        self._open = {
+            producer_id: entry.transaction_start
+            for producer_id, entry in entries.items()
+            if entry.transaction_start != NO_TRANSACTION
+        }
+
+
+def _find_duplicate(
+    entry: ProducerEntry | None, pending: list[PendingAppend] | None, epoch: int, first: int, last: int
+) -> PendingAppend | DurableBatch | None:
+    if entry is not None and entry.epoch == epoch:
+        for batch in entry.batches:
+            if batch.last_sequence == last and first_sequence(last, batch.offset_delta) == first:
+                return batch
+    for append in pending or ():
+        if (
+            append.producer_epoch == epoch
+            and append.marker is None
+            and append.last_sequence == last
+            and append.base_sequence == first
+        ):
+            return append
+    return None
+
+
+def _last_sequence(entry: ProducerEntry | None, pending: list[PendingAppend] | None, epoch: int) -> int:
+    for append in reversed(pending or ()):
+        if append.producer_epoch != epoch:
+            return NO_SEQUENCE
+        if append.marker is None:
+            return append.last_sequence
+    if entry is not None and entry.epoch == epoch and entry.batches:
+        return entry.batches[-1].last_sequence
+    return NO_SEQUENCE
+
+
+def _check_epoch(producer_id: int, producer_epoch: int, known: int) -> None:
+    if producer_epoch < known:
+        raise KafkaError(
+            ErrorCode.invalid_producer_epoch,
+            f"producer {producer_id} sent epoch {producer_epoch}, this partition has seen {known}",
+        )
+
+
+def _check_sequence(header: BatchHeader, known_epoch: int, last: int) -> None:
+    if known_epoch == NO_PRODUCER_EPOCH:
+        return  # nothing is known of the producer (new here, expired, deleted): any sequence may begin
+    first = header.base_sequence
+    if header.producer_epoch != known_epoch:
+        expected = 0
+    else:
+        expected = (last + 1) % SEQUENCE_SPAN
+    if first != expected:
+        raise KafkaError(
+            ErrorCode.out_of_order_sequence_number,
+            f"producer {header.producer_id} epoch {header.producer_epoch} sent sequence {first}, expected {expected}",
+        )

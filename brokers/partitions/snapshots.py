@@ -1,0 +1,46 @@
+"""A coordinator's own state inside its partition's checkpoint (CORRECTNESS 18). Only such partitions have one.
+
+Invariant: `committed` hears an offset only when the snapshot that describes it is in a committed checkpoint: what
+lies below that offset in the log is then superfluous.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+Snapshot: TypeAlias = tuple[bytes, int]
+"""The coordinator's bytes, and the offset that they describe."""
+SnapshotSource: TypeAlias = Callable[[int], bytes | None]
+
+
+class Snapshots:
+    __slots__ = ("_committed", "_sent", "_source", "newest")
+
+    def __init__(self, restored: Snapshot | None = None) -> None:
+        self.newest = restored
+        """Goes into every checkpoint until the coordinator gives another."""
+        self._source: SnapshotSource | None = None
+        self._committed: Callable[[int], None] | None = None
+        self._sent: dict[int, int] = {}
+        """Checkpoints on their way to be committed: offset → offset of the snapshot inside."""
+
+    def attach(self, source: SnapshotSource, committed: Callable[[int], None] | None) -> None:
+        self._source = source
+        self._committed = committed
+
+    def take(self, offset: int) -> Snapshot | None:
+        """What the checkpoint at `offset` holds."""
+        data = None if self._source is None else self._source(offset)
+        if data is not None:
+            self.newest = (data, offset)
+        if self.newest is not None:
+            self._sent[offset] = self.newest[1]
+        return self.newest
+
+    def committed(self, checkpoint_offset: int) -> None:
+        snapshot_offset = self._sent.get(checkpoint_offset)
+        for offset in [offset for offset in self._sent if offset <= checkpoint_offset]:
+            del self._sent[offset]
+        if snapshot_offset is not None and self._committed is not None:
+            self._committed(snapshot_offset)

@@ -1,0 +1,200 @@
+"""Whether a produced batch may enter the log, and in which form (Kafka's LogValidator; CORRECTNESS 15).
+
+Owns: the checks that need nothing but the batch and the topic's configs, and the slow path of topics that look
+at records or change batches. Does not own: sequences (producer_state.py), offsets (partition_log.py).
+Invariant: a batch of a plain topic is decided by its header and its checksum, in constant time besides the checksum.
+
+The order of the checks is Kafka's, so that a batch with two faults gets the same error.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from kio.schema.errors import ErrorCode
+
+from brokers.errors import KafkaError
+from brokers.partitions.log_config import LogConfig
+from brokers.partitions.pending import AppendOrigin, RecordError
+from brokers.records import rewrite
+from brokers.records.batch import (
+    CONTROL,
+    HEADER_BYTES,
+    LOG_APPEND_TIME,
+    LOG_OVERHEAD,
+    MAGIC,
+    MAGIC_POSITION,
+    BatchHeader,
+    parse_header,
+    stored_crc_is_right,
+)
+from brokers.records.record import iter_heads
+from s3stream.errors import Corrupt
+from s3stream.types import NO_TIMESTAMP
+
+RECORD_BYTES_MIN = 14
+"""Overhead of the oldest record format: a length below it is no record at all."""
+_LENGTH = struct.Struct(">i")
+
+
+class RecordsRefused(KafkaError):
+    """Some records of the batch are at fault; the whole batch is refused."""
+
+    def __init__(self, code: ErrorCode, message: str, record_errors: Sequence[RecordError]) -> None:
+        super().__init__(code, message)
+        self.record_errors = record_errors
+
+
+def _invalid(message: str) -> KafkaError:
+    return KafkaError(ErrorCode.invalid_record, message)
+
+
+def batch_bytes(records: memoryview, position: int = 0) -> int | None:
+    """Size of the batch at `position`; None when the bytes end before it does.
+
+    Raises KafkaError CORRUPT_MESSAGE on a length or magic that no record format has.
+    """
+    remaining = len(records) - position
+    if remaining < LOG_OVERHEAD:
+        return None
+    length = _LENGTH.unpack_from(records, position + 8)[0]
+    if length < RECORD_BYTES_MIN:
+        raise KafkaError(ErrorCode.corrupt_message, f"record batch length {length} is below any record's overhead")
+    if remaining <= MAGIC_POSITION:
+        return None
+    magic = records[position + MAGIC_POSITION]
+    if magic > MAGIC:
+        raise KafkaError(ErrorCode.corrupt_message, f"record batch with unknown magic {magic}")
+    return length + LOG_OVERHEAD if length + LOG_OVERHEAD <= remaining else None
+
+
+def only_batch(records: memoryview) -> memoryview:
+    """The one batch in `records`, of magic 2, without an incomplete rest. Raises KafkaError."""
+    total = len(records)
+    size = batch_bytes(records)
+    if size is None:
+        raise _invalid("a produce request must hold one record batch per partition")
+    if records[MAGIC_POSITION] != MAGIC:
+        raise _invalid(f"record batches of magic {records[MAGIC_POSITION]} are not accepted, only {MAGIC}")
+    if size < total:
+        if batch_bytes(records, size) is not None:
+            raise _invalid("a produce request must hold exactly one record batch per partition")
+        records = records[:size]
+    if size < HEADER_BYTES:
+        raise KafkaError(ErrorCode.corrupt_message, f"record batch of {size} bytes is smaller than its header")
+    return records
+
+
+def check_client_batch(batch: memoryview, header: BatchHeader, config: LogConfig) -> None:
+    """Everything that a batch's header says about itself. Raises KafkaError."""
+    if header.base_offset != 0:
+        raise _invalid(f"a producer's record batch must have base offset 0, not {header.base_offset}")
+    check_size(len(batch), config)
+    if not stored_crc_is_right(batch):
+        raise KafkaError(ErrorCode.corrupt_message, f"record batch does not match its checksum {header.crc:#010x}")
+    count = header.record_count
+    if header.last_offset_delta < 0 or count <= 0 or header.last_offset_delta + 1 != count:
+        raise _invalid(f"record batch counts {count} records and ends at offset delta {header.last_offset_delta}")
+    attributes = header.attributes
+    if attributes & CONTROL:
+        raise _invalid("producers may not write control records")
+    if header.producer_id >= 0:
+        if header.base_sequence < 0:
+            raise _invalid(f"producer {header.producer_id} sent sequence {header.base_sequence}")
+    elif header.transactional:
+        raise _invalid("a transactional record batch must name its producer")
+
+
+def check_size(size: int, config: LogConfig) -> None:
+    if size > config.max_message_bytes:
+        raise KafkaError(
+            ErrorCode.message_too_large,
+            f"record batch of {size} bytes is larger than max.message.bytes, {config.max_message_bytes}",
+        )
+
+
+def check_timestamp(header: BatchHeader, config: LogConfig, now_ms: int) -> bool:
+    """Whether the newest timestamp of a CreateTime batch is not too far in the future."""
+    newest = header.max_timestamp
+    return newest == NO_TIMESTAMP or newest - now_ms <= config.message_timestamp_after_max_ms
+
+
+def check_records(batch: memoryview, header: BatchHeader, config: LogConfig, now_ms: int) -> int:
+    """Record by record: the keys of compacted topics, timestamps. Returns the newest timestamp.
+
+    Raises RecordsRefused, or KafkaError INVALID_RECORD when the batch does not hold what its header says.
+    """
+    keyless: list[RecordError] = []
+    untimely: list[RecordError] = []
+    lowest = now_ms - config.message_timestamp_before_max_ms
+    highest = now_ms + config.message_timestamp_after_max_ms
+    fixed = header.max_timestamp if header.attributes & LOG_APPEND_TIME else None
+    compacted = config.compacted
+    newest = NO_TIMESTAMP
+    try:
+        for index, head in enumerate(iter_heads(batch, header)):
+            if compacted and not head.has_key:
+                keyless.append(RecordError(index, "a compacted topic accepts no record without a key"))
+                continue
+            timestamp = header.base_timestamp + head.timestamp_delta if fixed is None else fixed
+            newest = max(newest, timestamp)
+            if not config.log_append_time and timestamp != NO_TIMESTAMP:
+                if not lowest <= timestamp <= highest:
+                    message = f"timestamp {timestamp} is outside of [{lowest}, {highest}]"
+                    untimely.append(RecordError(index, message))
+            elif fixed is not None:
+                untimely.append(RecordError(index, "a producer may not set the timestamp type LogAppendTime"))
+    except Corrupt as error:
+        raise _invalid(str(error)) from error
+    if untimely:
+        errors = sorted(keyless + untimely)
+        raise RecordsRefused(ErrorCode.invalid_timestamp, f"{len(untimely)} records with a bad timestamp", errors)
+    if keyless:
+        raise RecordsRefused(ErrorCode.invalid_record, f"{len(keyless)} records without a key", keyless)
+    return newest
+
+
+def prepare(
+    batch: memoryview, header: BatchHeader, config: LogConfig, origin: AppendOrigin, now_ms: int
+) -> tuple[memoryview, BatchHeader]:
+    """The batch as it is to be stored, writable, and its header. The slow path: call it when `needs_prepare`.
+
+    Raises KafkaError. `batch` must be writable; it is changed in place or replaced.
+    """
+    newest = header.max_timestamp
+    if origin is AppendOrigin.CLIENT:
+        newest = check_records(batch, header, config, now_ms)
+    codec = config.codec
+    if codec is not None and codec != header.compression and not header.control:
+        try:
+            batch = memoryview(rewrite.recompress(batch, header, codec, config.compression_level()))
+        except Corrupt as error:
+            raise _invalid(str(error)) from error
+        header = parse_header(batch)
+        check_size(len(batch), config)
+    if config.log_append_time:
+        rewrite.set_log_append_time(batch, header.attributes, now_ms)
+        header = parse_header(batch)
+    elif header.log_append_time or newest != header.max_timestamp:
+        rewrite.set_create_time(batch, header.attributes, newest)
+        header = parse_header(batch)
+    return batch, header
+
+
+def needs_prepare(header: BatchHeader, config: LogConfig, now_ms: int) -> bool:
+    return not config.plain or bool(header.attributes & LOG_APPEND_TIME) or not check_timestamp(header, config, now_ms)
+
+
+def check_segment(size: int, config: LogConfig) -> None:
+    if size > config.segment_bytes:
+        raise KafkaError(
+            ErrorCode.record_list_too_large,
+            f"record batch of {size} bytes is larger than segment.bytes, {config.segment_bytes}",
+        )
+
+
+__all__ = [
+    "RecordsRefused", "batch_bytes", "check_client_batch", "check_records", "check_segment",
+    "needs_prepare", "only_batch", "prepare",
+]  # fmt: skip
