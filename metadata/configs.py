@@ -46,7 +46,7 @@ def alter(tx: Transaction, kind: str, name: str, changes: Mapping[str, str | Non
 def read(tx: Transaction, kind: str, name: str) -> dict[str, str]:
     """What was set on a broker or a group (a topic's are in its image)."""
     assert kind in (BROKER, GROUP), kind
-    return dict(tx.connection.execute(_READ, {"of_kind": kind, "of_name": name}).tuples().all())
+    return dict(tx.connection.execute(_READ, {"of_kind": kind, "of_name": name}).all())
 
 
 def update_features(tx: Transaction, changes: Mapping[str, int | None]) -> None:

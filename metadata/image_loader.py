@@ -68,7 +68,7 @@ def load(tx: Transaction, seen: ClusterImage | None) -> ClusterImage:
         nodes=_nodes(tx),
         broker_configs=_grouped(tx.connection.execute(_BROKER_CONFIGS)),
         controller=NO_LEADER if controller is None else controller,
-        features=MappingProxyType(dict(tx.connection.execute(_FEATURES).tuples().all())),
+        features=MappingProxyType(dict(tx.connection.execute(_FEATURES).all())),
     )
 
 

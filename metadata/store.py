@@ -81,7 +81,7 @@ class Metadata:
             await self._run(self._engine.tune)
             self.cluster_id = await self._read("check", cluster.cluster_id)
         except Corrupt as error:
-            raise BadSetting(f"metadata {url}: not a usable SQLite database: {error}. Nothing was changed") from error
+            raise BadSetting(f"{error}; name a SQLite database of Ponor, or a new file. Nothing was changed") from error
         except Unavailable as error:
             if self._engine.is_setting(error):
                 raise BadSetting(f"{error}; name a file that this user can write") from error

@@ -109,7 +109,7 @@ def open_streams(tx: Transaction, node: NodeIdentity, requests: Sequence[OpenReq
     rows = lock(tx, wanted)
     tails: dict[StreamId, int] = {}
     for ids in parts(wanted):
-        tails.update(tx.connection.execute(_TAIL_ENDS, {"ids": ids}).tuples().all())
+        tails.update(tx.connection.execute(_TAIL_ENDS, {"ids": ids}).all())
     changes = []
     for request in requests:
         row = _existing(rows, request.stream_id)
