@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 import structlog
-from kio.schema.errors import ErrorCode
 
 from brokers.groups.snapshot import DurableMap
+from brokers.partitions.log_config import LogConfig
+from brokers.partitions.pending import Done
 from brokers.records.batch import iter_headers
 from brokers.records.record import iter_records
 from s3stream.limits import MIB
@@ -22,16 +23,15 @@ log = structlog.get_logger(__name__)
 
 LOAD_READ_BYTES = 1 * MIB
 
-AppendDone = Callable[[ErrorCode, int], None]
-"""(error, base offset)."""
-
 
 class CoordinatorLog(Protocol):
-    """The part of a partition log that a coordinator uses."""
+    """The part of `PartitionLog` that a coordinator uses: its contract is there."""
 
     @property
-    def name(self) -> str:
-        """Topic and partition, for logs."""
+    def name(self) -> str: ...
+
+    @property
+    def config(self) -> LogConfig: ...
 
     @property
     def log_start_offset(self) -> int: ...
@@ -43,22 +43,18 @@ class CoordinatorLog(Protocol):
     def restored_snapshot(self) -> tuple[bytes, int] | None:
         """The coordinator snapshot of the checkpoint the log was opened with, and its offset."""
 
-    @property
-    def batch_bytes_max(self) -> int:
-        """A larger batch is refused."""
-
-    def attach(self, snapshot: Callable[[int], bytes | None], committed: Callable[[int], None]) -> None:
+    def attach(self, snapshot: Callable[[int], bytes | None], committed: Callable[[int], None] | None = None) -> None:
         """`snapshot(offset)` is asked for the state at exactly `offset` when a checkpoint is made (None: keep the
         one before); `committed(offset)` hears of the offset of the snapshot in a committed checkpoint."""
 
-    def append(self, batch: memoryview, done: AppendDone) -> None:
+    def append_records(self, batch: bytearray, done: Done) -> None:
         """Append one batch. `done` is called once: before this returns when nothing was appended, else in the
         order of appends, when the batch is durable or lost."""
 
     async def read(self, offset: int, max_bytes: int) -> ReadResult:
         """Durable batches from `offset` on, at least one."""
 
-    async def trim(self, before_offset: int) -> None:
+    async def trim(self, start_offset: int) -> None:
         """Records below are no longer needed."""
 
 

@@ -106,13 +106,13 @@ class Shard:
         while self.status is ShardState.LOADING:
             try:
                 replayed = await self._load_once()
-            except Unavailable as error:
-                log.warning("loading groups failed, trying again", log=self._log.name, error=str(error))
-                await self.context.clock.sleep(pause)
-                pause = min(pause * 2, RETRY_SECONDS_MAX)
             except (PonorError, KafkaError) as error:
-                log.error("groups cannot be loaded", log=self._log.name, error=str(error))
-                if self.status is ShardState.LOADING:
+                if isinstance(error, Unavailable) or isinstance(error.__cause__, Unavailable):
+                    log.warning("loading groups failed, trying again", log=self._log.name, error=str(error))
+                    await self.context.clock.sleep(pause)
+                    pause = min(pause * 2, RETRY_SECONDS_MAX)
+                elif self.status is ShardState.LOADING:
+                    log.error("groups cannot be loaded", log=self._log.name, error=str(error))
                     self.status = ShardState.FAILED
             else:
                 seconds = self.context.clock.monotonic() - started

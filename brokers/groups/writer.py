@@ -15,6 +15,7 @@ from kio.schema.errors import ErrorCode
 
 from brokers.groups.log import CoordinatorLog
 from brokers.groups.records import Record
+from brokers.partitions.pending import AppendResult
 from brokers.records.builder import RecordBatchBuilder, record_bytes_max
 
 BATCH_BYTES_TARGET = 512 * 1024
@@ -61,7 +62,7 @@ class Writer:
         if self.closed:
             settled(Outcome.LOST, ErrorCode.not_coordinator)
             return
-        batches = _batches(records, timestamp, min(BATCH_BYTES_TARGET, self._log.batch_bytes_max))
+        batches = _batches(records, timestamp, min(BATCH_BYTES_TARGET, self._log.config.max_message_bytes))
         write = Write(len(batches), [settled])
         self._in_flight.append(write)
         for index, (batch, part) in enumerate(batches):
@@ -90,13 +91,13 @@ class Writer:
     def _append(self, write: Write, batch: bytearray, part: Sequence[Record]) -> ErrorCode | None:
         self._submitting, self._refusal = True, None
 
-        def done(error: ErrorCode, base_offset: int) -> None:
-            if error is not ErrorCode.none and self._submitting:
-                self._refusal = error
+        def done(result: AppendResult) -> None:
+            if result.error is not ErrorCode.none and self._submitting:
+                self._refusal = result.error
             else:
-                self._done(write, part, error, base_offset)
+                self._done(write, part, result.error, result.base_offset)
 
-        self._log.append(memoryview(batch), done)
+        self._log.append_records(batch, done)
         self._submitting = False
         return self._refusal
 
