@@ -1,4 +1,7 @@
-"""Dynamic configs: what was set on a topic, a broker, all brokers, or a group. Values are text, not judged here."""
+"""Dynamic configs: what was set on a topic, a broker, all brokers, a group or a client metrics subscription.
+
+Values are text, not judged here.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from metadata.engine import Transaction
 from metadata.schema import configs, features, topics
 from s3stream.errors import NotFound
 
-TOPIC, BROKER, GROUP = "topic", "broker", "group"
-KINDS = (TOPIC, BROKER, GROUP)
+TOPIC, BROKER, GROUP, CLIENT_METRICS = "topic", "broker", "group", "client-metrics"
+KINDS = (TOPIC, BROKER, GROUP, CLIENT_METRICS)
 
 _OF = (configs.c.kind == bindparam("of_kind")) & (configs.c.name == bindparam("of_name"))
 _READ = select(configs.c.key, configs.c.value).where(_OF)
@@ -23,7 +26,7 @@ _TOPIC_BY_NAME = select(topics.c.topic_id).where(topics.c.name == bindparam("nam
 def alter(tx: Transaction, kind: str, name: str, changes: Mapping[str, str | None]) -> None:
     """Set each key, or remove it where the value is None. Raises NotFound for a topic that does not exist.
 
-    `name` is a topic's name, a node id as text (or CLUSTER_DEFAULT), or a group id.
+    `name` is a topic's name, a node id as text (or CLUSTER_DEFAULT), a group id or a subscription's name.
     """
     assert kind in KINDS, kind
     version = cluster.bump_version(tx)
@@ -44,8 +47,8 @@ def alter(tx: Transaction, kind: str, name: str, changes: Mapping[str, str | Non
 
 
 def read(tx: Transaction, kind: str, name: str) -> dict[str, str]:
-    """What was set on a broker or a group (a topic's are in its image)."""
-    assert kind in (BROKER, GROUP), kind
+    """What was set on a resource that is no topic (a topic's configs are in its image)."""
+    assert kind in KINDS and kind != TOPIC, kind
     return dict(tx.connection.execute(_READ, {"of_kind": kind, "of_name": name}).all())
 
 

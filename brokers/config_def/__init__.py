@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from brokers.config_def.broker import KAFKA_BROKER_CONFIGS
-from brokers.config_def.group import CLIENT_METRICS_CONFIGS, GROUP_CONFIGS, validate_group_configs
+from brokers.config_def.group import (
+    CLIENT_METRICS_CONFIGS,
+    GROUP_CONFIGS,
+    validate_client_metrics_configs,
+    validate_group_configs,
+)
 from brokers.config_def.ponor import PONOR_CONFIGS
 from brokers.config_def.topic import TOPIC_CONFIGS, validate_topic_configs
 from brokers.config_def.types import (
@@ -39,6 +44,7 @@ __all__ = [
     "Value",
     "render",
     "table",
+    "validate_client_metrics_configs",
     "validate_group_configs",
     "validate_topic_configs",
 ]

@@ -64,3 +64,23 @@ def validate_group_configs(configs: Mapping[str, str]) -> None:
         if key is None:
             raise ConfigError(f"Unknown group config name: {name}")
         key.parse(text)
+
+
+INTERVAL_MS_MIN, INTERVAL_MS_MAX = 100, 3_600_000
+
+
+def validate_client_metrics_configs(configs: Mapping[str, str]) -> None:
+    """Raises ConfigError in Kafka's words (KIP-714)."""
+    for name, text in configs.items():
+        key = CLIENT_METRICS_CONFIGS.get(name)
+        if key is None:
+            raise ConfigError(f"Unknown client metrics configuration: {name}")
+        value = key.parse(text)
+        if name == "interval.ms" and isinstance(value, int) and not INTERVAL_MS_MIN <= value <= INTERVAL_MS_MAX:
+            raise ConfigError(
+                f"Invalid value {value} for interval.ms, interval must be between 100 and 3600000 (1 hour)"
+            )
+        if name == "match" and isinstance(value, tuple):
+            for pattern in value:
+                if pattern.count("=") != 1:
+                    raise ConfigError(f"Illegal client matching pattern: {pattern}")

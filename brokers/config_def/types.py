@@ -44,10 +44,9 @@ class Importance(enum.Enum):
 
 
 class Update(enum.Enum):
-    """Whether a running broker takes a new value, and at which level it may be set (KIP-226)."""
+    """Whether a running broker takes a new value (KIP-226)."""
 
     READ_ONLY = "read-only"
-    PER_BROKER = "per-broker"
     CLUSTER_WIDE = "cluster-wide"
 
 

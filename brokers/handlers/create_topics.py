@@ -1,0 +1,227 @@
+"""CreateTopics: validates as Kafka's controller does, topic by topic; answers when the partitions are open."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from kio.schema.create_topics.v7.response import CreatableTopicConfigs, CreatableTopicResult, CreateTopicsResponse
+from kio.schema.errors import ErrorCode
+from kio.schema.types import TopicName
+from kio.static.primitive import i8, i16, i32
+
+from brokers.config_def import TOPIC_CONFIGS, ConfigError, validate_topic_configs
+from brokers.errors import KafkaError
+from brokers.handlers import topic_rules
+from brokers.handlers.admin import duplicates, fault_of
+from brokers.handlers.config_view import topic_entries
+from brokers.handlers.context import RequestContext
+from brokers.handlers.services import Services
+from brokers.handlers.table import Api
+from brokers.protocol.messages import NO_TIME
+from metadata.image import TopicImage
+from s3stream.errors import AlreadyExists
+from s3stream.types import NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A topic that can be created."""
+
+    name: str
+    topic_id: UUID
+    assignment: Sequence[Sequence[NodeId]]
+    configs: dict[str, str]
+
+
+async def handle(ctx: RequestContext, request: Any) -> CreateTopicsResponse:
+    services = ctx.services
+    _check_size(request, services.config.num_partitions)
+    repeated = duplicates(topic.name for topic in request.topics)
+    results: list[CreatableTopicResult] = []
+    for topic in request.topics:
+        if topic.name in repeated or topic.name == topic_rules.CLUSTER_METADATA_TOPIC:
+            continue
+        try:
+            plan = _plan(topic, services)
+            if not request.validate_only:
+                await _create(plan, services)
+            results.append(_created(plan, services))
+        except Exception as error:
+            results.append(_refused(topic.name, *fault_of(error, f"create topic {topic.name}")))
+    results += [_refused(name, ErrorCode.invalid_request, "Duplicate topic name.") for name in sorted(repeated)]
+    if any(topic.name == topic_rules.CLUSTER_METADATA_TOPIC for topic in request.topics) and (
+        topic_rules.CLUSTER_METADATA_TOPIC not in repeated
+    ):
+        message = f"Creation of internal topic {topic_rules.CLUSTER_METADATA_TOPIC} is prohibited."
+        results.append(_refused(topic_rules.CLUSTER_METADATA_TOPIC, ErrorCode.invalid_request, message))
+    if not request.validate_only and any(result.error_code == ErrorCode.none for result in results):
+        await services.refresh()
+    return CreateTopicsResponse(throttle_time=NO_TIME, topics=tuple(results))
+
+
+def _check_size(request: Any, default_partitions: int) -> None:
+    total = sum(
+        len(topic.assignments) or (default_partitions if topic.num_partitions == -1 else max(0, topic.num_partitions))
+        for topic in request.topics
+    )
+    if total > topic_rules.PARTITIONS_PER_REQUEST_MAX:
+        raise KafkaError(ErrorCode.policy_violation, "Excessively large number of partitions per request.")
+
+
+def _plan(topic: Any, services: Services) -> Plan:
+    """Raises KafkaError with what Kafka would refuse, in the order Kafka checks."""
+    image = services.partitions.image
+    topic_rules.check_new_name(topic.name, image)
+    configs = _configs(topic, services)
+    topic_id = UUID(int=services.chance.getrandbits(128), version=4)
+    return Plan(topic.name, topic_id, _assignment(topic, services), configs)
+
+
+def _configs(topic: Any, services: Services) -> dict[str, str]:
+    missing = [config.name for config in topic.configs if config.value is None]
+    if missing:
+        message = f"Null value not supported for topic configs: {','.join(missing)}"
+        raise KafkaError(ErrorCode.invalid_config, message)
+    configs = {config.name: config.value for config in topic.configs}
+    try:
+        validate_topic_configs(configs, services.configs.topic_defaults)
+    except ConfigError as error:
+        raise KafkaError(ErrorCode.invalid_config, str(error)) from None
+    return configs
+
+
+def _assignment(topic: Any, services: Services) -> Sequence[Sequence[NodeId]]:
+    image = services.partitions.image
+    if topic.assignments:
+        return _manual_assignment(topic, services)
+    if topic.replication_factor < -1 or topic.replication_factor == 0:
+        raise KafkaError(
+            ErrorCode.invalid_replication_factor,
+            "Replication factor must be larger than 0, or -1 to use the default value.",
+        )
+    if topic.num_partitions < -1 or topic.num_partitions == 0:
+        raise KafkaError(ErrorCode.invalid_partitions, "Number of partitions was set to an invalid non-positive value.")
+    count = services.config.num_partitions if topic.num_partitions == -1 else topic.num_partitions
+    default = services.config.default_replication_factor
+    factor = default if topic.replication_factor == -1 else topic.replication_factor
+    return topic_rules.place(image, 0, count, factor)
+
+
+def _manual_assignment(topic: Any, services: Services) -> Sequence[Sequence[NodeId]]:
+    nodes = services.partitions.image.nodes
+    if topic.replication_factor != -1:
+        raise KafkaError(
+            ErrorCode.invalid_request,
+            "A manual partition assignment was specified, but replication factor was not set to -1.",
+        )
+    if topic.num_partitions != -1:
+        raise KafkaError(
+            ErrorCode.invalid_request,
+            "A manual partition assignment was specified, but numPartitions was not set to -1.",
+        )
+    found: dict[int, Sequence[NodeId]] = {}
+    expected: int | None = None
+    for entry in topic.assignments:
+        if entry.partition_index in found:
+            raise KafkaError(
+                ErrorCode.invalid_replica_assignment,
+                f"Found multiple manual partition assignments for partition {entry.partition_index}",
+            )
+        topic_rules.check_assignment(entry.broker_ids, expected, nodes)
+        topic_rules.check_somebody_alive(entry.partition_index, entry.broker_ids, nodes)
+        expected = len(entry.broker_ids)
+        found[entry.partition_index] = list(entry.broker_ids)
+    if sorted(found) != list(range(len(found))):
+        raise KafkaError(
+            ErrorCode.invalid_replica_assignment, "partitions should be a consecutive 0-based integer sequence"
+        )
+    return [found[partition] for partition in range(len(found))]
+
+
+async def _create(plan: Plan, services: Services) -> TopicImage:
+    internal = plan.name in topic_rules.INTERNAL_TOPICS
+    try:
+        return await services.metadata.create_topic(
+            plan.name, plan.topic_id, plan.assignment, plan.configs, internal=internal
+        )
+    except AlreadyExists:
+        raise KafkaError(ErrorCode.topic_already_exists, f"Topic '{plan.name}' already exists.") from None
+
+
+def _created(plan: Plan, services: Services) -> CreatableTopicResult:
+    return CreatableTopicResult(
+        name=TopicName(plan.name),
+        topic_id=plan.topic_id,
+        error_code=ErrorCode.none,
+        error_message=None,
+        num_partitions=i32(len(plan.assignment)),
+        replication_factor=i16(len(plan.assignment[0])),
+        configs=tuple(
+            CreatableTopicConfigs(
+                name=entry.name,
+                value=entry.value,
+                read_only=False,
+                config_source=i8(entry.source),
+                is_sensitive=TOPIC_CONFIGS[entry.name].sensitive,
+            )
+            for entry in topic_entries(services.configs, plan.configs)
+        ),
+    )
+
+
+def _refused(name: str, code: ErrorCode, message: str | None) -> CreatableTopicResult:
+    return CreatableTopicResult(name=TopicName(name), topic_id=None, error_code=code, error_message=message, configs=())
+
+
+def error_response(request: Any, code: ErrorCode, version: int) -> CreateTopicsResponse:
+    """Every topic failed for the same reason."""
+    return CreateTopicsResponse(
+        throttle_time=NO_TIME, topics=tuple(_refused(topic.name, code, None) for topic in request.topics)
+    )
+
+
+def auto_creator(services: Callable[[], Services]) -> Callable[[Sequence[str]], Awaitable[dict[str, ErrorCode]]]:
+    """What `Services.auto_create` is: creates topics with the broker's defaults; errors by topic name.
+
+    Internal topics get their own number of partitions. A topic that exists already is a success.
+    """
+
+    async def auto_create(names: Sequence[str]) -> dict[str, ErrorCode]:
+        found = services()
+        return await _auto_create(names, found)
+
+    return auto_create
+
+
+async def _auto_create(names: Sequence[str], services: Services) -> dict[str, ErrorCode]:
+    errors: dict[str, ErrorCode] = {}
+    for name in names:
+        try:
+            await _create(_default_plan(name, services), services)
+            errors[name] = ErrorCode.none
+        except Exception as error:
+            code, _ = fault_of(error, f"create topic {name} on first use")
+            errors[name] = ErrorCode.none if code == ErrorCode.topic_already_exists else code
+    await services.refresh()
+    return errors
+
+
+def _default_plan(name: str, services: Services) -> Plan:
+    image, config = services.partitions.image, services.config
+    topic_rules.check_new_name(name, image)
+    count, factor, configs = config.num_partitions, config.default_replication_factor, {}
+    if name == "__consumer_offsets":
+        count, factor = config.offsets_topic_num_partitions, config.offsets_topic_replication_factor
+        configs = {
+            "cleanup.policy": "compact",
+            "compression.type": "producer",
+            "segment.bytes": str(config.values["offsets.topic.segment.bytes"]),
+        }
+    topic_id = UUID(int=services.chance.getrandbits(128), version=4)
+    return Plan(name, topic_id, topic_rules.place(image, 0, count, factor), configs)
+
+
+API = Api(19, "CreateTopics", 2, 7, handle, error_response=error_response)

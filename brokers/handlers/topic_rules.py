@@ -1,0 +1,127 @@
+"""What Kafka accepts as a topic: names, replica placement, manual assignments. Pure; errors in Kafka's words.
+
+Raises KafkaError with the code and text that CreateTopics, CreatePartitions and Metadata answer with.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from kio.schema.errors import ErrorCode
+
+from brokers.errors import KafkaError
+from metadata.image import ClusterImage, NodeImage
+from s3stream.types import NodeId
+
+INTERNAL_TOPICS: Final = frozenset({"__consumer_offsets", "__transaction_state", "__share_group_state"})
+CLUSTER_METADATA_TOPIC: Final = "__cluster_metadata"
+NAME_LENGTH_MAX: Final = 249
+PARTITIONS_PER_REQUEST_MAX: Final = 10_000
+"""Kafka's MAX_PARTITIONS_PER_BATCH."""
+
+_LEGAL: Final = re.compile(r"[a-zA-Z0-9._-]+")
+
+
+def name_fault(name: str) -> str | None:
+    """Why `name` cannot be a topic's name, None when it can."""
+    if not name:
+        return "Topic name is invalid: the empty string is not allowed"
+    if name in (".", ".."):
+        return f"Topic name is invalid: '{name}' is not allowed"
+    if len(name) > NAME_LENGTH_MAX:
+        return f"Topic name is invalid: the length of '{name}' is longer than the max allowed length {NAME_LENGTH_MAX}"
+    if not _LEGAL.fullmatch(name):
+        return (
+            f"Topic name is invalid: '{name}' contains one or more characters other than ASCII alphanumerics, "
+            "'.', '_' and '-'"
+        )
+    return None
+
+
+def check_new_name(name: str, image: ClusterImage) -> None:
+    """Raises INVALID_TOPIC_EXCEPTION for a bad name or one that only differs in '.' and '_' from a topic's,
+    TOPIC_ALREADY_EXISTS for a topic's."""
+    fault = name_fault(name)
+    if fault is not None:
+        raise KafkaError(ErrorCode.invalid_topic_exception, fault)
+    if name in image.topics:
+        raise KafkaError(ErrorCode.topic_already_exists, f"Topic '{name}' already exists.")
+    if "." in name or "_" in name:
+        unified = name.replace(".", "_")
+        for other in image.topics:
+            if other.replace(".", "_") == unified:
+                raise KafkaError(
+                    ErrorCode.invalid_topic_exception, f"Topic '{name}' collides with existing topic: {other}"
+                )
+
+
+def place(image: ClusterImage, first: int, count: int, replication_factor: int) -> list[list[NodeId]]:
+    """Replicas of `count` partitions from number `first` on: live brokers in turn, so that leaders spread evenly.
+
+    Raises INVALID_REPLICATION_FACTOR when there are fewer brokers than replicas.
+    """
+    nodes = sorted(node for node, entry in image.nodes.items() if entry.alive)
+    fault = _placement_fault(nodes, len(image.nodes), replication_factor)
+    if fault is not None:
+        raise KafkaError(
+            ErrorCode.invalid_replication_factor,
+            f"Unable to replicate the partition {replication_factor} time(s): {fault}",
+        )
+    # Topics begin at different brokers, or the first would lead partition 0 of all of them.
+    begin = len(image.topics) + first
+    return [
+        [nodes[(begin + partition + replica) % len(nodes)] for replica in range(replication_factor)]
+        for partition in range(count)
+    ]
+
+
+def _placement_fault(alive: Sequence[NodeId], registered: int, replication_factor: int) -> str | None:
+    if not alive:
+        return "All brokers are currently fenced, or have all their log directories cordoned."
+    if replication_factor > len(alive):
+        return (
+            f"The target replication factor of {replication_factor} cannot be reached because only "
+            f"{len(alive)} broker(s) are registered or some brokers have all their log directories cordoned."
+        )
+    return None
+
+
+def check_assignment(replicas: Sequence[NodeId], expected: int | None, nodes: Mapping[NodeId, NodeImage]) -> None:
+    """One partition of a manual assignment. `expected`: replicas of the partitions before it.
+
+    Raises INVALID_REPLICA_ASSIGNMENT.
+    """
+    fault = _assignment_fault(replicas, expected, nodes)
+    if fault is not None:
+        raise KafkaError(ErrorCode.invalid_replica_assignment, fault)
+
+
+def _assignment_fault(
+    replicas: Sequence[NodeId], expected: int | None, nodes: Mapping[NodeId, NodeImage]
+) -> str | None:
+    if not replicas:
+        return "The manual partition assignment includes an empty replica list."
+    previous: NodeId | None = None
+    for node in sorted(replicas):
+        if node not in nodes:
+            return f"The manual partition assignment includes broker {node}, but no such broker is registered."
+        if node == previous:
+            return f"The manual partition assignment includes the broker {node} more than once."
+        previous = node
+    if expected is not None and len(replicas) != expected:
+        return (
+            f"The manual partition assignment includes a partition with {len(replicas)} replica(s), but this is "
+            f"not consistent with previous partitions, which have {expected} replica(s)."
+        )
+    return None
+
+
+def check_somebody_alive(partition: int, replicas: Sequence[NodeId], nodes: Mapping[NodeId, NodeImage]) -> None:
+    if not any(nodes[node].alive for node in replicas):
+        raise KafkaError(
+            ErrorCode.invalid_replica_assignment,
+            f"All brokers specified in the manual partition assignment for partition {partition} are fenced or in "
+            "controlled shutdown.",
+        )

@@ -1,0 +1,69 @@
+"""Structured logs of one process: one line per event, console on a terminal, JSON otherwise.
+
+Owns: the form of a line, and the level, which a running broker can change (BROKER_LOGGER in AlterConfigs).
+The level is process-wide on purpose: it belongs to standard error, of which there is one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Final, TextIO
+
+import structlog
+
+RANKS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+KAFKA_LEVELS: Final = {"TRACE": "debug", "DEBUG": "debug", "INFO": "info", "WARN": "warning", "ERROR": "error",
+                       "FATAL": "critical"}  # fmt: skip
+"""Levels as Kafka's tools name them."""
+
+Event = MutableMapping[str, Any]
+
+
+class Level:
+    """The least level that is logged."""
+
+    def __init__(self, name: str = "info") -> None:
+        self.name = name
+        self._rank = RANKS[name]
+
+    def set(self, name: str) -> None:
+        self._rank = RANKS[name]
+        self.name = name
+
+    def filter(self, _logger: object, method: str, event: Event) -> Event:
+        if RANKS.get(method, RANKS["error"]) < self._rank:
+            raise structlog.DropEvent
+        return event
+
+    @property
+    def kafka_name(self) -> str:
+        return {"warning": "WARN", "critical": "FATAL"}.get(self.name, self.name.upper())
+
+
+LEVEL: Final = Level()
+
+
+def configure(level: str, form: str, stream: TextIO | None = None) -> None:
+    """`form`: console, json, or auto (console where `stream`, by default standard error, is a terminal)."""
+    out = stream or sys.stderr
+    LEVEL.set(level)
+    console = form == "console" or (form == "auto" and out.isatty())
+    structlog.configure(
+        processors=[
+            LEVEL.filter,
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.StackInfoRenderer(),
+            *_renderers(console, out),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(out),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _renderers(console: bool, out: TextIO) -> list[Any]:
+    if console:
+        return [structlog.dev.ConsoleRenderer(colors=out.isatty())]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
