@@ -20,7 +20,7 @@ _base_offset = attrgetter("base_offset")
 class Segment:
     """Consecutive batches of one stream in one memtable: what one flush takes of the stream."""
 
-    __slots__ = ("_running_max", "batches", "end", "payload_bytes", "position", "start", "stream_id", "unmoved")
+    __slots__ = ("_running_max", "batches", "end", "moving", "payload_bytes", "position", "start", "stream_id")
 
     def __init__(self, stream_id: StreamId, start: int, position: WalPosition) -> None:
         self.stream_id = stream_id
@@ -30,8 +30,8 @@ class Segment:
         """Lowest WAL position of its batches: the WAL may not be trimmed past it."""
         self.batches: list[StreamBatch] = []
         self.payload_bytes = 0
-        self.unmoved = 0
-        """Batches being appended again at the WAL's head whose copies are not durable yet."""
+        self.moving = False
+        """Being appended again at the WAL's head; the copies are not all durable yet."""
         self._running_max: list[int] | None = None
 
     @property
@@ -171,9 +171,5 @@ class Memtable:
 
     def lowest_position(self) -> WalPosition | None:
         """Lowest WAL position that it holds; None when empty."""
-        lowest = [segment.position for segment in self.carried]
-        # Segments were opened in WAL order and dicts keep that order, so the first one's position is the lowest.
-        first = next(iter(self.segments.values()), None)
-        if first is not None:
-            lowest.append(first.position)
-        return min(lowest, default=None)
+        held = [segment.position for segment in [*self.carried, *self.segments.values()]]
+        return min(held, default=None)

@@ -211,13 +211,24 @@ class MetadataStore(Protocol):
 
 
 class BlockCache(Protocol):
-    """Decoded data blocks by (object id, block position). May forget anything at any time."""
+    """Decoded data blocks by (object id, block position), and object indexes. May forget anything at any time."""
 
     def get(self, object_id: ObjectId, position: int) -> CachedBlock | None: ...
 
     def admit(self, object_id: ObjectId, position: int, block: CachedBlock) -> None: ...
 
+    def consumed(self, object_id: ObjectId, position: int) -> None:
+        """The reader for whom the block was fetched is past it: unless another asks first, it may go early."""
+
+    def get_index(self, object_id: ObjectId) -> CachedBlock | None: ...
+
+    def admit_index(self, object_id: ObjectId, index: CachedBlock) -> None: ...
+
     def drop_object(self, object_id: ObjectId) -> None: ...
+
+    @property
+    def bytes_max(self) -> int:
+        """What blocks may take together: read-ahead is a share of it."""
 
 
 class CachedBlock(Protocol):

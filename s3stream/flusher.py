@@ -1,0 +1,264 @@
+"""Moves sealed memtables into object storage.
+
+Owns: order of upload and commit, what becomes of each stream's range, the WAL trim. Does not own: when to seal
+(storage.py), how an object is built and stored (uploader.py).
+Invariant: the WAL is trimmed only past committed records (CORRECTNESS 2); memory is dropped only for ranges known
+committed or lost for good (CORRECTNESS 9). Commits of different flushes overlap; flushes that share a stream commit
+in the order in which they were sealed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+
+import structlog
+
+from s3stream.appender import Appender
+from s3stream.backoff import Backoff
+from s3stream.errors import Expired, Fenced, Unavailable
+from s3stream.flush_plan import StreamShare, plan_objects, shares_of
+from s3stream.limits import (
+    FLUSHES_IN_FLIGHT_MAX,
+    OBJECT_PREPARE_TTL_MS,
+    RANGES_PER_COMMIT_MAX,
+    STEP_ITEMS,
+)
+from s3stream.memtable import Memtable
+from s3stream.metrics import Metrics
+from s3stream.object_writer import BuiltObject
+from s3stream.outcomes import Outcomes
+from s3stream.seams import Clock, MetadataStore, WriteAheadLog
+from s3stream.settings import EngineSettings
+from s3stream.stream import Stream
+from s3stream.tasks import Tasks
+from s3stream.types import (
+    Checkpoint,
+    CommitResult,
+    CommittedObject,
+    FlushCommit,
+    NodeIdentity,
+    WalPosition,
+)
+from s3stream.uploader import KeyTaken, Uploader
+
+log = structlog.get_logger(__name__)
+
+SHARES_PER_FLUSH_MAX = RANGES_PER_COMMIT_MAX // 2
+"""Half of what a commit takes: a stream cut over several objects has several ranges."""
+
+
+class Flush:
+    """One sealed memtable (or a part of a very wide one) on its way."""
+
+    __slots__ = ("done", "memtable", "sealed_at", "shares", "waits")
+
+    def __init__(self, memtable: Memtable, shares: list[StreamShare], sealed_at: float) -> None:
+        self.memtable = memtable
+        self.shares = shares
+        self.sealed_at = sealed_at
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.waits: set[asyncio.Future[None]] = set()
+        """Earlier flushes (and openings) of the same streams."""
+
+
+class Flusher:
+    def __init__(
+        self,
+        appender: Appender,
+        wal: WriteAheadLog,
+        metadata: MetadataStore,
+        uploader: Uploader,
+        outcomes: Outcomes,
+        clock: Clock,
+        tasks: Tasks,
+        random: Random,
+        settings: EngineSettings,
+        metrics: Metrics,
+    ) -> None:
+        self._appender = appender
+        self._wal = wal
+        self._metadata = metadata
+        self._uploader = uploader
+        self._outcomes = outcomes
+        self._clock = clock
+        self._tasks = tasks
+        self._random = random
+        self._settings = settings
+        self.node: NodeIdentity | None = None
+        self.wal_started = False
+        """The WAL is trimmed only once it is open: recovery still reads it."""
+        self.in_flight: list[Flush] = []
+        self.last_error: str | None = None
+        self._trimmed: WalPosition = 0
+        metrics.gauge("ponor_flushes_in_flight", "Sealed memtables not committed yet.").read = lambda: len(
+            self.in_flight
+        )
+        self._seconds = metrics.histogram("ponor_flush_seconds", "From seal to commit.")
+        self._bytes = metrics.counter("ponor_flush_bytes_total", "Bytes of objects committed by flushes.")
+        self._retries = metrics.counter("ponor_flush_retries_total", "Attempts of flushes that failed.")
+
+    # --- sealing -----------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Another flush would only wait: let the active memtable grow instead."""
+        return len(self.in_flight) >= FLUSHES_IN_FLIGHT_MAX
+
+    def seal(self) -> None:
+        """Begin to flush the active memtable, if it holds anything."""
+        if self._appender.active.empty or self._appender.fenced:
+            return
+        memtable = self._appender.rotate()
+        shares, waiting = shares_of(memtable, self._appender.streams)
+        for segment in waiting:
+            self._appender.carry(segment)
+        for first in range(0, len(shares), SHARES_PER_FLUSH_MAX):
+            flush = Flush(memtable, shares[first : first + SHARES_PER_FLUSH_MAX], self._clock.monotonic())
+            for share in flush.shares:
+                turn = share.stream.turn
+                if turn is not None and not turn.done():
+                    flush.waits.add(turn)
+                share.stream.turn = flush.done
+            self.in_flight.append(flush)
+            self._tasks.spawn(self._run(flush), "flush")
+
+    async def settled(self) -> None:
+        """Until every flush that is in flight now has ended."""
+        while self.in_flight:
+            flushes = list(self.in_flight)
+            await asyncio.wait([flush.done for flush in flushes])
+            if not any(flush in self.in_flight for flush in flushes):
+                return
+
+    # --- one flush ---------------------------------------------------------------------------------
+
+    async def _run(self, flush: Flush) -> None:
+        try:
+            await self._close_segments(flush)
+            await self._persist(flush)
+        except Fenced as error:
+            log.error("the node is fenced: its memory is discarded, its WAL left alone", error=str(error))
+            self._appender.fence(error)
+        finally:
+            self.in_flight.remove(flush)
+            if not flush.done.done():
+                flush.done.set_result(None)
+
+    async def _close_segments(self, flush: Flush) -> None:
+        """End each stream's segment and take its checkpoint, in one critical section a stream.
+
+        In steps: until its turn comes a stream goes on filling the segment that is being flushed, so thousands of
+        checkpoints need not be made at once, and each still names exactly its segment's end.
+        """
+        for number, share in enumerate(flush.shares):
+            if self._appender.holds(share.stream):
+                self._close_segment(share.stream, share)
+            if number % STEP_ITEMS == STEP_ITEMS - 1:
+                await asyncio.sleep(0)
+
+    def _close_segment(self, stream: Stream, share: StreamShare) -> None:
+        if stream.active is share.segments[-1]:
+            stream.active = None
+        if stream.listener is None or stream.durable_end != share.end:
+            return
+        try:
+            blob = stream.listener.checkpoint(share.end)
+        except Exception:
+            log.exception("a stream's checkpoint failed; the older one stands", stream=stream.stream_id)
+            return
+        if blob is not None:
+            share.checkpoint = Checkpoint(share.end, blob)
+
+    async def _persist(self, flush: Flush) -> None:
+        """Upload and commit, for as long as it takes. Raises Fenced."""
+        backoff = Backoff(self._random)
+        while not self._appender.fenced:
+            try:
+                objects = await self._upload(flush)
+                if flush.waits:
+                    await asyncio.wait(flush.waits)
+                result = await self._commit(flush, objects)
+            except Expired as error:
+                log.warning("a preparation ran out: the objects are uploaded anew", error=str(error))
+                continue
+            except (Fenced, asyncio.CancelledError):
+                raise
+            except Exception as error:
+                self._failed(error)
+                await self._clock.sleep(backoff.next())
+                continue
+            self.last_error = None
+            self._seconds.observe(self._clock.monotonic() - flush.sealed_at)
+            self._bytes.inc(sum(built.size for built in objects))
+            await self._outcomes.apply(flush.shares, objects, result)
+            await self.trim(result.wal_trim)
+            return
+
+    def _failed(self, error: Exception) -> None:
+        self._retries.inc()
+        self.last_error = str(error) or repr(error)
+        if isinstance(error, Unavailable | KeyTaken):
+            log.warning("a flush is tried again", error=self.last_error)
+        else:
+            log.exception("a flush failed unexpectedly and is tried again")
+
+    async def _upload(self, flush: Flush) -> list[BuiltObject]:
+        assert self.node is not None
+        live = [share for share in flush.shares if self._appender.holds(share.stream)]
+        plans = plan_objects(live, self._settings.stream_object_bytes, self._settings.object_bytes_max)
+        if not plans:
+            return []
+        expires_ms = self._clock.now_ms() + OBJECT_PREPARE_TTL_MS
+        ids = await self._metadata.prepare_objects(self.node, len(plans), expires_ms)
+        node = self.node
+        return await asyncio.gather(
+            *(self._uploader.upload(plan, object_id, node) for plan, object_id in zip(plans, ids, strict=True))
+        )
+
+    async def _commit(self, flush: Flush, objects: list[BuiltObject]) -> CommitResult:
+        """The same commit again until its outcome is known: it is idempotent (CORRECTNESS 9)."""
+        assert self.node is not None
+        backoff = Backoff(self._random)
+        while True:
+            try:
+                return await self._metadata.commit(self._described(flush, objects, self.node))
+            except Unavailable as error:
+                self._failed(error)
+                await self._clock.sleep(backoff.next())
+
+    def _described(self, flush: Flush, objects: list[BuiltObject], node: NodeIdentity) -> FlushCommit:
+        """The commit under the stream epochs that hold now: a recovered stream's batches carry older ones."""
+        epochs = {share.stream_id: share.stream.epoch for share in flush.shares}
+        committed = []
+        for built in objects:
+            ranges = [one._replace(stream_epoch=epochs[one.stream_id]) for one in built.ranges]
+            committed.append(CommittedObject(built.ref, built.kind, ranges))
+        checkpoints = {share.stream_id: share.checkpoint for share in flush.shares if share.checkpoint is not None}
+        return FlushCommit(node, committed, checkpoints, self._trim_after(flush))
+
+    # --- the WAL's trim ----------------------------------------------------------------------------
+
+    def _trim_after(self, flush: Flush) -> WalPosition:
+        """Lowest WAL position that nobody has committed once `flush` is (CORRECTNESS 2).
+
+        Every other flush in flight counts, whatever it has uploaded: a later flush may commit before an earlier.
+        """
+        lowest = self._appender.lowest_position()
+        for other in self.in_flight:
+            if other is not flush:
+                held = other.memtable.lowest_position()
+                if held is not None:
+                    lowest = min(lowest, held)
+        return lowest
+
+    async def trim(self, position: WalPosition) -> None:
+        """Let the WAL reuse what lies below a *stored* trim. Best effort: the next commit says it again."""
+        if not self.wal_started or position <= self._trimmed:
+            return
+        self._trimmed = position
+        try:
+            await self._wal.trim(position)
+        except Unavailable as error:
+            self._trimmed = 0
+            log.warning("the WAL could not be trimmed", position=position, error=str(error))

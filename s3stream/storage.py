@@ -1,0 +1,295 @@
+"""The engine's facade: streams over a WAL, objects and metadata, all handed in.
+
+Owns: the order of start and stop, opening and closing streams, when to seal, pressure. Does not own: the paths
+themselves (appender.py: append, flusher.py: upload and commit, reads.py: read, recovery.py: restart).
+Invariant: a stream is open here only after its row says so, under this node's epoch, with everything below its
+recovered end readable (CORRECTNESS 1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from random import Random
+
+import structlog
+
+from s3stream.appender import Appender
+from s3stream.backoff import Backoff
+from s3stream.budget import MemoryBudget
+from s3stream.collector import Collector
+from s3stream.errors import BadSetting, Corrupt, Fenced, NotFound, PonorError, Unavailable
+from s3stream.flusher import Flusher
+from s3stream.limits import MEMTABLE_SHARE, READS_SHARE, THROTTLE_AT
+from s3stream.metrics import Metrics
+from s3stream.outcomes import Outcomes
+from s3stream.reads import Reads
+from s3stream.recovery import Recovery
+from s3stream.seams import BlockCache, Clock, MetadataStore, ObjectStore, RunBlocking, WriteAheadLog
+from s3stream.settings import EngineSettings
+from s3stream.stream import Stream
+from s3stream.tasks import Tasks
+from s3stream.types import NodeIdentity, OpenRequest, StreamBatch, StreamId, StreamSnapshot
+from s3stream.uploader import Uploader
+
+log = structlog.get_logger(__name__)
+
+
+class Storage:
+    def __init__(
+        self,
+        wal: WriteAheadLog,
+        metadata: MetadataStore,
+        objects: ObjectStore,
+        cache: BlockCache,
+        clock: Clock,
+        tasks: Tasks,
+        settings: EngineSettings,
+        budget: MemoryBudget,
+        metrics: Metrics,
+        run_blocking: RunBlocking = asyncio.to_thread,
+        random: Random | None = None,
+    ) -> None:
+        random = Random() if random is None else random
+        self._wal = wal
+        self._metadata = metadata
+        self._clock = clock
+        self._tasks = tasks
+        self._random = random
+        self._interval_s = settings.flush_interval_ms / 1000
+        self._account = budget.account("memtable", MEMTABLE_SHARE)
+        # A small budget must hold the active memtable and those on their way, or appends stop during each flush.
+        flush_bytes = min(settings.flush_bytes, self._account.bytes_max // 4)
+        self._appender = Appender(wal, self._account, clock, tasks, random, metrics, flush_bytes, self._on_full)
+        self._reads = Reads(
+            metadata, objects, cache, budget.account("reads", READS_SHARE), tasks, metrics, run_blocking
+        )
+        uploader = Uploader(objects, clock, random, settings, run_blocking)
+        outcomes = Outcomes(self._appender, cache, metrics)
+        self._flusher = Flusher(
+            self._appender, wal, metadata, uploader, outcomes, clock, tasks, random, settings, metrics
+        )
+        self._collector = Collector(metadata, objects, cache, clock, settings, metrics)
+        self._background: list[asyncio.Task[None]] = []
+        self._recovered: set[StreamId] = set()
+        """Streams that this node had open before its restart, not opened again yet."""
+        self._broken: dict[StreamId, Corrupt] = {}
+        self._node: NodeIdentity | None = None
+        self._stopping = False
+
+    # --- start and stop ----------------------------------------------------------------------------
+
+    async def start(self, node_id: int, addresses: dict[str, str]) -> NodeIdentity:
+        """Lock the WAL, register the node, recover, open the WAL for appends.
+
+        Raises BadSetting when the WAL is another's or not the one that belongs to this node, Corrupt when the WAL
+        cannot be read, Unavailable when the database does not answer. Nothing was acknowledged then.
+        """
+        await self._wal.lock()
+        registration = await self._metadata.register_node(node_id, self._wal.uri, addresses)
+        node = self._node = self._flusher.node = registration.identity
+        owned = [(self._make(snapshot), snapshot) for snapshot in registration.owned]
+        for stream, _ in owned:
+            self._appender.streams[stream.stream_id] = stream
+            self._recovered.add(stream.stream_id)
+        recovery = Recovery(self._wal, self._appender, self._flusher)
+        self._broken = await recovery.run(registration.wal_trim, owned)
+        await self._wal.start(node.node_epoch, self._appender)
+        self._appender.started = True
+        self._appender.floor = recovery.unplaced()
+        if self._wal.next_position < registration.wal_trim:
+            raise BadSetting(
+                f"the WAL {self._wal.uri} ends at position {self._wal.next_position}, but was trimmed to "
+                f"{registration.wal_trim} before: it is not this node's WAL; point wal at the right one"
+            )
+        self._flusher.wal_started = True
+        self._background = [
+            self._tasks.spawn(self._seal_by_age(), "seal by age"),
+            self._tasks.spawn(self._collector.run(), "collector"),
+        ]
+        return node
+
+    async def stop(self) -> None:
+        """Take no more appends; make everything durable, flushed, committed; close streams and WAL.
+
+        Takes as long as the store and the database do. Cancelled, it closes the WAL all the same: what was not
+        flushed is recovered from there.
+        """
+        self._stopping = True
+        try:
+            if self._node is not None and not self._appender.fenced:
+                open_now = [s for s in self._appender.streams.values() if s.stream_id not in self._recovered]
+                await self.close_streams(open_now)
+        except PonorError as error:
+            log.error("streams could not be closed; the WAL keeps what is not flushed", error=str(error))
+        finally:
+            for task in self._background:
+                task.cancel()
+            await asyncio.gather(*self._background, return_exceptions=True)
+            await self._wal.close()
+
+    # --- streams -----------------------------------------------------------------------------------
+
+    async def open_streams(self, requests: Sequence[tuple[StreamId, int]]) -> list[Stream]:
+        """Open streams, each at its expected epoch + 1; all or none. What was recovered of them is readable.
+
+        Raises Fenced, NotFound and Unavailable as `MetadataStore.open_streams`, and Corrupt when the WAL lacks
+        records of one of them: its `args` name it, and the others can be opened without it.
+        """
+        node = self._identity()
+        for stream_id, _ in requests:
+            if stream_id in self._broken:
+                raise Corrupt(*self._broken[stream_id].args)
+        found = {stream_id: self._appender.streams.get(stream_id) for stream_id, _ in requests}
+        recovered = [stream for stream in found.values() if stream is not None]
+        release: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        try:
+            await self._take_turn(recovered, release)
+            ends = await self._ends(found)
+            opening = [OpenRequest(stream_id, epoch, ends[stream_id]) for stream_id, epoch in requests]
+            snapshots = await self._metadata.open_streams(node, opening)
+            return [self._opened(snapshot) for snapshot in snapshots]
+        finally:
+            release.set_result(None)
+
+    async def _ends(self, found: dict[StreamId, Stream | None]) -> dict[StreamId, int]:
+        ends = {stream_id: stream.durable_end for stream_id, stream in found.items() if stream is not None}
+        unknown = [stream_id for stream_id, stream in found.items() if stream is None]
+        if unknown:
+            for row in await self._metadata.streams(unknown):
+                ends[row.stream_id] = max(row.committed_end, row.start_offset)
+        for stream_id in unknown:
+            if stream_id not in ends:
+                raise NotFound(f"stream {stream_id} does not exist")
+        return ends
+
+    async def _take_turn(self, streams: Iterable[Stream], release: asyncio.Future[None]) -> None:
+        """Wait for the flushes under way of these streams, and hold later commits back until `release`: a commit
+        names the stream's epoch, and that is about to change."""
+        turns = set()
+        for stream in streams:
+            if stream.turn is not None and not stream.turn.done():
+                turns.add(stream.turn)
+            stream.turn = release
+        if turns:
+            await asyncio.wait(turns)
+
+    def _opened(self, snapshot: StreamSnapshot) -> Stream:
+        stream = self._appender.streams.get(snapshot.stream_id)
+        if stream is None:
+            stream = self._make(snapshot)
+            self._appender.streams[snapshot.stream_id] = stream
+        else:
+            stream.opened(snapshot)
+        stream.refusal = None
+        self._recovered.discard(snapshot.stream_id)
+        return stream
+
+    def _make(self, snapshot: StreamSnapshot) -> Stream:
+        return Stream(snapshot, self, self._reads)
+
+    async def close_streams(self, streams: Sequence[Stream]) -> None:
+        """Refuse appends, wait for what is queued, flush, close the rows. Raises Fenced when they are another's.
+
+        Tries until it is known: a stream whose closing has an unknown outcome takes no appends any more.
+        """
+        for stream in streams:
+            if stream.refusal is None:
+                stream.refusal = Fenced(f"stream {stream.stream_id} is being closed here")
+        backoff = Backoff(self._random)
+        while not self._appender.fenced:
+            await self._appender.drained()
+            held = [stream for stream in streams if self._appender.holds(stream)]
+            if any(stream.committed_end < stream.durable_end for stream in held):
+                await self.flush()
+                held = [stream for stream in held if self._appender.holds(stream)]
+            try:
+                if all(stream.committed_end == stream.durable_end for stream in held):
+                    await self._close(held)
+                    return
+            except Unavailable as error:
+                log.warning("closing streams is tried again", streams=len(held), error=str(error))
+            await self._clock.sleep(backoff.next())
+
+    async def _close(self, streams: list[Stream]) -> None:
+        if streams:
+            ends = {stream.stream_id: max(stream.committed_end, stream.start_offset) for stream in streams}
+            await self._metadata.close_streams(self._identity(), ends)
+        for stream in streams:
+            self._appender.streams.pop(stream.stream_id, None)
+
+    def drop_stream(self, stream_id: StreamId) -> None:
+        """Its topic is deleted: forget everything of it. The listener hears append_failed(NotFound) at most once."""
+        self._recovered.discard(stream_id)
+        stream = self._appender.streams.get(stream_id)
+        if stream is not None:
+            self._appender.lose(stream, NotFound(f"stream {stream_id} was deleted"))
+
+    # --- StreamLog ---------------------------------------------------------------------------------
+
+    def append(self, batch: StreamBatch) -> None:
+        if self._stopping:
+            raise Unavailable("the broker is stopping")
+        self._appender.append(batch)
+
+    async def trim_stream(self, stream: Stream, start: int) -> None:
+        assert start <= stream.durable_end, f"{stream} trimmed to {start}"
+        stored = await self._metadata.trim_stream(self._identity(), stream.stream_id, stream.epoch, start)
+        stream.start_offset = max(stream.start_offset, stored)
+        for row in await self._metadata.streams([stream.stream_id]):
+            stream.committed_bytes = row.size_bytes
+
+    # --- sealing and pressure ----------------------------------------------------------------------
+
+    def _on_full(self) -> None:
+        if not self._flusher.busy:
+            self._flusher.seal()
+
+    async def _seal_by_age(self) -> None:
+        while True:
+            active = self._appender.active
+            age = self._clock.monotonic() - active.created
+            if active.empty or age < self._interval_s:
+                await self._clock.sleep(self._interval_s if active.empty else self._interval_s - age)
+                continue
+            # Its age counts from when it was empty, so that no batch waits longer than one interval.
+            self._flusher.seal()
+            if self._appender.active is active:
+                await self._clock.sleep(self._interval_s)
+
+    async def flush(self) -> None:
+        """Seal what is durable now and wait until its flush, and all before it, have ended."""
+        self._flusher.seal()
+        await self._flusher.settled()
+
+    def pressure(self) -> float:
+        """How near the nearest bound is: 1 is reached."""
+        return max(self._account.used / self._account.bytes_max, self._wal.bytes_retained / self._wal.bytes_max)
+
+    @property
+    def throttled(self) -> bool:
+        """The server should stop reading producers until this is false again."""
+        return self.pressure() >= THROTTLE_AT
+
+    @property
+    def fenced(self) -> bool:
+        """Another process owns this node's WAL and streams: nothing is served here until it registers anew."""
+        return self._appender.fenced
+
+    def health(self) -> dict[str, object]:
+        failure = self._appender.failure
+        return {
+            "fenced": self._appender.fenced,
+            "wal_failure": None if failure is None else str(failure),
+            "flush_failure": self._flusher.last_error,
+            "pressure": round(self.pressure(), 3),
+            "memtable_bytes": self._account.used,
+            "wal_bytes": self._wal.bytes_retained,
+            "flushes_in_flight": len(self._flusher.in_flight),
+            "streams": len(self._appender.streams),
+            "streams_not_recovered": {stream_id: str(error) for stream_id, error in self._broken.items()},
+        }
+
+    def _identity(self) -> NodeIdentity:
+        assert self._node is not None, "the storage is not started"
+        return self._node
