@@ -1,0 +1,176 @@
+"""Brings the programs that tests and benchmarks use: python tools/install.py [minio] [versitygw] [kafka] [kcat].
+
+Without names: all of them. Needs only Python's standard library, installs into ~/.cache/ponor (PONOR_TOOLS names
+another place), skips what is there, and says what cannot be installed here and how it could be had. It fails only
+with --require, when something asked for is missing at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+# Pinned: a test that starts to fail is to be ours, not a new release's.
+MINIO = "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c"
+VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
+KAFKA_VERSION = "4.3.0"
+JARS = (
+    ("org.apache.kafka", "kafka_2.13", KAFKA_VERSION),
+    ("org.apache.kafka", "kafka-tools", KAFKA_VERSION),
+    ("org.slf4j", "slf4j-simple", "1.7.36"),
+)
+INSTALL_S_MAX = 1800
+
+
+class CannotInstall(Exception):
+    """Says why not, and how the program could be had."""
+
+
+@dataclass(frozen=True)
+class Tool:
+    present: Callable[[Path], bool]
+    install: Callable[[Path], None]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tools", nargs="*", metavar="tool", help=f"any of {', '.join(TOOLS)}; none: all of them")
+    parser.add_argument("--require", action="store_true", help="fail when one of them is not there at the end")
+    options = parser.parse_args()
+    unknown = [name for name in options.tools if name not in TOOLS]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}; known are {', '.join(TOOLS)}")
+    place = Path(os.environ.get("PONOR_TOOLS") or Path.home() / ".cache" / "ponor")
+    missing = [name for name in options.tools or TOOLS if not bring(name, place)]
+    if missing:
+        say(f"not installed: {', '.join(missing)}")
+    return 1 if missing and options.require else 0
+
+
+def bring(name: str, place: Path) -> bool:
+    tool = TOOLS[name]
+    if tool.present(place):
+        say(f"{name}: there already")
+        return True
+    say(f"{name}: installing")
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        tool.install(place)
+    except CannotInstall as problem:
+        say(f"{name}: {problem}")
+        return False
+    except subprocess.TimeoutExpired:
+        say(f"{name}: gave up after {INSTALL_S_MAX // 60} minutes; try again: python tools/install.py {name}")
+        return False
+    except OSError as error:
+        say(f"{name}: {error}")
+        return False
+    say(f"{name}: installed")
+    return True
+
+
+def go_program(name: str, module: str) -> Tool:
+    def present(place: Path) -> bool:
+        return (place / "bin" / name).is_file() or shutil.which(name) is not None
+
+    def install(place: Path) -> None:
+        if shutil.which("go") is None:
+            raise CannotInstall(f"Go is needed for it; with Go on the PATH: GOBIN={place}/bin go install {module}")
+        # Go builds into a cache and moves the finished program: an interrupted run leaves no half of one.
+        run(["go", "install", module], GOBIN=str(place / "bin"))
+
+    return Tool(present, install)
+
+
+def kafka_present(place: Path) -> bool:
+    return (place / f"kafka-{KAFKA_VERSION}" / f"kafka-tools-{KAFKA_VERSION}.jar").is_file()
+
+
+def install_kafka(place: Path) -> None:
+    if shutil.which("java") is None or shutil.which("mvn") is None:
+        raise CannotInstall(
+            "Java 17 or newer and Maven are needed for it (Debian: apt-get install default-jdk-headless maven); "
+            "then: python tools/install.py kafka"
+        )
+    with tempfile.TemporaryDirectory(prefix="ponor-kafka-", dir=place) as folder:
+        pom = Path(folder) / "pom.xml"
+        pom.write_text(kafka_pom())
+        jars = Path(folder) / "jars"
+        run(["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={jars}"])
+        # Renamed when whole, so that a folder of this name is never half of it.
+        target = place / f"kafka-{KAFKA_VERSION}"
+        if target.exists():
+            shutil.rmtree(target)
+        jars.rename(target)
+
+
+def kafka_pom() -> str:
+    dependencies = "".join(
+        f"<dependency><groupId>{escape(group)}</groupId><artifactId>{escape(artifact)}</artifactId>"
+        f"<version>{escape(version)}</version></dependency>"
+        for group, artifact, version in JARS
+    )
+    return (
+        '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>'
+        "<groupId>ponor</groupId><artifactId>kafka-jars</artifactId><version>1</version><packaging>pom</packaging>"
+        f"<dependencies>{dependencies}</dependencies></project>"
+    )
+
+
+def kcat_present(place: Path) -> bool:
+    return (place / "bin" / "kcat").is_file() or shutil.which("kcat") is not None
+
+
+def install_kcat(place: Path) -> None:
+    command = ["apt-get", "install", "-y", "--no-install-recommends", "kcat"]
+    if shutil.which("apt-get") is None:
+        raise CannotInstall("there is no apt-get here; install kcat with this system's own package manager")
+    if os.geteuid() != 0:
+        raise CannotInstall(f"that takes root: sudo {' '.join(command)}")
+    try:
+        run(command, DEBIAN_FRONTEND="noninteractive")
+    except CannotInstall:
+        # A fresh image has no package lists.
+        run(["apt-get", "update"], DEBIAN_FRONTEND="noninteractive")
+        run(command, DEBIAN_FRONTEND="noninteractive")
+
+
+def run(command: list[str], **environment: str) -> None:
+    """Raises CannotInstall with the end of what the command said."""
+    done = subprocess.run(
+        command,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=INSTALL_S_MAX,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise CannotInstall(f"`{' '.join(command)}` failed:\n{done.stdout[-2000:]}")
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+TOOLS: dict[str, Tool] = {
+    "minio": go_program("minio", MINIO),
+    "versitygw": go_program("versitygw", VERSITYGW),
+    "kafka": Tool(kafka_present, install_kafka),
+    "kcat": Tool(kcat_present, install_kcat),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
