@@ -131,4 +131,4 @@ async def make_streams(metadata: Metadata, count: int, name: str = "t", topic: i
 
 async def marked(metadata: Metadata) -> list[ObjectId]:
     """Objects that nothing refers to any more, ascending."""
-    return sorted(ref.object_id for ref in await metadata.deletable_objects(FAR_MS, 10_000))
+    return sorted(ref.object_id for ref in await metadata.deletable_objects(2 * FAR_MS, 10_000))
