@@ -242,7 +242,26 @@ class PartitionLog:
     # --- durability (StreamListener) -----------------------------------------------------------
 
     def appended(self, durable_end: int) -> None:
-        """All state moves first; then whoever waits is told, in order."""
+        self._answer(self._advance(durable_end))
+        self._waiters.wake()
+
+    def append_failed(self, durable_end: int, error: Exception) -> None:
+        """Log end, pending producer state and the appends themselves go back to the durable end, together."""
+        code = ErrorCode.kafka_storage_error
+        if isinstance(error, Fenced):
+            code = ErrorCode.not_leader_or_follower
+        elif isinstance(error, NotFound):
+            code = ErrorCode.unknown_topic_or_partition
+        finished = self._advance(durable_end)
+        failed = self._drop_pending()
+        self._answer(finished)
+        self._refuse(failed, AppendResult(code, error_message=str(error)))
+        self._waiters.wake()
+
+    # State moves first and whole, then whoever waits is told: a callback may append, and finds the log in order.
+
+    def _advance(self, durable_end: int) -> list[PendingAppend]:
+        """Move the high watermark; returns the appends that are durable with it."""
         finished: list[PendingAppend] = []
         pending = self._pending
         while pending and pending[0].end_offset <= durable_end:
@@ -254,34 +273,28 @@ class PartitionLog:
         if durable_end > self.high_watermark:
             self.high_watermark = durable_end
             self._update_last_stable_offset()
+        return finished
+
+    def _drop_pending(self) -> list[PendingAppend]:
+        """Forget, whole, what is not durable; returns it."""
+        failed, self._pending = list(self._pending or ()), None
+        if self._producers is not None:
+            self._producers.drop_pending()
+        return failed
+
+    def _answer(self, finished: list[PendingAppend]) -> None:
         start = self.stream.start_offset
         for append in finished:
             call(append.done, AppendResult(ErrorCode.none, append.base_offset, append.log_append_time_ms, start))
-            if append.retries is not None:
-                for retry in append.retries:
-                    call(retry, self._repeated(append.base_offset, append.max_timestamp))
-        self._waiters.wake()
+            for retry in append.retries or ():
+                call(retry, self._repeated(append.base_offset, append.max_timestamp))
 
-    def append_failed(self, durable_end: int, error: Exception) -> None:
-        """Log end, pending producer state and the appends themselves go back to the durable end, together."""
-        self.appended(durable_end)
-        code = ErrorCode.kafka_storage_error
-        if isinstance(error, Fenced):
-            code = ErrorCode.not_leader_or_follower
-        elif isinstance(error, NotFound):
-            code = ErrorCode.unknown_topic_or_partition
-        self._fail_pending(code, str(error))
-
-    def _fail_pending(self, code: ErrorCode, message: str | None) -> None:
-        failed, self._pending = self._pending, None
-        if self._producers is not None:
-            self._producers.drop_pending()
-        result = AppendResult(code, error_message=message)
-        for append in failed or ():
+    @staticmethod
+    def _refuse(failed: list[PendingAppend], result: AppendResult) -> None:
+        for append in failed:
             call(append.done, result)
             for retry in append.retries or ():
                 call(retry, result)
-        self._waiters.wake()
 
     def _update_last_stable_offset(self) -> None:
         first = None if self._producers is None else self._producers.first_open_offset
@@ -295,7 +308,8 @@ class PartitionLog:
     def shut(self, code: ErrorCode) -> None:
         """Retire, and answer `code` to whatever still waits: nobody is left without an answer."""
         self._refusal = code
-        self._fail_pending(code, None)
+        self._refuse(self._drop_pending(), AppendResult(code))
+        self._waiters.wake()
 
     # --- checkpoints (StreamListener) ----------------------------------------------------------
 

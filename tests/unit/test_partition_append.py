@@ -1,0 +1,312 @@
+"""The append's critical section, durability, failure: CORRECTNESS 4, 6, 15."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from kio.schema.errors import ErrorCode
+
+from brokers.errors import KafkaError
+from brokers.partitions.partition_log import READ_COMMITTED, PartitionLog
+from brokers.partitions.pending import AppendOrigin
+from brokers.records.batch import parse_header, stored_crc_is_right
+from brokers.records.builder import marker_batch
+from brokers.records.record import EndMarker, iter_records
+from s3stream.errors import Corrupt, Fenced, NotFound, Overloaded, Unavailable
+from s3stream.types import StreamBatch
+from tests.support.fake_stream import FakeStream
+from tests.support.partitions import Answers, append, batch, fake, idempotent, make_log
+
+
+def test_an_append_is_answered_when_it_is_durable_and_not_before() -> None:
+    log = make_log()
+    answers = append(log, batch(3))
+    assert not answers and log.high_watermark == 0 and log.log_end_offset == 3
+    fake(log).make_durable()
+    assert answers.errors == [ErrorCode.none] and answers.offsets == [0]
+    assert answers[0].log_append_time_ms == -1 and answers[0].log_start_offset == 0
+    assert log.high_watermark == log.last_stable_offset == 3
+
+
+def test_one_group_commit_answers_only_what_it_made_durable_in_order() -> None:
+    log = make_log()
+    answers = Answers()
+    for count in (1, 2, 3):
+        log.append(batch(count), AppendOrigin.CLIENT, answers)
+    fake(log).make_durable(2)
+    assert answers.offsets == [0, 1] and log.high_watermark == 3
+    fake(log).make_durable()
+    assert answers.offsets == [0, 1, 3] and log.high_watermark == 6
+
+
+def test_the_stamp_is_there_before_the_stream_sees_the_buffer_and_nothing_is_copied() -> None:
+    stream = FakeStream(epoch=5)
+    log = make_log(stream)
+    append(log, batch(4))
+    records = batch(2)
+    append(log, records)
+    assert struct.unpack(">qii", stream.stamped[1])[::2] == (4, 5)
+    payload = stream.given[1].payload
+    assert isinstance(payload, memoryview) and payload.obj is records.obj
+    assert stored_crc_is_right(payload)
+    assert [record.offset for record in iter_records(payload)] == [4, 5]
+
+
+def test_a_read_only_buffer_is_copied_not_written() -> None:
+    log = make_log()
+    append(log, batch(1))
+    data = bytes(batch(1))
+    append(log, memoryview(data))
+    assert parse_header(data).base_offset == 0
+    assert parse_header(fake(log).given[1].payload).base_offset == 1
+
+
+def test_an_incomplete_rest_after_the_batch_is_left_out() -> None:
+    log = make_log()
+    whole = bytearray(batch(2))
+    append(log, memoryview(whole + whole[:20]))
+    assert len(fake(log).given[0].payload) == len(whole)
+
+
+def test_a_failure_takes_back_offsets_appends_and_producer_state_together() -> None:
+    log = make_log()
+    first, lost, lost_too = (append(log, idempotent(sequence)) for sequence in (0, 1, 2))
+    fake(log).make_durable(1)
+    fake(log).fail(Unavailable("disk"))
+    assert first.errors == [ErrorCode.none]
+    assert lost.errors == lost_too.errors == [ErrorCode.kafka_storage_error]
+    assert log.log_end_offset == log.high_watermark == 1 and log.pending_appends == 0
+    # The client sends both again: nothing remembers them, and they follow what is durable.
+    again = [append(log, idempotent(sequence)) for sequence in (1, 2)]
+    fake(log).make_durable()
+    assert [answers.offsets for answers in again] == [[1], [2]]
+
+
+def test_an_append_refused_by_the_stream_leaves_no_trace() -> None:
+    log = make_log()
+    for error, code in ((Overloaded("full"), ErrorCode.request_timed_out), (Unavailable("wal"), 56), (Fenced("x"), 6)):
+        fake(log).refuse = error
+        assert append(log, idempotent(0)).errors == [ErrorCode(code)]
+    fake(log).refuse = None
+    answers = append(log, idempotent(0))
+    fake(log).make_durable()
+    assert answers.offsets == [0]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Fenced("epoch"), ErrorCode.not_leader_or_follower),
+        (NotFound("deleted"), ErrorCode.unknown_topic_or_partition),
+        (Unavailable("disk"), ErrorCode.kafka_storage_error),
+    ],
+)
+def test_the_reason_of_a_failure_is_told(error: Exception, code: ErrorCode) -> None:
+    log = make_log()
+    answers = append(log, batch())
+    fake(log).fail(error)
+    assert answers.errors == [code]
+
+
+def test_a_callback_that_raises_keeps_nobody_else_from_being_answered() -> None:
+    log = make_log()
+
+    def broken(result: object) -> None:
+        raise RuntimeError("the connection's own fault")
+
+    log.append(batch(), AppendOrigin.CLIENT, broken)
+    answers = append(log, batch())
+    woken: list[int] = []
+    log.add_waiter(lambda: woken.append(log.high_watermark))
+    fake(log).make_durable()
+    assert answers.offsets == [1] and woken == [2]
+
+
+def test_state_has_moved_before_anyone_is_told_and_a_callback_may_append() -> None:
+    log = make_log()
+    seen: list[int] = []
+    inner = Answers()
+
+    def done(result: object) -> None:
+        seen.append(log.high_watermark)
+        log.append(batch(), AppendOrigin.CLIENT, inner)
+
+    log.append(batch(), AppendOrigin.CLIENT, done)
+    append(log, batch())
+    fake(log).make_durable()
+    assert seen == [2] and not inner
+    fake(log).make_durable()
+    assert inner.offsets == [2]
+
+
+# --- rule 6: nothing is answered from state that is not durable -------------------------------------
+
+
+def test_a_retry_on_a_second_connection_waits_for_the_original() -> None:
+    log = make_log()
+    original = append(log, idempotent(0, count=2))
+    retry = append(log, idempotent(0, count=2))
+    assert not original and not retry and log.log_end_offset == 2
+    fake(log).make_durable()
+    assert original.offsets == [0] and retry.offsets == [0]
+    assert len(fake(log).durable) == 1
+
+
+def test_a_retry_whose_original_fails_fails_too() -> None:
+    log = make_log()
+    original, retry = append(log, idempotent(0)), append(log, idempotent(0))
+    fake(log).fail(Unavailable("disk"))
+    assert original.errors == retry.errors == [ErrorCode.kafka_storage_error]
+    answers = append(log, idempotent(0))
+    fake(log).make_durable()
+    assert answers.offsets == [0]
+
+
+def test_a_retry_of_a_durable_batch_is_answered_at_once_and_not_stamped() -> None:
+    log = make_log()
+    append(log, idempotent(0))
+    append(log, idempotent(1, count=3))
+    fake(log).make_durable()
+    records = idempotent(1, count=3)
+    assert append(log, records).offsets == [1]
+    assert parse_header(records).base_offset == 0 and log.log_end_offset == 4
+
+
+# --- transactions, as far as the last stable offset needs them ---------------------------------------
+
+
+def test_the_last_stable_offset_stays_below_an_open_transaction_until_its_marker_is_durable() -> None:
+    log = make_log()
+    append(log, batch(2))
+    transactional = idempotent(0, count=2, transactional=True)
+    append(log, transactional, AppendOrigin.COORDINATOR)
+    append(log, batch(1))
+    fake(log).make_durable()
+    assert (log.last_stable_offset, log.high_watermark) == (2, 5)
+    marker = marker_batch(9, 0, EndMarker(commit=False, coordinator_epoch=3), 1)
+    append(log, memoryview(marker), AppendOrigin.COORDINATOR)
+    assert log.last_stable_offset == 2
+    fake(log).make_durable()
+    assert log.last_stable_offset == log.high_watermark == 6
+    assert [(txn.producer_id, txn.first_offset, txn.last_offset) for txn in log.aborted_transactions(0, 6)] == [
+        (9, 2, 5)
+    ]
+    old = marker_batch(9, 0, EndMarker(commit=True, coordinator_epoch=2), 1)
+    fenced = append(log, memoryview(old), AppendOrigin.COORDINATOR)
+    assert fenced.errors == [ErrorCode.transaction_coordinator_fenced]
+
+
+def test_a_client_cannot_write_outside_of_what_its_producer_has_open() -> None:
+    log = make_log()
+    assert append(log, idempotent(0, transactional=True)).errors == [ErrorCode.invalid_txn_state]
+    append(log, idempotent(0, transactional=True), AppendOrigin.COORDINATOR)
+    assert append(log, idempotent(1)).errors == [ErrorCode.invalid_txn_state]
+    more = append(log, idempotent(1, transactional=True))
+    fake(log).make_durable()
+    assert more.errors == [ErrorCode.none]
+
+
+# --- reads, waiters, the end ------------------------------------------------------------------------
+
+
+def sizes(log: PartitionLog, offset: int, isolation: int = 0) -> list[int]:
+    result = log.read_recent(offset, 1 << 20, isolation)
+    assert result is not None
+    return [parse_header(buffer).record_count for buffer in result.buffers]
+
+
+def test_reads_stop_at_the_high_watermark_and_at_the_last_stable_offset() -> None:
+    log = make_log()
+    append(log, batch(2))
+    fake(log).make_durable()
+    append(log, batch(3))
+    assert sizes(log, 0) == [2] and sizes(log, 2) == [] and sizes(log, 5) == []
+    append(log, idempotent(0, transactional=True), AppendOrigin.COORDINATOR)
+    fake(log).make_durable()
+    assert sizes(log, 0) == [2, 3, 1] and sizes(log, 0, READ_COMMITTED) == [2, 3]
+
+
+async def test_offsets_outside_of_the_log_are_out_of_range_never_empty() -> None:
+    log = make_log()
+    append(log, batch(5))
+    fake(log).make_durable()
+    await log.delete_records(2)
+    for offset in (1, 6, -1):
+        with pytest.raises(KafkaError) as caught:
+            log.read_recent(offset, 100)
+        assert caught.value.code is ErrorCode.offset_out_of_range
+        with pytest.raises(KafkaError):
+            await log.read(offset, 100)
+
+
+async def test_faults_below_become_kafka_errors_and_a_trim_meanwhile_is_what_is_told() -> None:
+    log = make_log()
+    append(log, batch(5))
+    fake(log).make_durable()
+    fake(log).read_error = Corrupt("block 3")
+    with pytest.raises(KafkaError) as caught:
+        await log.read(0, 100)
+    assert caught.value.code is ErrorCode.kafka_storage_error
+
+    async def trimmed_meanwhile(*args: object) -> None:
+        fake(log).start_offset = 5
+        raise NotFound("object gone")
+
+    fake(log).read = trimmed_meanwhile  # type: ignore[assignment]
+    with pytest.raises(KafkaError) as caught:
+        await log.read(0, 100)
+    assert caught.value.code is ErrorCode.offset_out_of_range
+
+
+def test_waiters_are_woken_by_durability_failure_and_the_end_until_removed() -> None:
+    log = make_log()
+    woken: list[str] = []
+    first = log.add_waiter(lambda: woken.append("first"))
+    log.add_waiter(lambda: woken.append("second"))
+    append(log, batch())
+    assert woken == []
+    fake(log).make_durable()
+    assert woken == ["first", "second"]
+    log.remove_waiter(first)
+    log.remove_waiter(first)
+    append(log, batch())
+    fake(log).fail(Unavailable("disk"))
+    log.shut(ErrorCode.unknown_topic_or_partition)
+    assert woken == ["first", "second", "second", "second"]
+
+
+def test_a_deleted_topic_answers_everything_that_waits_and_everything_that_comes() -> None:
+    log = make_log()
+    pending, retry = append(log, idempotent(0)), append(log, idempotent(0))
+    seen: list[ErrorCode] = []
+
+    def wake() -> None:
+        try:
+            log.read_recent(0, 100)
+        except KafkaError as error:
+            seen.append(error.code)
+
+    log.add_waiter(wake)
+    log.shut(ErrorCode.unknown_topic_or_partition)
+    gone = [ErrorCode.unknown_topic_or_partition]
+    assert pending.errors == retry.errors == seen == append(log, batch()).errors == gone
+    fake(log).make_durable()  # the WAL may still finish it: nobody hears of it twice
+    assert pending.errors == gone
+
+
+def test_a_retired_log_refuses_appends_but_answers_what_was_pending() -> None:
+    log = make_log()
+    pending = append(log, batch())
+    log.retire(ErrorCode.not_leader_or_follower)
+    assert append(log, batch()).errors == [ErrorCode.not_leader_or_follower]
+    fake(log).make_durable()
+    assert pending.errors == [ErrorCode.none]
+
+
+def test_a_stream_batch_carries_what_lookups_need() -> None:
+    log = make_log()
+    append(log, batch(3, timestamps=[50, 70, 60]))
+    given: StreamBatch = fake(log).given[0]
+    assert (given.stream_id, given.base_offset, given.count) == (1, 0, 3)
+    assert (given.first_timestamp, given.max_timestamp) == (50, 70)
