@@ -14,6 +14,7 @@ from kio.static.primitive import i8, i16, i32
 
 from brokers.config_def import TOPIC_CONFIGS, ConfigError, validate_topic_configs
 from brokers.errors import KafkaError
+from brokers.groups.config import OFFSETS_TOPIC
 from brokers.handlers import topic_rules
 from brokers.handlers.admin import duplicates, fault_of
 from brokers.handlers.config_view import topic_entries
@@ -212,8 +213,11 @@ async def _auto_create(names: Sequence[str], services: Services) -> dict[str, Er
 def _default_plan(name: str, services: Services) -> Plan:
     image, config = services.partitions.image, services.config
     topic_rules.check_new_name(name, image)
+    if name in topic_rules.INTERNAL_TOPICS and name != OFFSETS_TOPIC:
+        # Nobody keeps state in it here; made now, it would have the wrong shape for whoever will.
+        raise KafkaError(ErrorCode.unknown_topic_or_partition)
     count, factor, configs = config.num_partitions, config.default_replication_factor, {}
-    if name == "__consumer_offsets":
+    if name == OFFSETS_TOPIC:
         count, factor = config.offsets_topic_num_partitions, config.offsets_topic_replication_factor
         configs = {
             "cleanup.policy": "compact",

@@ -6,10 +6,12 @@ A handler takes nothing from anywhere else, so that a test or a simulation hands
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from brokers.handlers.deadlines import Deadlines
+from brokers.handlers.metadata_answers import MetadataAnswers
 from s3stream.budget import MemoryBudget
 from s3stream.metrics import Metrics
 from s3stream.seams import Clock
@@ -17,9 +19,6 @@ from s3stream.tasks import Tasks
 from s3stream.types import NodeId
 
 if TYPE_CHECKING:
-    from metadata.store import Metadata
-    from s3stream.storage import Storage
-
     from brokers.config import BrokerConfig
     from brokers.dynamic_config import ConfigSource
     from brokers.groups.coordinator import GroupCoordinator
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from brokers.handlers.long_polls import LongPolls
     from brokers.handlers.producer_ids import ProducerIds
     from brokers.partitions.manager import PartitionManager
+    from metadata.store import Metadata
+    from s3stream.storage import Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,3 +53,6 @@ class Services:
     """Effective configs of topics and of this broker, dynamic ones included."""
     chance: Random
     """Topic ids come from it."""
+    metadata_answers: MetadataAnswers = field(default_factory=MetadataAnswers)
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    """Timeouts of produce requests."""
