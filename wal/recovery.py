@@ -1,0 +1,289 @@
+"""Finds where the log ends, and tells a torn tail from corruption (CORRECTNESS 4). Blocking.
+
+Owns: which segments count, the chain across them, what a break means.
+Does not own: opening for appends (file_wal.py).
+
+What proves that a position was synced, so that a break below it is corruption and never a torn tail:
+the `synced` of any later valid record of the same segment; the first position of any later segment; the stored
+trim. Everything else that does not parse is what a crash leaves of a group whose sync never returned.
+Invariant: nothing is handed out before it is on stable storage, and what was only ever in the page cache is not
+believed: the last segments are synced and their cached pages dropped before anything of them is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from s3stream.errors import Corrupt
+from s3stream.types import StreamBatch, WalPosition
+from wal.files import Handle
+from wal.framing import (
+    RECORD_HEADER_BYTES,
+    SEGMENT_HEADER_BYTES,
+    RecordHeader,
+    SegmentHeader,
+    decode_record_header,
+    decode_segment_header,
+    find_synced_beyond,
+    payload_is_intact,
+    to_batch,
+)
+from wal.segments import ClosedSegment, SegmentDirectory, segment_name
+
+
+class LogEnd(NamedTuple):
+    """Where a new segment continues."""
+
+    position: WalPosition
+    chain: int
+    last: SegmentHeader | None
+    """Header of the last segment; None when the log has never been written."""
+    segments: Sequence[ClosedSegment]
+    """Segments that hold or follow the trim, in order."""
+    obsolete: Sequence[int]
+    """Ordinals of files below the trim."""
+    last_used: int
+    """Bytes of the last segment that hold the log: what follows them is torn or never written."""
+
+
+class SegmentPlan(NamedTuple):
+    headers: Sequence[SegmentHeader]
+    """From the last segment that begins at or below the trim to the last used one, without a gap."""
+    obsolete: Sequence[int]
+
+
+def plan_segments(
+    found: Sequence[tuple[int, SegmentHeader | Corrupt | None]], trim: WalPosition, where: str
+) -> SegmentPlan:
+    """Which of the files found (ordinal ascending; None: never used; Corrupt: unreadable) are the log from `trim` on.
+
+    Raises Corrupt when a segment that holds records at or above `trim` is missing or unreadable.
+    """
+    used = [header for _, header in found if isinstance(header, SegmentHeader)]
+    start = max((header.ordinal for header in used if header.first_position <= trim), default=None)
+    if start is None:
+        for _, header in found:
+            if isinstance(header, Corrupt):
+                raise header
+        if used or trim > 0:
+            raise Corrupt(
+                f"WAL {where}: records from position {trim} on are not there"
+                + (f", the oldest segment begins at {used[0].first_position}" if used else ", the directory is empty")
+                + ". Is the right volume mounted?"
+            )
+        return SegmentPlan([], [])
+    headers: list[SegmentHeader] = []
+    last = max(header.ordinal for header in used)
+    expected = start
+    for ordinal, header in found:
+        if ordinal < start:
+            continue
+        if isinstance(header, Corrupt):
+            raise header
+        # One file past the last used one is prepared for the next roll. The one after that is prepared only when
+        # the first is durably in use: any other gap is a lost segment.
+        if ordinal != expected or (header is None and ordinal <= last):
+            raise Corrupt(f"WAL {where}: segment {segment_name(expected)} is missing")
+        if header is not None:
+            headers.append(header)
+            expected += 1
+    _check_succession(headers, where)
+    return SegmentPlan(headers, [ordinal for ordinal, _ in found if ordinal < start])
+
+
+def _check_succession(headers: Sequence[SegmentHeader], where: str) -> None:
+    for before, after in pairwise(headers):
+        if after.wal_id != before.wal_id:
+            raise Corrupt(f"WAL {where}: segment {segment_name(after.ordinal)} belongs to another log")
+        if after.first_position < before.first_position or after.node_epoch < before.node_epoch:
+            raise Corrupt(f"WAL {where}: segment {segment_name(after.ordinal)} does not follow the one before it")
+
+
+class SegmentScan:
+    """Reads one segment's records in order, up to its successor's first position or to the end of the log."""
+
+    def __init__(
+        self, directory: SegmentDirectory, handle: Handle, header: SegmentHeader, successor: SegmentHeader | None,
+        read_bytes: int,
+    ) -> None:  # fmt: skip
+        self._files = directory.files
+        self._handle = handle
+        self._header = header
+        self._successor = successor
+        self._read_bytes = read_bytes
+        self._name = directory.path_of(header.ordinal)
+        self.file_size = self._files.size(handle)
+        self.offset = SEGMENT_HEADER_BYTES
+        self.position = header.first_position
+        self.chain = header.previous
+        self._want = 0
+        self._ended = False
+
+    def next_group(self, trim: WalPosition) -> list[StreamBatch]:
+        """Records at or above `trim`, about `read_bytes` of them; empty at the end. Raises Corrupt."""
+        batches: list[StreamBatch] = []
+        while not batches and not self._ended:
+            self._read_window(trim, batches)
+        return batches
+
+    def _read_window(self, trim: WalPosition, batches: list[StreamBatch]) -> None:
+        window = memoryview(self._files.pread(self._handle, max(self._read_bytes, self._want), self.offset))
+        self._want = 0
+        at = 0
+        while True:
+            if self._successor is not None and self.position == self._successor.first_position:
+                self._end(trim)
+                return
+            record = self._next_record(window, at)
+            if record is None:
+                self._end(trim)
+                return
+            payload_at = at + RECORD_HEADER_BYTES
+            if self._want:
+                return  # The record goes on past the window: read again from its first byte.
+            payload = window[payload_at : payload_at + record.length]
+            if not payload_is_intact(record, payload):
+                self._end(trim)
+                return
+            if record.position >= trim:
+                batches.append(to_batch(record, payload))
+            size = RECORD_HEADER_BYTES + record.length
+            at += size
+            self.offset += size
+            self.position += 1
+            self.chain = record.checksum
+            if len(window) - at < RECORD_HEADER_BYTES and self.file_size - self.offset >= RECORD_HEADER_BYTES:
+                return
+
+    def _next_record(self, window: memoryview, at: int) -> RecordHeader | None:
+        """The record that continues the log at `at`; sets `_want` when the window ends inside it."""
+        if len(window) - at < RECORD_HEADER_BYTES:
+            return None
+        record = decode_record_header(window, at, self._header.salt)
+        if (
+            record is None
+            or record.position != self.position
+            or record.previous != self.chain
+            or record.node_epoch != self._header.node_epoch
+        ):
+            return None
+        size = RECORD_HEADER_BYTES + record.length
+        if self.offset + size > self.file_size:
+            return None
+        if at + size > len(window):
+            self._want = size
+        return record
+
+    def _end(self, trim: WalPosition) -> None:
+        """The log does not go on at `offset` in this segment. Is that its end, or a hole in it?"""
+        self._ended = True
+        successor = self._successor
+        if successor is not None:
+            if self.position != successor.first_position:
+                raise self._corrupt(f"segment {segment_name(successor.ordinal)} begins at {successor.first_position}")
+            if self.chain != successor.previous:
+                raise self._corrupt(f"segment {segment_name(successor.ordinal)} follows other records")
+            return
+        if self.file_size < self._header.segment_bytes:
+            raise Corrupt(
+                f"WAL segment {self._name} is truncated: {self.file_size} bytes of {self._header.segment_bytes}"
+            )
+        if self.position < trim:
+            raise self._corrupt(f"records below {trim} are known to be durable")
+        proof = self._find_proof()
+        if proof is not None:
+            raise self._corrupt(f"record {proof.position} was written when everything below {proof.synced} was synced")
+
+    def _find_proof(self) -> RecordHeader | None:
+        """A later valid record of this segment that was written after `position` had been synced."""
+        # Windows overlap by a header less one byte, so that no header is cut in two.
+        offset, step = self.offset, self._read_bytes
+        while offset < self.file_size:
+            window = self._files.pread(self._handle, step + RECORD_HEADER_BYTES - 1, offset)
+            found = find_synced_beyond(window, self._header.salt, self.position)
+            if found is not None:
+                return found[1]
+            offset += step
+        return None
+
+    def _corrupt(self, proof: str) -> Corrupt:
+        return Corrupt(
+            f"WAL segment {self._name}: bad record at byte {self.offset} (position {self.position}), yet {proof}"
+        )
+
+
+class LogScan:
+    """Walks the whole log. `open`, then `next_group` until it is empty, then `end`. `close` in any case."""
+
+    def __init__(self, directory: SegmentDirectory, trim: WalPosition, read_bytes: int) -> None:
+        self._directory = directory
+        self._trim = trim
+        self._read_bytes = read_bytes
+        self._plan = SegmentPlan([], [])
+        self._next = 0
+        self._scan: SegmentScan | None = None
+        self._handle: Handle | None = None
+        self._closed: list[ClosedSegment] = []
+        self._position = 0
+        self._chain = 0
+        self._used = 0
+
+    def open(self) -> None:
+        directory = self._directory
+        ordinals = directory.ordinals()
+        # The log's last segment is among the last two files (the other is prepared or closed): only there can
+        # be bytes that the page cache shows and the medium does not have. Raises when they cannot be synced.
+        for ordinal in ordinals[-2:]:
+            with directory.opened(ordinal) as handle:
+                directory.files.fdatasync(handle)
+                directory.files.drop_cache(handle)
+        found = [(ordinal, self._read_header(ordinal)) for ordinal in ordinals]
+        self._plan = plan_segments(found, self._trim, directory.path)
+
+    def next_group(self) -> list[StreamBatch]:
+        """The next records at or above the trim, all of them durable; empty at the log's end. Raises Corrupt."""
+        while True:
+            if self._scan is None and not self._open_next():
+                return []
+            assert self._scan is not None
+            batches = self._scan.next_group(self._trim)
+            if batches:
+                return batches
+            self._leave_segment(self._scan)
+
+    def end(self) -> LogEnd:
+        headers = self._plan.headers
+        last = headers[-1] if headers else None
+        return LogEnd(self._position, self._chain, last, self._closed, self._plan.obsolete, self._used)
+
+    def close(self) -> None:
+        if self._handle is not None:
+            self._directory.files.close(self._handle)
+        self._scan = self._handle = None
+
+    def _read_header(self, ordinal: int) -> SegmentHeader | Corrupt | None:
+        with self._directory.opened(ordinal) as handle:
+            block = self._directory.files.pread(handle, SEGMENT_HEADER_BYTES, 0)
+        try:
+            return decode_segment_header(block, ordinal, self._directory.path_of(ordinal))
+        except Corrupt as error:
+            return error
+
+    def _open_next(self) -> bool:
+        headers = self._plan.headers
+        if self._next == len(headers):
+            return False
+        header = headers[self._next]
+        self._next += 1
+        successor = headers[self._next] if self._next < len(headers) else None
+        self._handle = self._directory.files.open(self._directory.path_of(header.ordinal))
+        self._scan = SegmentScan(self._directory, self._handle, header, successor, self._read_bytes)
+        return True
+
+    def _leave_segment(self, scan: SegmentScan) -> None:
+        header = self._plan.headers[self._next - 1]
+        self._closed.append(ClosedSegment(header.ordinal, header.first_position, scan.position, scan.file_size))
+        self._position, self._chain, self._used = scan.position, scan.chain, scan.offset
+        self.close()

@@ -1,0 +1,31 @@
+"""What the WAL can be told. Frozen; made once at the edge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from s3stream import limits
+from wal.framing import RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class WalSettings:
+    segment_bytes: int = limits.WAL_SEGMENT_BYTES
+    """Size of a preallocated segment file."""
+    group_bytes_max: int = limits.WAL_GROUP_BYTES_MAX
+    """One group commit takes at most this much, or one larger record."""
+    bytes_max: int = limits.WAL_BYTES_MAX
+    """Retained bytes at which appends are Overloaded. Two segments more (active, prepared) may lie on the disk."""
+    recovery_read_bytes: int = limits.WAL_RECOVERY_READ_BYTES
+    """Recovery reads and hands out about this much at a time."""
+
+    def __post_init__(self) -> None:
+        assert self.segment_bytes > SEGMENT_HEADER_BYTES + RECORD_HEADER_BYTES
+        assert self.bytes_max >= self.segment_bytes
+        assert self.group_bytes_max > 0
+        assert self.recovery_read_bytes > RECORD_HEADER_BYTES
+
+    @property
+    def payload_bytes_max(self) -> int:
+        """Largest payload that fits into a segment of its own."""
+        return self.segment_bytes - SEGMENT_HEADER_BYTES - RECORD_HEADER_BYTES
