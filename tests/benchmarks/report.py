@@ -69,7 +69,10 @@ def _cell(values: list[float]) -> str:
 
 
 def markdown(table: list[Row], note: str) -> str:
-    lines = ["| work | unit | Ponor: median (spread) | reference | ratio | goal | met |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| work | unit | Ponor: median (spread) | reference | ratio | goal | met |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in table:
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
         met = "" if row.met is None else ("yes" if row.met else "**no**")
@@ -87,7 +90,9 @@ def save(table: list[Row], folder: Path, note: str) -> str:
         | {"met": r.met}
         for r in table
     ]
-    (folder / "bench.json").write_text(json.dumps({"machine": platform.platform(), "note": note, "rows": data}, indent=1))
+    (folder / "bench.json").write_text(
+        json.dumps({"machine": platform.platform(), "note": note, "rows": data}, indent=1)
+    )
     _plot([row for row in table if row.ratio is not None], folder / "bench.png")
     return text
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from tests.benchmarks import procfs
 from tests.benchmarks.clients import MEGABYTE, JavaTools, confluent
 from tests.benchmarks.systems import Ponor, System
+from tests.support.servers import ACCESS_KEY, REGION, SECRET_KEY, MinioServer
 
 GIGABYTE = 1_000_000_000
 KIB = 1024
@@ -80,7 +81,16 @@ class Paired:
         if self._profile is None or not isinstance(system, Ponor):
             return None
         output = self._profile / f"{row.replace(' ', '-')}.svg"
-        command = [str(Path(sys.executable).with_name("py-spy")), "record", "-p", str(system.pid), "-d", "8", "-r", "200"]
+        command = [
+            str(Path(sys.executable).with_name("py-spy")),
+            "record",
+            "-p",
+            str(system.pid),
+            "-d",
+            "8",
+            "-r",
+            "200",
+        ]
         return subprocess.Popen([*command, "-o", str(output), "--native"], stderr=subprocess.DEVNULL)
 
     def _log(self, system: System, topic: str) -> None:
@@ -96,9 +106,7 @@ class Paired:
         rate, used = self._measured(system, "produce", produce)
         self._samples.add("produce 1 KiB, 64 KiB batches, 8 partitions", "CPU-s/GB", system.name, used / gigabytes)
         self._samples.add("produce 1 KiB, 64 KiB batches, 8 partitions", "MB/s", system.name, rate)
-        rate, used = self._measured(
-            system, "fetch", lambda: self._java.consume(system.bootstrap, topic, records)
-        )
+        rate, used = self._measured(system, "fetch", lambda: self._java.consume(system.bootstrap, topic, records))
         self._samples.add("fetch hot data", "CPU-s/GB", system.name, used / gigabytes)
         self._samples.add("fetch hot data", "MB/s", system.name, rate)
         system.delete_topic(topic)
@@ -109,7 +117,9 @@ class Paired:
         system.create_topic(topic, 8)
         for action in ("produce", "consume"):
             rate, used = self._measured(
-                system, f"librdkafka {action}", lambda: confluent(action, system.bootstrap, topic, records, KIB)  # noqa: B023
+                system,
+                f"librdkafka {action}",
+                lambda: confluent(action, system.bootstrap, topic, records, KIB),  # noqa: B023
             )
             self._samples.add(f"librdkafka {action} 1 KiB", "CPU-s/GB", system.name, used / gigabytes)
             self._samples.add(f"librdkafka {action} 1 KiB", "MB/s", system.name, rate)
@@ -157,22 +167,33 @@ def cold_read(ponor: Ponor, java: JavaTools, scale: Scale, samples: Samples, bar
     ponor.delete_topic("cold")
 
 
-def bare_read(url: str) -> float:
-    """MB/s of the bare obstore client over every object, in the ranges a sequential reader asks for: 8 MiB, 4 at once."""
-    import obstore
-    from obstore.store import from_url
+BARE_RANGE_BYTES = 8 * 1024 * KIB
+BARE_IN_FLIGHT = 4
 
-    from tests.support.servers import s3_options
+
+def bare_read(minio: MinioServer, bucket: str) -> float:
+    """MB/s of the bare obstore client over every object of a bucket: ranges of 8 MiB, four at once."""
+    import obstore
+    from obstore.store import S3Store
+
+    store = S3Store(
+        bucket,
+        endpoint=minio.endpoint,
+        access_key_id=ACCESS_KEY,
+        secret_access_key=SECRET_KEY,
+        region=REGION,
+        virtual_hosted_style_request=False,
+        client_options={"allow_http": True},
+    )
+    infos = [info for batch in obstore.list(store) for info in batch]
+    ranges = [
+        (info["path"], start, min(start + BARE_RANGE_BYTES, info["size"]))
+        for info in infos
+        for start in range(0, info["size"], BARE_RANGE_BYTES)
+    ]
 
     async def read() -> float:
-        store = from_url(url, **s3_options())
-        infos = [info for batch in obstore.list(store) for info in batch]
-        ranges = [
-            (info["path"], start, min(start + 8 * 1024 * KIB, info["size"]))
-            for info in infos
-            for start in range(0, info["size"], 8 * 1024 * KIB)
-        ]
-        gate = asyncio.Semaphore(4)
+        gate = asyncio.Semaphore(BARE_IN_FLIGHT)
         total = 0
 
         async def one(path: str, start: int, end: int) -> None:
@@ -199,7 +220,9 @@ def peak_memory(ponor: Ponor, java: JavaTools, scale: Scale, samples: Samples) -
     reader = subprocess.Popen([*module, "consume", ponor.bootstrap, "backlog", str(records), str(KIB)])
     java.produce(ponor.bootstrap, "live", records, KIB, batch_size=65536, linger_ms=5, buffer_memory=67_108_864)
     reader.wait(300)
-    samples.add("peak resident, budget 512 MiB, produce and catch-up", "MiB", "Ponor", procfs.peak_resident_mib(ponor.pid))
+    samples.add(
+        "peak resident, budget 512 MiB, produce and catch-up", "MiB", "Ponor", procfs.peak_resident_mib(ponor.pid)
+    )
 
 
 def idle_cost(ponor: Ponor, samples: Samples) -> None:

@@ -14,7 +14,9 @@ from tests.drills.account import History, Place
 class NumberedProducer(threading.Thread):
     """Sends `name:0`, `name:1`, … round-robin to the partitions of one topic until stopped, then flushes."""
 
-    def __init__(self, history: History, bootstrap: str, topic: str, partitions: int, idempotent: bool, name: str) -> None:
+    def __init__(
+        self, history: History, bootstrap: str, topic: str, partitions: int, idempotent: bool, name: str
+    ) -> None:
         super().__init__(name=name, daemon=True)
         self._history = history
         self._topic = topic
@@ -115,7 +117,9 @@ def _consumer(bootstrap: str) -> Consumer:
 
 def _all_partitions(topics: dict[str, int]) -> list[TopicPartition]:
     return [
-        TopicPartition(topic, partition, OFFSET_BEGINNING) for topic, count in topics.items() for partition in range(count)
+        TopicPartition(topic, partition, OFFSET_BEGINNING)
+        for topic, count in topics.items()
+        for partition in range(count)
     ]
 
 
