@@ -8,6 +8,7 @@ has returned, the object survives it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -175,13 +176,18 @@ class LocalStore:
         if not self._staging_path:
             path = f"{self._root}/{_STAGING}"
             self._make_directory(path)
-            oldest_ms = self._clock.now_ms() - _STAGED_TTL_MS
-            with os.scandir(path) as entries:
-                stale = [entry.path for entry in entries if entry.stat().st_mtime_ns // 1_000_000 < oldest_ms]
-            for leftover in stale:
-                self._files.remove(leftover)
+            self._sweep(path)
             self._staging_path = path
         return self._staging_path
+
+    def _sweep(self, directory: str) -> None:
+        oldest_ms = self._clock.now_ms() - _STAGED_TTL_MS
+        for name in os.listdir(directory):
+            path = f"{directory}/{name}"
+            # Living writers' files come and go meanwhile.
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(path).st_mtime_ns // 1_000_000 < oldest_ms:
+                    self._files.remove(path)
 
     def _path(self, key: str) -> str:
         parts = key.split("/")
