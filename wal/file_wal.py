@@ -140,7 +140,7 @@ class FileWal:
     def bytes_retained(self) -> int:
         if self._commit is not None:
             return self._commit.retained
-        return sum(segment.size for segment in self._recovered.segments) if self._recovered is not None else 0
+        return sum(segment.record_bytes for segment in self._recovered.segments) if self._recovered is not None else 0
 
     async def close(self) -> None:
         if self._commit is not None and self._writer is not None:

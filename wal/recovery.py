@@ -44,8 +44,6 @@ class LogEnd(NamedTuple):
     """Segments that hold or follow the trim, in order."""
     obsolete: Sequence[int]
     """Ordinals of files below the trim."""
-    last_used: int
-    """Bytes of the last segment that hold the log: what follows them is torn or never written."""
 
 
 class SegmentPlan(NamedTuple):
@@ -228,7 +226,6 @@ class LogScan:
         self._closed: list[ClosedSegment] = []
         self._position = 0
         self._chain = 0
-        self._used = 0
 
     def open(self) -> None:
         directory = self._directory
@@ -256,7 +253,7 @@ class LogScan:
     def end(self) -> LogEnd:
         headers = self._plan.headers
         last = headers[-1] if headers else None
-        return LogEnd(self._position, self._chain, last, self._closed, self._plan.obsolete, self._used)
+        return LogEnd(self._position, self._chain, last, self._closed, self._plan.obsolete)
 
     def close(self) -> None:
         if self._handle is not None:
@@ -284,6 +281,8 @@ class LogScan:
 
     def _leave_segment(self, scan: SegmentScan) -> None:
         header = self._plan.headers[self._next - 1]
-        self._closed.append(ClosedSegment(header.ordinal, header.first_position, scan.position, scan.file_size))
-        self._position, self._chain, self._used = scan.position, scan.chain, scan.offset
+        self._closed.append(
+            ClosedSegment(header.ordinal, header.first_position, scan.position, scan.offset, scan.file_size)
+        )
+        self._position, self._chain = scan.position, scan.chain
         self.close()

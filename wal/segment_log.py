@@ -20,7 +20,7 @@ from s3stream.seams import Clock
 from s3stream.tasks import Tasks
 from s3stream.types import StreamBatch, WalPosition
 from wal.files import Handle, RunBlocking
-from wal.framing import SEGMENT_HEADER_BYTES, SegmentHeader
+from wal.framing import SegmentHeader
 from wal.metrics import WalMetrics
 from wal.recovery import LogEnd
 from wal.segment_writer import GroupTimes, SegmentWriter
@@ -28,6 +28,9 @@ from wal.segments import ClosedSegment, SegmentDirectory
 from wal.settings import WalSettings
 
 log = structlog.get_logger(__name__)
+
+WASTE_SHARE = 16
+"""A closed segment keeps up to 1/16 of its room unused, and its file is used again; a larger rest is cut off."""
 
 
 class Spare(NamedTuple):
@@ -57,7 +60,8 @@ class SegmentLog:
         self._spare: Spare | None = None
         self._prepare_due = False
         self._maintenance = asyncio.Lock()
-        self.retained = sum(segment.size for segment in self._closed)
+        self.retained = sum(segment.record_bytes for segment in self._closed)
+        """Bytes of records. The files hold a header each besides, and at most WASTE_SHARE of room not used."""
 
     # --- the group commit's sink -----------------------------------------------------------------
 
@@ -82,10 +86,9 @@ class SegmentLog:
             old = self._writer
             spare, self._spare = self._spare, None
             assert spare is not None and spare.ordinal == old.header.ordinal + 1
-            size = self._settings.segment_bytes
             header = self._header(spare.ordinal, position, old.chain)
             self._active = self._new_writer(spare.handle, header, header_durable=False)
-            self._close_segment(old, position, size)
+            self._close_segment(old, position)
             self._prepare_due = True
         await self._run_blocking(old.close)
 
@@ -95,8 +98,7 @@ class SegmentLog:
         """Begin this incarnation's first segment, durably. Raises OSError."""
         header = self._header(end.last.ordinal + 1 if end.last is not None else 0, end.position, end.chain)
         await self._begin(header)
-        if end.last is not None:
-            await self._cut(self._closed[-1], end.last_used)
+        await self._cut(tolerated_bytes=0)
         await self.trim(0)
 
     async def repair(self, durable_end: WalPosition) -> None:
@@ -108,10 +110,8 @@ class SegmentLog:
             ordinal = broken.header.ordinal + (1 if broken.header_durable else 0)
             await self._begin(self._header(ordinal, durable_end, broken.chain))
             if broken.header_durable:
-                self._close_segment(broken, durable_end, self._settings.segment_bytes)
-                await self._cut(self._closed[-1], broken.used)
-            else:
-                self.retained -= broken.used
+                self._close_segment(broken, durable_end)
+                await self._cut(tolerated_bytes=0)
             await self._run_blocking(broken.close)
 
     async def trim(self, position: WalPosition) -> None:
@@ -123,7 +123,7 @@ class SegmentLog:
                 if len(closed) == 1 and not self._writer.header_durable:
                     break
                 segment = closed.pop(0)
-                self.retained -= segment.size
+                self.retained -= segment.record_bytes
                 if self._retired is None and segment.size == self._settings.segment_bytes:
                     self._retired = segment.ordinal
                 else:
@@ -155,7 +155,6 @@ class SegmentLog:
         )  # fmt: skip
 
     def _new_writer(self, handle: Handle, header: SegmentHeader, *, header_durable: bool) -> SegmentWriter:
-        self.retained += SEGMENT_HEADER_BYTES
         return SegmentWriter(self._directory.files, self._clock, handle, header, header_durable)
 
     async def _begin(self, header: SegmentHeader) -> None:
@@ -164,26 +163,31 @@ class SegmentLog:
         self._active = self._new_writer(handle, header, header_durable=True)
         self._prepare_due = True
 
-    def _close_segment(self, writer: SegmentWriter, end: WalPosition, size: int) -> None:
-        self.retained += size - writer.used
+    def _close_segment(self, writer: SegmentWriter, end: WalPosition) -> None:
         header = writer.header
-        self._closed.append(ClosedSegment(header.ordinal, header.first_position, end, size))
+        self._closed.append(
+            ClosedSegment(header.ordinal, header.first_position, end, writer.used, header.segment_bytes)
+        )
 
-    async def _cut(self, segment: ClosedSegment, used: int) -> None:
-        """Give back what a closed segment does not use, so that restarts and repairs do not fill the disk."""
+    async def _cut(self, tolerated_bytes: int) -> None:
+        """Give back the room that the newest closed segment does not use, if it is more than is tolerated, so
+        that large records, restarts and repairs do not fill the disk."""
+        segment = self._closed[-1] if self._closed else None
+        if segment is None or segment.size - segment.used <= tolerated_bytes:
+            return
         try:
-            await self._run_blocking(self._directory.cut, segment.ordinal, used)
+            await self._run_blocking(self._directory.cut, segment.ordinal, segment.used)
         except OSError as error:
             self._maintenance_failed("cut", error)
             return
-        self.retained -= segment.size - used
-        segment.size = used
+        segment.size = segment.used
 
     async def _prepare_ahead(self) -> None:
         async with self._maintenance:
             if self._spare is not None or self._active is None or not self._active.header_durable:
                 return
             try:
+                await self._cut(self._settings.segment_bytes // WASTE_SHARE)
                 await self._prepare()
             except OSError as error:
                 # The roll will try again, and fail the group that needs it if there is still no room.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from s3stream.types import WalPosition
 from wal.files import Files, Handle, write_all
-from wal.framing import SegmentHeader, encode_segment_header
+from wal.framing import SEGMENT_HEADER_BYTES, SegmentHeader, encode_segment_header
 
 LOCK_NAME = "lock"
 NEW_NAME = "segment.new"
@@ -39,8 +39,14 @@ class ClosedSegment:
     ordinal: int
     first_position: WalPosition
     end_position: WalPosition
+    used: int
+    """Bytes of the file that hold the log, header included: what follows was never written, or is torn."""
     size: int
     """Bytes of the file."""
+
+    @property
+    def record_bytes(self) -> int:
+        return self.used - SEGMENT_HEADER_BYTES
 
 
 class SegmentDirectory:

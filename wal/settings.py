@@ -15,7 +15,8 @@ class WalSettings:
     group_bytes_max: int = limits.WAL_GROUP_BYTES_MAX
     """One group commit takes at most this much, or one larger record."""
     bytes_max: int = limits.WAL_BYTES_MAX
-    """Retained bytes at which appends are Overloaded. Two segments more (active, prepared) may lie on the disk."""
+    """Retained bytes of records at which appends are Overloaded. The files may take 1/16 more (what a closed segment
+    leaves unused) and three segments (active, prepared, one kept for reuse)."""
     recovery_read_bytes: int = limits.WAL_RECOVERY_READ_BYTES
     """Recovery reads and hands out about this much at a time."""
 
