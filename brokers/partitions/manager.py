@@ -238,7 +238,7 @@ class PartitionManager:
                 self._retry = self._tasks.spawn(self._open_later(), "open partitions again")
 
     def _wanted(self, topic: TopicImage, part: PartitionImage, image: ClusterImage) -> bool:
-        if part.partition in self._logs.get(topic.topic_id, ()):
+        if part.partition in self._logs.get(topic.topic_id, ()) or self._node_id not in part.replicas:
             return False
         if part.leader == NO_LEADER:
             return self._preferred(part, image) == self._node_id

@@ -147,12 +147,7 @@ def _compress_lz4(data: Buffer, level: int) -> bytes:
     parts: list[Buffer] = [_LZ4_HEADER]
     for start in range(0, len(view), _LZ4_BLOCK_BYTES):
         plain = view[start : start + _LZ4_BLOCK_BYTES]
-        if level == _LZ4_LEVEL_DEFAULT:
-            block = memoryview(cramjam.lz4.compress_block(plain, store_size=False))
-        else:
-            block = memoryview(
-                cramjam.lz4.compress_block(plain, mode="high_compression", compression=level, store_size=False)
-            )
+        block = _lz4_block(plain, level)
         if len(block) < len(plain):
             parts.append(len(block).to_bytes(4, "little"))
             parts.append(block)
@@ -161,6 +156,16 @@ def _compress_lz4(data: Buffer, level: int) -> bytes:
             parts.append(plain)
     parts.append(bytes(4))
     return b"".join(parts)
+
+
+def _lz4_block(plain: memoryview, level: int) -> memoryview:
+    if level == _LZ4_LEVEL_DEFAULT:
+        return memoryview(cramjam.lz4.compress_block(plain, store_size=False))
+    # cramjam's blocks know no levels, its frames do. A frame of at most one block depends on nothing before it:
+    # magic, flags, block size and header checksum (7 bytes), then that block's length (4) and bytes.
+    frame = memoryview(cramjam.lz4.compress(plain, level=level))
+    size = int.from_bytes(frame[7:11], "little")
+    return plain if size & _LZ4_STORED else frame[11 : 11 + size]
 
 
 def _decompress_zstd(data: Buffer, size_max: int) -> Buffer:

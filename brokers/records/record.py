@@ -66,8 +66,13 @@ def iter_records(batch: Buffer, size_max: int = DECOMPRESSED_BYTES_MAX) -> Itera
 
 def iter_heads(batch: Buffer, header: BatchHeader, size_max: int = DECOMPRESSED_BYTES_MAX) -> Iterator[RecordHead]:
     """As `iter_records`, without keys, values and headers."""
-    data = memoryview(records_section(batch, header, size_max))
-    for start, end in _iter_bounds(data, header.record_count):
+    return section_heads(records_section(batch, header, size_max), header.record_count)
+
+
+def section_heads(section: Buffer, count: int) -> Iterator[RecordHead]:
+    """The heads in a batch's decompressed records."""
+    data = memoryview(section)
+    for start, end in _iter_bounds(data, count):
         try:
             timestamp_delta, position = read_varint(data, start + 1)
             offset_delta, position = read_varint(data, position)
@@ -166,5 +171,5 @@ def find_timestamp(batch: Buffer, target: int, start_offset: int) -> tuple[int, 
 
 __all__ = [
     "EndMarker", "Header", "Record", "RecordHead", "end_marker", "find_timestamp", "iter_heads",
-    "iter_records", "marker_record", "records_section",
+    "iter_records", "marker_record", "records_section", "section_heads",
 ]  # fmt: skip

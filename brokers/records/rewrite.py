@@ -10,7 +10,7 @@ import struct
 from brokers.records import batch as layout
 from brokers.records.batch import HEADER_BYTES, BatchHeader, write_crc
 from brokers.records.compression import compress
-from brokers.records.record import iter_heads, records_section
+from brokers.records.record import records_section, section_heads
 from s3stream.types import Buffer
 
 _ATTRIBUTES_POSITION = 21
@@ -39,9 +39,10 @@ def recompress(batch: Buffer, header: BatchHeader, codec: int, level: int | None
 
     The records are walked once: a stream cut at one of its block boundaries decompresses without a complaint.
     """
-    for _ in iter_heads(batch, header):
+    section = records_section(batch, header)
+    for _ in section_heads(section, header.record_count):
         pass
-    body = compress(codec, records_section(batch, header), level)
+    body = compress(codec, section, level)
     changed = bytearray(memoryview(batch)[:HEADER_BYTES])
     _I32.pack_into(changed, 8, HEADER_BYTES - layout.LOG_OVERHEAD + len(body))
     _I16.pack_into(changed, _ATTRIBUTES_POSITION, (header.attributes & ~layout.COMPRESSION_MASK) | codec)

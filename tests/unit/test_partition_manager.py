@@ -1,0 +1,310 @@
+"""The manager follows the image: opens in bulk, closes, deletes, keeps one bad partition from costing the others."""
+
+from __future__ import annotations
+
+import asyncio
+import tracemalloc
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from kio.schema.errors import ErrorCode
+
+from brokers.errors import KafkaError
+from brokers.partitions.log_config import LogConfig
+from brokers.partitions.manager import PartitionManager
+from brokers.partitions.partition_log import PartitionLog
+from brokers.partitions.settings import PartitionSettings
+from metadata.image import NO_LEADER, ClusterImage, NodeImage, PartitionImage, TopicImage
+from s3stream.errors import Corrupt, Fenced, NotFound, Unavailable
+from s3stream.metrics import Metrics
+from s3stream.tasks import Tasks
+from tests.support.fake_stream import FakeStorage, FakeStream
+from tests.support.partitions import FixedClock, append, batch, idempotent
+
+ME, OTHER = 1, 2
+
+
+class StepClock(FixedClock):
+    """Sleeps last until the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sleeping: list[asyncio.Future[None]] = []
+
+    async def sleep(self, seconds: float) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self.sleeping.append(future)
+        await future
+
+    async def wake(self) -> None:
+        await asyncio.sleep(0)
+        sleeping, self.sleeping = self.sleeping, []
+        for future in sleeping:
+            future.set_result(None)
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+
+def topic(
+    name: str, number: int, partitions: int = 1, *, leader: int = NO_LEADER, epoch: int = -1,
+    replicas: tuple[int, ...] = (ME,), configs: dict[str, str] | None = None,
+) -> TopicImage:  # fmt: skip
+    parts = tuple(
+        PartitionImage(index, number * 10_000 + index, leader, epoch, replicas) for index in range(partitions)
+    )
+    return TopicImage(name, UUID(int=number), False, parts, configs or {})
+
+
+def image(version: int, *topics: TopicImage, alive: tuple[int, ...] = (ME, OTHER)) -> ClusterImage:
+    nodes = {node: NodeImage(node, 1, "h", 1, None, node in alive) for node in (ME, OTHER)}
+    by_name = {one.name: one for one in topics}
+    return ClusterImage(version, "c", by_name, {one.topic_id: one for one in topics}, nodes, {})
+
+
+class NoRanges:
+    async def object_ranges(self, stream_id: int, start: int, limit: int) -> list[Any]:
+        return []
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.storage = FakeStorage()
+        self.clock = StepClock()
+        self.tasks = Tasks()
+        self.events: list[tuple[str, str]] = []
+        storage: Any = self.storage
+        metadata: Any = NoRanges()
+        self.manager = PartitionManager(
+            storage, metadata, ME, lambda topic, image: LogConfig(retention_ms=int(topic.configs.get("ms", 100))),
+            self.clock, self.tasks, Metrics(), PartitionSettings(producer_id_expiration_ms=1),
+        )  # fmt: skip
+        self.manager.on_open(lambda log: self.events.append(("open", log.name)))
+        self.manager.on_close(lambda log: self.events.append(("close", log.name)))
+
+    async def apply(self, version: int, *topics: TopicImage, **more: Any) -> None:
+        await self.manager.apply_image(image(version, *topics, **more))
+
+    def code(self, name: str, partition: int = 0) -> ErrorCode:
+        with pytest.raises(KafkaError) as caught:
+            self.manager.log(name, partition)
+        return caught.value.code
+
+    def stream(self, log: PartitionLog) -> FakeStream:
+        stream: Any = log.stream
+        assert isinstance(stream, FakeStream)
+        return stream
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    made = Bench()
+    yield made
+    await made.tasks.close()
+
+
+async def test_what_the_image_places_here_is_opened_in_one_go(bench: Bench) -> None:
+    await bench.apply(1, topic("a", 1, 3), topic("b", 2, leader=OTHER), topic("c", 3, leader=ME, epoch=4))
+    assert bench.storage.opened == [[10_000, 10_001, 10_002, 30_000]]
+    log = bench.manager.log("a", 2)
+    assert log.name == "a-2" and bench.manager.log_by_id(UUID(int=1), 2) is log
+    assert bench.manager.log("c", 0).leader_epoch == 5
+    assert bench.events == [("open", name) for name in ("a-0", "a-1", "a-2", "c-0")]
+    await bench.apply(2, topic("a", 1, 3, leader=ME, epoch=0), topic("b", 2, leader=OTHER), topic("c", 3, leader=ME))
+    assert bench.manager.log("a", 2) is log and len(bench.storage.opened) == 1
+
+
+async def test_lookups_of_what_is_not_here(bench: Bench) -> None:
+    await bench.apply(1, topic("a", 1), topic("b", 2, leader=OTHER))
+    assert bench.code("nowhere") is ErrorCode.unknown_topic_or_partition
+    assert bench.code("a", 1) is bench.code("a", -1) is ErrorCode.unknown_topic_or_partition
+    assert bench.code("b") is ErrorCode.not_leader_or_follower
+    for topic_id, partition, code in (
+        (9, 0, ErrorCode.unknown_topic_id),
+        (1, 5, ErrorCode.unknown_topic_or_partition),
+        (2, 0, ErrorCode.not_leader_or_follower),
+    ):
+        with pytest.raises(KafkaError) as caught:
+            bench.manager.log_by_id(UUID(int=topic_id), partition)
+        assert caught.value.code is code
+
+
+async def test_the_first_live_replica_opens_a_closed_stream(bench: Bench) -> None:
+    both, theirs = topic("a", 1, replicas=(OTHER, ME)), topic("b", 2, replicas=(OTHER,))
+    await bench.apply(1, both, theirs)
+    assert bench.storage.opened == []
+    await bench.apply(2, both, theirs, alive=(ME,))
+    assert bench.storage.opened == [[10_000]]
+
+
+async def test_a_deleted_topic_answers_all_that_waits_and_a_new_one_of_its_name_is_another(bench: Bench) -> None:
+    await bench.apply(1, topic("a", 1))
+    old = bench.manager.log("a", 0)
+    pending = append(old, batch())
+    woken: list[bool] = []
+    old.add_waiter(lambda: woken.append(True))
+    await bench.apply(2, topic("a", 2))
+    assert pending.errors == [ErrorCode.unknown_topic_or_partition] and woken
+    assert bench.storage.dropped == [10_000]
+    new = bench.manager.log("a", 0)
+    assert new is not old and new.topic_id == UUID(int=2)
+    assert bench.events == [("open", "a-0"), ("close", "a-0"), ("open", "a-0")]
+    with pytest.raises(KafkaError):
+        bench.manager.log_by_id(UUID(int=1), 0)
+
+
+async def test_a_topic_deleted_while_it_is_being_opened_does_not_come_back(bench: Bench) -> None:
+    gate = asyncio.Event()
+    opening = bench.storage.open_streams
+
+    async def slow(requests: Any) -> Any:
+        await gate.wait()
+        return await opening(requests)
+
+    bench.storage.open_streams = slow  # type: ignore[method-assign]
+    first = asyncio.create_task(bench.apply(1, topic("a", 1)))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(bench.apply(2))
+    await asyncio.sleep(0)
+    assert bench.code("a") is ErrorCode.unknown_topic_or_partition
+    gate.set()
+    await asyncio.gather(first, second)
+    assert bench.manager.open_count == 0 and bench.storage.dropped == [10_000] and bench.events == []
+
+
+async def test_one_refused_partition_does_not_cost_the_others(bench: Bench) -> None:
+    for error in (Fenced("epoch"), NotFound("gone"), Corrupt("wal")):
+        bench.storage.bad = {10_002: error}
+        await bench.apply(1, topic("a", 1, 5))
+        assert sorted(log.partition for log in bench.manager.logs()) == [0, 1, 3, 4]
+        expected = ErrorCode.kafka_storage_error if isinstance(error, Corrupt) else ErrorCode.not_leader_or_follower
+        assert bench.code("a", 2) is expected
+    bench.storage.bad = {}
+    await bench.apply(2, topic("a", 1, 5))
+    assert bench.manager.log("a", 2) and not bench.manager.offline()
+
+
+async def test_partitions_are_opened_again_when_the_database_answers(bench: Bench) -> None:
+    bench.storage.bad = {10_000: Unavailable("database")}
+    await bench.apply(1, topic("a", 1, 2))
+    for _ in range(2):
+        assert bench.code("a", 0) is bench.code("a", 1) is ErrorCode.kafka_storage_error
+        await bench.clock.wake()
+        assert bench.manager.open_count == 0
+    bench.storage.bad = {}
+    await bench.clock.wake()
+    assert bench.manager.open_count == 2 and not bench.manager.offline() and not bench.clock.sleeping
+
+
+async def test_a_log_that_cannot_be_replayed_is_tried_again_without_opening_its_stream_twice(bench: Bench) -> None:
+    stream = bench.storage.streams[10_000] = FakeStream(10_000)
+    seed = Bench()
+    await seed.apply(1, topic("a", 1))
+    log = seed.manager.log("a", 0)
+    append(log, idempotent(0))
+    seed.stream(log).make_durable()
+    stream.durable, stream.durable_end, stream.next_offset = seed.stream(log).durable, 1, 1
+    stream.read_error = Unavailable("store")
+    await bench.apply(1, topic("a", 1), topic("b", 2))
+    assert bench.manager.log("b", 0) and bench.code("a") is ErrorCode.kafka_storage_error
+    stream.read_error = None
+    await bench.clock.wake()
+    assert append(bench.manager.log("a", 0), idempotent(0)).offsets == [0]
+    assert bench.storage.opened == [[10_000, 20_000]]
+
+
+async def test_configs_reach_open_logs_and_equal_ones_are_one_object(bench: Bench) -> None:
+    await bench.apply(1, topic("a", 1), topic("b", 2))
+    first, second = bench.manager.log("a", 0), bench.manager.log("b", 0)
+    assert first.config is second.config
+    await bench.apply(2, topic("a", 1, configs={"ms": "7"}), topic("b", 2))
+    assert first.config.retention_ms == 7 and second.config.retention_ms == 100
+    await bench.apply(3, topic("a", 1), topic("b", 2))
+    assert first.config is second.config
+
+
+async def test_a_partition_opened_elsewhere_at_a_higher_epoch_is_given_up(bench: Bench) -> None:
+    await bench.apply(1, topic("a", 1))
+    log = bench.manager.log("a", 0)
+    await bench.apply(2, topic("a", 1, leader=OTHER, epoch=0))  # loaded before our own opening was seen
+    assert bench.manager.log("a", 0) is log
+    pending = append(log, batch())
+    await bench.apply(3, topic("a", 1, leader=OTHER, epoch=1))
+    assert pending.errors == [ErrorCode.not_leader_or_follower] and bench.code("a") is ErrorCode.not_leader_or_follower
+    assert bench.storage.dropped == [10_000] and bench.storage.closed == []
+
+
+async def test_a_partition_moved_away_is_closed_after_what_is_pending(bench: Bench) -> None:
+    await bench.apply(1, topic("a", 1))
+    log = bench.manager.log("a", 0)
+    pending = append(log, batch())
+    await bench.apply(2, topic("a", 1, leader=ME, epoch=0, replicas=(OTHER,)))
+    assert pending.errors == [ErrorCode.none] and bench.storage.closed == [10_000]
+    assert append(log, batch()).errors == [ErrorCode.not_leader_or_follower]
+    assert bench.events[-1] == ("close", "a-0")
+
+
+async def test_closing_answers_everybody_even_when_the_streams_cannot_be_closed(bench: Bench) -> None:
+    await bench.apply(1, topic("a", 1))
+    log = bench.manager.log("a", 0)
+    pending = append(log, batch())
+
+    async def refused(streams: object) -> None:
+        raise Unavailable("database")
+
+    bench.storage.close_streams = refused  # type: ignore[method-assign]
+    await bench.manager.close()
+    assert pending.errors == [ErrorCode.not_leader_or_follower] and bench.manager.open_count == 0
+
+
+async def test_an_older_image_changes_nothing(bench: Bench) -> None:
+    await bench.apply(5, topic("a", 1))
+    await bench.apply(4)
+    assert bench.manager.log("a", 0) and bench.manager.image.version == 5
+
+
+async def test_a_listener_that_raises_keeps_nobody_from_being_opened(bench: Bench) -> None:
+    def broken(log: PartitionLog) -> None:
+        raise RuntimeError("a coordinator's own fault")
+
+    bench.manager.on_open(broken)
+    await bench.apply(1, topic("a", 1, 2))
+    assert bench.manager.open_count == 2
+
+
+async def test_upkeep_in_the_background(bench: Bench) -> None:
+    await bench.apply(1, topic("a", 1), topic("b", 2))
+    old, bad = bench.manager.log("a", 0), bench.manager.log("b", 0)
+    append(old, idempotent(0, timestamps=[bench.clock.ms - 1000]))
+    append(bad, batch(timestamps=[bench.clock.ms - 1000]))
+    for log in (old, bad):
+        bench.stream(log).make_durable()
+
+    async def refused(start: int) -> None:
+        raise Unavailable("database")
+
+    bench.stream(bad).trim = refused  # type: ignore[method-assign]
+    bench.manager.start()
+    await asyncio.sleep(0)
+    await bench.clock.wake()
+    assert (old.log_start_offset, bad.log_start_offset) == (1, 0)
+    assert old.producers is None
+    assert len(bench.clock.sleeping) == 2
+    await bench.manager.close()
+
+
+async def test_two_thousand_idle_partitions_are_small(bench: Bench) -> None:
+    """The whole allowance is 25 KiB each, streams included; the log's own share is to stay below one."""
+    many = topic("many", 1, 2000)
+    bench.storage.streams = {part.stream_id: FakeStream(part.stream_id) for part in many.partitions}
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        await bench.apply(1, many)
+        used = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert bench.manager.open_count == 2000
+    # The listener's record of (event, name) and the stream's table entry are the test's own: about 150 bytes.
+    assert used / 2000 < 1500, used / 2000
