@@ -57,6 +57,8 @@ class Rebalance:
         """Not None: the join deadline is the initial delay, which may be extended by this much."""
         self._initial_delay_ms: float = 0
         self._new_member_added = False
+        self._assigning = 0
+        """The generation whose assignment is on its way into the log."""
 
     # --- time ----------------------------------------------------------------------------------
 
@@ -218,6 +220,9 @@ class Rebalance:
     def _store_assignments(self, assignments: dict[str, bytes], effects: Effects) -> None:
         """The leader has spoken: its assignment counts, and is answered, once the group record is durable."""
         generation = self.generation
+        if self._assigning == generation:
+            return  # the leader repeats itself: what is in the log first is what counts, here and after a reload
+        self._assigning = generation
 
         def still_expected() -> bool:
             return self.state is GroupState.COMPLETING_REBALANCE and self.generation == generation
