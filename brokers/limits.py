@@ -24,6 +24,10 @@ FRAME_STALL_MS = 60_000
 """A connection that sends not one byte of a frame it has begun for this long is closed: the frame is budgeted."""
 CONNECTIONS_MAX = 10_000
 FETCH_SESSIONS_MAX = 1_000
+FETCH_SESSION_PARTITIONS_MAX = 500_000
+"""In all fetch sessions together, about 300 bytes each; beyond it clients fetch without a session."""
+COLD_READS_PER_FETCH_MAX = 4
+"""Partitions of one Fetch that are read from objects at the same time."""
 FETCH_BYTES_MAX = 55 * MIB
 """Kafka's fetch.max.bytes default: bounds one answer."""
 # Fetches of one connection run one after another: at most one answer is added past the high-water mark.

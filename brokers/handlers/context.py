@@ -11,12 +11,16 @@ if TYPE_CHECKING:
     from brokers.handlers.services import Services
 
 
+def _nothing(*_: object) -> None:
+    """No connection behind the context."""
+
+
 class RequestContext:
     """Header, body and the way to answer. `respond` is called exactly once, from any later callback."""
 
     __slots__ = (
-        "api_key", "api_version", "body", "client_host", "client_id", "connection_id", "correlation_id",
-        "listener", "received_at", "respond", "services",
+        "api_key", "api_version", "body", "client_host", "client_id", "close", "connection_id", "correlation_id",
+        "listener", "mute", "received_at", "respond", "services",
     )  # fmt: skip
 
     def __init__(
@@ -32,6 +36,8 @@ class RequestContext:
         connection_id: int = 0,
         listener: str = "PLAINTEXT",
         received_at: float = 0.0,
+        close: Callable[[], None] = _nothing,
+        mute: Callable[[float], None] = _nothing,
     ) -> None:
         self.services = services
         self.api_key = api_key
@@ -48,3 +54,7 @@ class RequestContext:
         self.listener = listener
         self.received_at = received_at
         """Monotonic seconds."""
+        self.close = close
+        """Instead of `respond`: end the connection once what came before is answered."""
+        self.mute = mute
+        """Do not read the connection's socket for so many seconds (a throttled producer)."""

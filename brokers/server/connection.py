@@ -23,7 +23,7 @@ _LENGTH: Final = struct.Struct(">i")
 
 class Connection(asyncio.BufferedProtocol):
     __slots__ = (
-        "_filled", "_frame", "_frame_view", "_held", "_host", "_large", "_parsing", "_rest", "_serial",
+        "_filled", "_frame", "_frame_view", "_held", "_host", "_large", "_muted", "_parsing", "_rest", "_serial",
         "_serial_running", "_slots", "_stalled", "_transport", "_unanswered_bytes", "_writing_paused",
         "active_at", "client_host", "closing", "connection_id",
     )  # fmt: skip
@@ -46,6 +46,7 @@ class Connection(asyncio.BufferedProtocol):
         self._parsing = False
         self._stalled = False
         self._writing_paused = False
+        self._muted = False
         self._held = False
         """Draining: no further request is begun."""
         self.closing = False
@@ -181,6 +182,7 @@ class Connection(asyncio.BufferedProtocol):
             or self._unanswered_bytes >= CONNECTION_RECEIVE_BYTES_MAX
             or self._host.budget.full
             or self._held
+            or self._muted
         ) and self._frame is None
 
     def _stall(self, rest: bytes) -> None:
@@ -191,6 +193,19 @@ class Connection(asyncio.BufferedProtocol):
             self._stalled = True
             self._host.stats.pauses.value += 1
             self._transport.pause_reading()
+
+    def mute(self, seconds: float) -> None:
+        """Begin nothing more for so long: its producer is throttled."""
+        if self._muted or self._transport is None:
+            return
+        self._muted = True
+        self._host.loop.call_later(seconds, self._unmute)
+        if not self._parsing and self._frame is None and not self._stalled:
+            self._stall(self._rest)
+
+    def _unmute(self) -> None:
+        self._muted = False
+        self.resume()
 
     def resume(self) -> None:
         """A bound may have gone: parse what was kept, then read on."""
@@ -235,11 +250,11 @@ class Connection(asyncio.BufferedProtocol):
             self._flush()
         if slot.serial:
             self._serial_running = False
-            # A request that is done before `begin` returns finds the loop of _run_serial still running below it.
             if self._serial:
                 self._host.loop.call_soon(self._run_serial)
-        if self._stalled:
-            self.resume()
+        # Never in this call: an answer may come out of the middle of an append, and must not begin another.
+        if self._stalled and not self._must_wait():
+            self._host.loop.call_soon(self.resume)
 
     def _flush(self) -> None:
         slots = self._slots

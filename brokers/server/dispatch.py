@@ -86,6 +86,8 @@ class Dispatcher:
             connection.connection_id,
             self._settings.listener,
             connection.active_at,
+            slot.close,
+            connection.mute,
         )
         connection.add_slot(slot)
         if entry.serial:

@@ -1,0 +1,222 @@
+"""Fetch: batches from memory at once, from objects in one task, and a wait that appends end.
+
+Owns: the request's limits, when it is answered. Does not own: one partition's read (`fetch_read.py`), what an
+incremental answer leaves out (`fetch_session.py`).
+Invariants: a request that waits is woken by its partitions or its timer, never by polling; it is answered once.
+The bytes of an answer stay below its limit, except for one batch, so that every client gets on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+from uuid import UUID
+
+import structlog
+from kio.schema.errors import ErrorCode
+
+from brokers.handlers import leaders, table
+from brokers.handlers.context import RequestContext
+from brokers.handlers.errors import count_error
+from brokers.handlers.fetch_read import PartitionRead
+from brokers.handlers.fetch_session import FetchContext
+from brokers.limits import COLD_READS_PER_FETCH_MAX
+from brokers.partitions.partition_log import READ_COMMITTED, READ_UNCOMMITTED
+from brokers.protocol.fetch_codec import FetchRequest, PartitionAnswer, decode_fetch_request, encode_fetch_response
+from brokers.protocol.tags import NodeEndpoint
+
+log = structlog.get_logger(__name__)
+
+LEADER_TAGS: Final = 16
+"""First version whose answers name the current leader and where it is."""
+STORAGE_ERROR_KNOWN: Final = 6
+"""Clients of older versions do not retry KAFKA_STORAGE_ERROR."""
+_MOVED: Final = (ErrorCode.not_leader_or_follower, ErrorCode.fenced_leader_epoch)
+
+
+def handle(ctx: RequestContext) -> None:
+    request = decode_fetch_request(ctx.body, ctx.api_version)
+    context = ctx.services.fetch_sessions.context(request, ctx.api_version)
+    if context.error:
+        count_error(ctx.services.metrics, "Fetch", context.error)
+        ctx.respond(encode_fetch_response(ctx.api_version, (), int(context.error)))
+        return
+    _Fetch(ctx, request, context).begin()
+
+
+class _Fetch:
+    """One request from its arrival to its answer."""
+
+    __slots__ = (
+        "_context", "_ctx", "_done", "_max_bytes", "_max_wait", "_min_bytes", "_parts", "_replica_id", "_size",
+        "_stopped", "_timer", "_waiting",
+    )  # fmt: skip
+
+    def __init__(self, ctx: RequestContext, request: FetchRequest, context: FetchContext) -> None:
+        isolation = READ_COMMITTED if request.isolation_level == READ_COMMITTED else READ_UNCOMMITTED
+        self._ctx = ctx
+        self._context = context
+        self._replica_id = request.replica_id
+        self._max_wait = request.max_wait_ms / 1000
+        self._max_bytes = max(0, min(request.max_bytes, ctx.services.config.fetch_max_bytes))
+        self._min_bytes = min(request.min_bytes, self._max_bytes)
+        self._parts = [PartitionRead(asked, isolation) for asked in context.partitions]
+        self._size = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiting = False
+        self._stopped = False
+        self._done = False
+
+    def begin(self) -> None:
+        """Read what is in memory; answer, wait, or send a task for the rest."""
+        services = self._ctx.services
+        fetched = failed = False
+        cold: list[PartitionRead] = []
+        for part in self._parts:
+            if not part.find(services):
+                continue
+            fetched = True
+            part.check(self._replica_id)
+            if part.open and not self._read_recent(part):
+                cold.append(part)
+            failed = failed or not part.open
+        if cold:
+            self._spawn_cold(cold)
+        elif not fetched or failed or self._enough or self._max_wait <= 0 or services.long_polls.draining:
+            self._finish()
+        else:
+            self._wait()
+
+    @property
+    def _enough(self) -> bool:
+        return self._size >= self._min_bytes
+
+    def _read_recent(self, part: PartitionRead) -> bool:
+        """False: the batches are not in memory."""
+        added = part.read_recent(self._max_bytes - self._size, self._size == 0)
+        if added is None:
+            return False
+        self._size += added
+        return True
+
+    # --- waiting -------------------------------------------------------------------------------
+
+    def _wait(self) -> None:
+        self._waiting = True
+        ctx = self._ctx
+        for part in self._parts:
+            if part.open:
+                assert part.log is not None
+                part.waiter = part.log.add_waiter(partial(self._wake, part))
+        self._timer = asyncio.get_running_loop().call_later(self._max_wait, self._finish)
+        ctx.services.long_polls.add(ctx.connection_id, self._end)
+
+    def _wake(self, part: PartitionRead) -> None:
+        """The partition's high watermark moved, or it serves no more."""
+        if not self._waiting:
+            return
+        if not self._read_recent(part):
+            self._stop_waiting()
+            self._spawn_cold([part])
+        elif part.error or self._enough:
+            self._finish()
+
+    def _stop_waiting(self) -> None:
+        if not self._waiting:
+            return
+        self._waiting = False
+        for part in self._parts:
+            if part.waiter:
+                assert part.log is not None
+                part.log.remove_waiter(part.waiter)
+                part.waiter = 0
+        if self._timer is not None:
+            self._timer.cancel()
+        self._ctx.services.long_polls.remove(self._ctx.connection_id)
+
+    def _end(self) -> None:
+        """The broker drains, or the client is gone."""
+        self._stopped = True
+        if self._waiting:
+            self._finish()
+
+    # --- reading from objects ------------------------------------------------------------------
+
+    def _spawn_cold(self, parts: Sequence[PartitionRead]) -> None:
+        ctx = self._ctx
+        ctx.services.long_polls.add(ctx.connection_id, self._end)
+        ctx.services.tasks.spawn(self._read_cold(parts), "fetch from objects")
+
+    async def _read_cold(self, parts: Sequence[PartitionRead]) -> None:
+        """Partitions in turn, a few at a time; then the answer, however few bytes there are."""
+        try:
+            for first in range(0, len(parts), COLD_READS_PER_FETCH_MAX):
+                if self._stopped or (self._size and self._size >= self._max_bytes):
+                    break
+                await self._read_wave(parts[first : first + COLD_READS_PER_FETCH_MAX])
+        finally:
+            self._ctx.services.long_polls.remove(self._ctx.connection_id)
+            self._finish()
+
+    async def _read_wave(self, parts: Sequence[PartitionRead]) -> None:
+        """Each may take what those before it leave if they take all they may, so that the sum fits."""
+        left = self._max_bytes - self._size
+        at_least_one = self._size == 0
+        reads = []
+        limits = []
+        for part in parts:
+            limit = max(0, min(left, part.asked.max_bytes - part.size))
+            if limit == 0 and not at_least_one:
+                break
+            left -= limit
+            limits.append(limit)
+            reads.append(part.read(limit, at_least_one))
+        results = await asyncio.gather(*reads, return_exceptions=True)
+        for part, limit, added in zip(parts, limits, results, strict=False):
+            if isinstance(added, BaseException):
+                log.error("fetch failed", topic=part.asked.name, partition=part.asked.partition, exc_info=added)
+                part.error = ErrorCode.unknown_server_error
+            elif added > limit and self._size:
+                part.drop()  # a batch larger than its limit passes only as the first of an answer
+            else:
+                self._size += added
+
+    # --- the answer ----------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        if self._done:
+            return
+        self._done = True
+        self._stop_waiting()
+        ctx = self._ctx
+        version = ctx.api_version
+        answers = [part.answer() for part in self._parts]
+        endpoints: dict[int, NodeEndpoint] = {}
+        for part, answer in zip(self._parts, answers, strict=True):
+            if answer.error_code:
+                self._explain(part, answer, endpoints)
+        error, session_id, changed = self._context.finish(answers)
+        if error:
+            count_error(ctx.services.metrics, "Fetch", error)
+        ctx.respond(encode_fetch_response(version, changed, int(error), session_id, 0, tuple(endpoints.values())))
+
+    def _explain(self, part: PartitionRead, answer: PartitionAnswer, endpoints: dict[int, NodeEndpoint]) -> None:
+        ctx = self._ctx
+        count_error(ctx.services.metrics, "Fetch", answer.error_code)
+        version = ctx.api_version
+        if part.error is ErrorCode.kafka_storage_error and version < STORAGE_ERROR_KNOWN:
+            answer.error_code = int(ErrorCode.not_leader_or_follower)
+        if version >= LEADER_TAGS and part.error in _MOVED:
+            image = ctx.services.partitions.image
+            topic = part.asked.topic
+            found = image.topics_by_id.get(topic) if isinstance(topic, UUID) else image.topics.get(topic)
+            answer.current_leader = leaders.current_leader(found, part.asked.partition)
+            if answer.current_leader is not None:
+                node = leaders.endpoint(image, answer.current_leader)
+                if node is not None:
+                    endpoints[node.node_id] = node
+
+
+API = table.Api(1, "Fetch", 4, 18, handle, kind=table.HOT)

@@ -1,0 +1,224 @@
+"""Produce: each partition's batch goes to its log; the answer leaves when the last of them is durable or refused.
+
+Owns: acks, the request's timeout, errors by partition. Does not own: validation, offsets (`partition_log.py`).
+Invariants: no task and no future; an append whose outcome is unknown at the timeout answers REQUEST_TIMED_OUT and
+stays pending (CORRECTNESS 20). The answer keeps the order of the request.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from uuid import UUID
+
+import structlog
+from kio.schema.errors import ErrorCode
+
+from brokers.errors import KafkaError
+from brokers.handlers import leaders, table
+from brokers.handlers.context import RequestContext
+from brokers.handlers.errors import count_error
+from brokers.handlers.services import Services
+from brokers.handlers.topic_rules import INTERNAL_TOPICS
+from brokers.partitions.partition_log import PartitionLog
+from brokers.partitions.pending import AppendOrigin, AppendResult
+from brokers.protocol.produce_codec import (
+    PartitionAnswer,
+    ProduceRequest,
+    Topic,
+    decode_produce_request,
+    encode_produce_response,
+)
+from brokers.protocol.tags import NodeEndpoint
+from metadata.image import TopicImage
+
+logger = structlog.get_logger(__name__)
+
+ACKS: Final = (-1, 0, 1)
+ADMIN_CLIENT: Final = "__admin_client"
+"""The one client id that Kafka lets write into internal topics."""
+THROTTLE_MS: Final = 100
+"""Told to, and imposed on, a producer while memory or the WAL are near their bound."""
+_ATTRIBUTES: Final = 22
+"""Low byte of a batch's attributes."""
+_TRANSACTIONAL: Final = 0x10
+_NO_LEADER: Final = ErrorCode.not_leader_or_follower
+
+
+class _Part:
+    """One partition of one request: the log calls it when its append is decided."""
+
+    __slots__ = ("partition", "request", "result")
+
+    def __init__(self, request: _Produce, partition: int) -> None:
+        self.request = request
+        self.partition = partition
+        self.result: AppendResult | None = None
+
+    def __call__(self, result: AppendResult) -> None:
+        if self.result is not None:
+            return
+        self.result = result
+        request = self.request
+        request.pending -= 1
+        if not request.pending:
+            request.finish()
+
+
+class _Produce:
+    """A request whose answer is not out yet."""
+
+    __slots__ = ("acks", "ctx", "deadline", "expired", "pending", "timeout_ms", "topics")
+
+    def __init__(self, ctx: RequestContext, request: ProduceRequest) -> None:
+        self.ctx = ctx
+        self.acks = request.acks
+        self.timeout_ms = request.timeout_ms
+        self.topics: list[tuple[Topic, list[_Part]]] = []
+        self.pending = 1
+        """Undecided appends, and one for the loop that makes them: nothing finishes before all are begun."""
+        self.deadline = -1
+        self.expired = False
+
+    def begin(self, request: ProduceRequest) -> None:
+        services = self.ctx.services
+        refusal = _refusal(request)
+        internal_allowed = self.ctx.client_id == ADMIN_CLIENT
+        for topic, partitions in request.topics:
+            parts: list[_Part] = []
+            self.topics.append((topic, parts))
+            for index, records in partitions:
+                part = _Part(self, index)
+                parts.append(part)
+                self.pending += 1
+                try:
+                    if refusal is not None:
+                        raise refusal
+                    log = _log(services, topic, index)
+                    if records is None or (log.topic in INTERNAL_TOPICS and not internal_allowed):
+                        raise _unwritable(log, records)
+                except KafkaError as error:
+                    part(AppendResult(error.code, error_message=error.message))
+                else:
+                    _append(log, records, part)
+        self.ctx.body = memoryview(b"")  # the batches are the logs' now; an answer needs no frame
+        self.pending -= 1
+        if not self.pending:
+            self.finish()
+        elif self.timeout_ms >= 0:
+            self.deadline = services.deadlines.add(self, self.timeout_ms)
+
+    def expire(self) -> None:
+        """The appends go on; their outcome is unknown to the client."""
+        self.expired = True
+        self._answer()
+
+    def finish(self) -> None:
+        if not self.expired:
+            self.ctx.services.deadlines.remove(self, self.deadline)
+            self._answer()
+
+    def _answer(self) -> None:
+        ctx = self.ctx
+        services = ctx.services
+        endpoints: dict[int, NodeEndpoint] = {}
+        failed = False
+        topics: list[tuple[Topic, list[PartitionAnswer]]] = []
+        for topic, parts in self.topics:
+            answers: list[PartitionAnswer] = []
+            for part in parts:
+                result = part.result or _TIMED_OUT
+                if result.error:
+                    failed = True
+                    count_error(services.metrics, "Produce", result.error)
+                    answers.append(_error_answer(services, topic, part.partition, result, endpoints))
+                else:
+                    answers.append(
+                        PartitionAnswer(
+                            part.partition, 0, result.base_offset, result.log_append_time_ms, result.log_start_offset
+                        )
+                    )
+            topics.append((topic, answers))
+        throttle_ms = 0
+        if services.storage.throttled:
+            throttle_ms = THROTTLE_MS
+            ctx.mute(THROTTLE_MS / 1000)
+        if self.acks == 0:
+            # Nobody waits for an answer: an error can only be told by ending the connection.
+            if failed:
+                ctx.close()
+            else:
+                ctx.respond(None)
+            return
+        ctx.respond([encode_produce_response(ctx.api_version, topics, throttle_ms, tuple(endpoints.values()))])
+
+
+_TIMED_OUT: Final = AppendResult(ErrorCode.request_timed_out)
+
+
+def handle(ctx: RequestContext) -> None:
+    request = decode_produce_request(ctx.body, ctx.api_version)
+    _Produce(ctx, request).begin(request)
+
+
+def _append(log: PartitionLog, records: memoryview, part: _Part) -> None:
+    try:
+        log.append(records, AppendOrigin.CLIENT, part)
+    except Exception:  # one partition's unforeseen fault stays its own
+        logger.exception("append failed", partition=log.name)
+        part(AppendResult(ErrorCode.unknown_server_error))
+
+
+def _refusal(request: ProduceRequest) -> KafkaError | None:
+    """Why the request as a whole cannot be carried out."""
+    if request.acks not in ACKS:
+        return KafkaError(ErrorCode.invalid_required_acks)
+    for _, partitions in request.topics:
+        for _, records in partitions:
+            if records is not None and len(records) > _ATTRIBUTES and records[_ATTRIBUTES] & _TRANSACTIONAL:
+                if request.transactional_id is None:
+                    return KafkaError(ErrorCode.transactional_id_authorization_failed)
+                # No transaction can have been begun here: there is no transaction coordinator.
+                return KafkaError(ErrorCode.invalid_txn_state, "Partition was not added to the transaction")
+    return None
+
+
+def _log(services: Services, topic: Topic, partition: int) -> PartitionLog:
+    if isinstance(topic, UUID):
+        return services.partitions.log_by_id(topic, partition)
+    return services.partitions.log(topic, partition)
+
+
+def _unwritable(log: PartitionLog, records: memoryview | None) -> KafkaError:
+    if records is None:
+        return KafkaError(ErrorCode.invalid_record, "Produce requests must have exactly one record batch")
+    return KafkaError(ErrorCode.invalid_topic_exception, f"Cannot append to internal topic {log.topic}")
+
+
+def _error_answer(
+    services: Services, topic: Topic, partition: int, result: AppendResult, endpoints: dict[int, NodeEndpoint]
+) -> PartitionAnswer:
+    leader = None
+    if result.error is _NO_LEADER:
+        image = services.partitions.image
+        leader = leaders.current_leader(_topic_image(services, topic), partition)
+        node = None if leader is None else leaders.endpoint(image, leader)
+        if node is not None:
+            endpoints[node.node_id] = node
+    return PartitionAnswer(
+        partition,
+        int(result.error),
+        result.base_offset,
+        result.log_append_time_ms,
+        result.log_start_offset,
+        result.record_errors,
+        result.error_message,
+        leader,
+    )
+
+
+def _topic_image(services: Services, topic: Topic) -> TopicImage | None:
+    image = services.partitions.image
+    return image.topics_by_id.get(topic) if isinstance(topic, UUID) else image.topics.get(topic)
+
+
+API = table.Api(0, "Produce", 3, 13, handle, kind=table.HOT)
