@@ -1,1 +1,340 @@
-"""The composition root: the only place that constructs components."""
+"""The composition root: the only place that constructs components, starts them in order and stops them in reverse.
+
+Start: checks that touch nothing, then store, metadata, WAL and recovery, partitions, coordinators, listeners.
+Stop: answer what is under way, flush, close; each step in the reverse order of the start.
+Invariant: a start that fails leaves nothing running, and where a setting is at fault nothing changed either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from random import Random, SystemRandom
+from typing import Any, TypeVar
+
+import structlog
+from kio.schema.errors import ErrorCode
+
+from brokers import preflight
+from brokers.config import BrokerConfig
+from brokers.dynamic_config import ConfigSource
+from brokers.groups.config import OFFSETS_TOPIC, GroupConfig
+from brokers.groups.coordinator import GroupCoordinator
+from brokers.handlers.create_topics import auto_create
+from brokers.handlers.fetch_session import FetchSessionCache
+from brokers.handlers.long_polls import LongPolls
+from brokers.handlers.producer_ids import ProducerIds
+from brokers.handlers.services import Services
+from brokers.health import RUNNING, STOPPING, Health
+from brokers.http.exposition import add_process_metrics
+from brokers.http.server import HttpServer, HttpSources
+from brokers.identity import Identity, check_cluster, write_identity
+from brokers.image_follower import ImageFollower
+from brokers.partitions.manager import PartitionManager
+from brokers.partitions.partition_log import PartitionLog
+from brokers.partitions.settings import PartitionSettings
+from brokers.server.kafka_server import KafkaServer
+from brokers.server.settings import ServerSettings
+from brokers.version import VERSION
+from cache import open_block_cache
+from metadata.store import Metadata, open_metadata
+from s3stream.budget import MemoryBudget
+from s3stream.clock import SystemClock
+from s3stream.errors import PonorError
+from s3stream.metrics import Metrics
+from s3stream.objectstore import open_store
+from s3stream.seams import Clock
+from s3stream.storage import Storage
+from s3stream.tasks import Tasks
+from s3stream.types import NodeIdentity
+from wal import WalSettings, open_wal
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+FEATURES = {"metadata.version": 30}
+"""Finalized in a new cluster: the level of Kafka 4.3, whose topic and config metadata is served whole."""
+WAL_THREADS = 2
+BULK_THREADS = 4
+"""Block compression, checksums, local objects."""
+
+
+class Threads:
+    """Where blocking calls run: a kind of work does not wait for another's."""
+
+    def __init__(self) -> None:
+        self._pools: list[ThreadPoolExecutor] = []
+
+    def runner(self, name: str, count: int) -> Callable[..., Any]:
+        """A `RunBlocking` on threads of its own."""
+        pool = ThreadPoolExecutor(count, thread_name_prefix=f"ponor-{name}")
+        self._pools.append(pool)
+
+        async def run(function: Callable[..., T], /, *args: object) -> T:
+            return await asyncio.get_running_loop().run_in_executor(pool, function, *args)
+
+        return run
+
+    def close(self) -> None:
+        for pool in self._pools:
+            pool.shutdown(wait=True)
+
+
+class Broker:
+    """One broker. `start` once, then `stop` once; a failed `start` has stopped what it began."""
+
+    def __init__(self, config: BrokerConfig) -> None:
+        self.config = _with_ports(config)
+        self._stack = AsyncExitStack()
+        self._health: Health | None = None
+        self._crashed: dict[str, str] = {}
+
+    async def start(self) -> None:
+        """Returns when clients are served. Raises BadSetting, and PonorError when what it needs does not answer."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+
+    async def stop(self) -> None:
+        """Drain, flush, close. Takes as long as the object store does; cancelled, the WAL keeps what is left."""
+        if self._health is not None:
+            self._health.phase = STOPPING
+        log.info("stopping")
+        await self._stack.aclose()
+        log.info("stopped")
+
+    async def _start(self) -> None:
+        config = self.config
+        preflight.check_ports(config)
+        identity = preflight.check_folders(config)
+        clock, metrics, chance = SystemClock(), Metrics(), SystemRandom()
+        add_process_metrics(metrics, VERSION)
+        threads = Threads()
+        self._stack.callback(threads.close)
+        tasks = Tasks(self._on_crash)
+        self._stack.push_async_callback(tasks.close)
+        bulk = threads.runner("bulk", BULK_THREADS)
+        wal = open_wal(
+            config.wal_url,
+            settings=WalSettings(bytes_max=config.wal_bytes_max),
+            clock=clock,
+            metrics=metrics,
+            run_blocking=threads.runner("wal", WAL_THREADS),
+        )
+        objects = open_store(config.object_store_url, metrics=metrics, clock=clock, run_blocking=bulk)
+        self._stack.push_async_callback(objects.close)
+        await objects.check()
+        metadata = await open_metadata(
+            config.metadata_url, clock=clock, metrics=metrics, run_blocking=threads.runner("metadata", 1)
+        )
+        self._stack.push_async_callback(metadata.close)
+        check_cluster(config.broker_dir, identity, metadata.cluster_id, config.metadata_url)
+        budget = MemoryBudget(config.memory_bytes)
+        storage = Storage(
+            wal=wal,
+            metadata=metadata,
+            objects=objects,
+            cache=open_block_cache(budget, metrics),
+            clock=clock,
+            tasks=tasks,
+            settings=config.engine,
+            budget=budget,
+            metrics=metrics,
+            run_blocking=bulk,
+            random=chance,
+        )
+        node = _Node(config, clock, tasks, metrics, chance, budget, metadata, storage, self._crashed)
+        self._health = node.health
+        await self._serve(node)
+
+    async def _serve(self, node: _Node) -> None:
+        """From here on there is something to show: HTTP first, Kafka's listener last."""
+        config, stack = self.config, self._stack
+        http = HttpServer(node.http_sources(), config.http_host, config.http_port)
+        await http.start()
+        stack.push_async_callback(http.close)
+        stack.push_async_callback(node.leave)
+        stack.push_async_callback(node.storage.stop)
+        await node.join()
+        write_identity(config.broker_dir, Identity(config.node_id, node.metadata.cluster_id))
+        self._write_pid()
+        stack.callback(self._remove_pid)
+        await node.open_partitions()
+        stack.push_async_callback(node.partitions.close)
+        stack.callback(node.groups.stop)
+        stack.push_async_callback(node.follower.stop)
+        server = KafkaServer(node.services, _server_settings(config))
+        await server.start()
+        stack.push_async_callback(server.drain, config.drain_timeout_ms / 1000)
+        node.health.phase = RUNNING
+        log.info(
+            "ready",
+            node_id=config.node_id,
+            node_epoch=node.identity.node_epoch,
+            cluster_id=node.metadata.cluster_id,
+            kafka=str(config.listener),
+            http=f"{config.http_host}:{config.http_port}",
+            partitions=node.partitions.open_count,
+        )
+
+    def _on_crash(self, name: str, error: BaseException) -> None:
+        self._crashed[name] = repr(error)
+
+    def _write_pid(self) -> None:
+        (self.config.broker_dir / "pid").write_text(f"{os.getpid()}\n")
+
+    def _remove_pid(self) -> None:
+        (self.config.broker_dir / "pid").unlink(missing_ok=True)
+
+
+class _Node:
+    """The Kafka side over an engine: partitions, coordinators, what handlers use."""
+
+    identity: NodeIdentity
+
+    def __init__(
+        self,
+        config: BrokerConfig,
+        clock: Clock,
+        tasks: Tasks,
+        metrics: Metrics,
+        chance: Random,
+        budget: MemoryBudget,
+        metadata: Metadata,
+        storage: Storage,
+        crashed: Mapping[str, str],
+    ) -> None:
+        self.config = config
+        self.metadata = metadata
+        self.storage = storage
+        self._tasks = tasks
+        self._metrics = metrics
+        self.configs = ConfigSource(config)
+        self.partitions = PartitionManager(
+            storage,
+            metadata,
+            config.node_id,
+            self.configs.log_config,
+            clock,
+            tasks,
+            metrics,
+            PartitionSettings(
+                retention_check_interval_ms=config.log_retention_check_interval_ms,
+                producer_id_expiration_ms=config.producer_id_expiration_ms,
+            ),
+        )
+        self.health = Health(storage, self.partitions, crashed)
+        self.follower = ImageFollower(metadata, self.partitions, clock)
+        self.groups = GroupCoordinator(
+            self.partitions, _group_config(config), clock, tasks, metrics, chance, self._create_offsets_topic
+        )
+        self.partitions.on_open(self._opened)
+        self.partitions.on_close(self._closing)
+        self.follower.on_change(self.groups.image_changed)
+        self.services = Services(
+            node_id=config.node_id,
+            config=config,
+            partitions=self.partitions,
+            groups=self.groups,
+            metadata=metadata,
+            storage=storage,
+            clock=clock,
+            tasks=tasks,
+            metrics=metrics,
+            budget=budget,
+            auto_create=self._auto_create,
+            fetch_sessions=FetchSessionCache(config.max_incremental_fetch_session_cache_slots, clock, chance, metrics),
+            long_polls=LongPolls(),
+            producer_ids=ProducerIds(self._allocate_producer_ids, tasks),
+            refresh=self.follower.refresh,
+            configs=self.configs,
+            chance=chance,
+        )
+
+    def http_sources(self) -> HttpSources:
+        return HttpSources(self.config.node_id, self.health, self.groups, self.configs, self._metrics)
+
+    async def join(self) -> None:
+        """Take the WAL, register, recover."""
+        advertised = self.config.advertised
+        self.identity = await self.storage.start(self.config.node_id, {advertised.name: advertised.address})
+
+    async def leave(self) -> None:
+        """Show this node as not alive. A database that does not answer keeps showing it: it will register again."""
+        if not hasattr(self, "identity"):
+            return
+        try:
+            await self.metadata.unregister_node(self.identity)
+        except PonorError as error:
+            log.warning("node not unregistered", error=str(error))
+
+    async def open_partitions(self) -> None:
+        self.groups.start()
+        await self.follower.refresh()
+        missing = {name: level for name, level in FEATURES.items() if name not in self.partitions.image.features}
+        if missing:
+            await self.metadata.update_features(missing)
+            await self.follower.refresh()
+        self.partitions.start()
+        self.follower.start(self._tasks)
+
+    def _opened(self, opened: PartitionLog) -> None:
+        if opened.topic == OFFSETS_TOPIC:
+            self.groups.lead(opened.partition, opened)
+
+    def _closing(self, closing: PartitionLog) -> None:
+        if closing.topic == OFFSETS_TOPIC:
+            self.groups.resign(closing.partition)
+
+    async def _auto_create(self, names: Sequence[str]) -> dict[str, ErrorCode]:
+        return await auto_create(self.services, names)
+
+    async def _create_offsets_topic(self) -> None:
+        await self._auto_create([OFFSETS_TOPIC])
+
+    async def _allocate_producer_ids(self, count: int) -> tuple[int, int]:
+        return await self.metadata.allocate_producer_ids(self.identity, count)
+
+
+def _with_ports(config: BrokerConfig) -> BrokerConfig:
+    """Ports of 0 become free ones: a broker registers its address before it listens."""
+    listener, advertised, http_port = config.listener, config.advertised, config.http_port
+    if listener.port == 0:
+        listener = replace(listener, port=preflight.free_port(listener.host))
+        if advertised.port == 0:
+            advertised = replace(advertised, port=listener.port)
+    if http_port == 0:
+        http_port = preflight.free_port(config.http_host)
+    return replace(config, listener=listener, advertised=advertised, http_port=http_port)
+
+
+def _server_settings(config: BrokerConfig) -> ServerSettings:
+    return ServerSettings(
+        host=config.listener.host,
+        port=config.listener.port,
+        listener=config.listener.name,
+        request_bytes_max=config.socket_request_max_bytes,
+        idle_max_ms=config.connections_max_idle_ms,
+        connections_max=config.max_connections,
+        backlog=config.socket_listen_backlog_size,
+    )
+
+
+def _group_config(config: BrokerConfig) -> GroupConfig:
+    return GroupConfig(
+        offsets_topic_partitions=config.offsets_topic_num_partitions,
+        offset_metadata_max=config.offset_metadata_max_bytes,
+        offsets_retention_ms=config.offsets_retention_minutes * 60_000,
+        offsets_retention_check_interval_ms=config.offsets_retention_check_interval_ms,
+        session_timeout_min_ms=config.group_min_session_timeout_ms,
+        session_timeout_max_ms=config.group_max_session_timeout_ms,
+        initial_rebalance_delay_ms=config.group_initial_rebalance_delay_ms,
+        group_max_size=config.group_max_size,
+    )

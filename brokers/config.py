@@ -30,8 +30,12 @@ class Endpoint:
     host: str
     port: int
 
+    @property
+    def address(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
     def __str__(self) -> str:
-        return f"{self.name}://{self.host}:{self.port}"
+        return f"{self.name}://{self.address}"
 
 
 @dataclass(frozen=True, slots=True)

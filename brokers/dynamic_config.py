@@ -36,9 +36,13 @@ class ConfigSource:
         self._cluster: Mapping[str, str] = {}
         self._defaults = topic_defaults(config.values)
         self._log_configs: dict[tuple[tuple[str, str], ...], LogConfig] = {}
+        self._image: ClusterImage | None = None
 
     def apply(self, image: ClusterImage) -> None:
         """Take over the dynamic broker configs of `image`."""
+        if image is self._image:
+            return
+        self._image = image
         own = image.broker_configs.get(str(self.static.node_id), {})
         cluster = image.broker_configs.get(CLUSTER_DEFAULT, {})
         if own == self._own and cluster == self._cluster:
@@ -67,8 +71,9 @@ class ConfigSource:
                     values[coarser] = None
         return values
 
-    def log_config(self, topic: TopicImage) -> LogConfig:
-        """The topic's effective configuration; equal configs give the same object."""
+    def log_config(self, topic: TopicImage, image: ClusterImage) -> LogConfig:
+        """The topic's effective configuration as of `image`; equal configs give the same object."""
+        self.apply(image)
         configs = tuple(sorted(topic.configs.items()))
         found = self._log_configs.get(configs)
         if found is None:

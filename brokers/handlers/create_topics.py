@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -184,20 +184,11 @@ def error_response(request: Any, code: ErrorCode, version: int) -> CreateTopicsR
     )
 
 
-def auto_creator(services: Callable[[], Services]) -> Callable[[Sequence[str]], Awaitable[dict[str, ErrorCode]]]:
-    """What `Services.auto_create` is: creates topics with the broker's defaults; errors by topic name.
+async def auto_create(services: Services, names: Sequence[str]) -> dict[str, ErrorCode]:
+    """Create topics with the broker's defaults (`Services.auto_create`); errors by topic name.
 
-    Internal topics get their own number of partitions. A topic that exists already is a success.
+    The offsets topic gets its own number of partitions. A topic that exists already is a success.
     """
-
-    async def auto_create(names: Sequence[str]) -> dict[str, ErrorCode]:
-        found = services()
-        return await _auto_create(names, found)
-
-    return auto_create
-
-
-async def _auto_create(names: Sequence[str], services: Services) -> dict[str, ErrorCode]:
     errors: dict[str, ErrorCode] = {}
     for name in names:
         try:

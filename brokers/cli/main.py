@@ -1,0 +1,143 @@
+"""The `ponor` command. Imports little: what a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Final, NoReturn
+
+import typer
+
+from brokers.version import VERSION
+
+app = typer.Typer(
+    help="Ponor: a Kafka-compatible streaming system whose records live in object storage.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+HTTP_PORT: Final = 9080
+PORT: Final = 9092
+HOST: Final = "127.0.0.1"
+
+DataDir = Annotated[str | None, typer.Option(metavar="DIR", help="Folder for everything local [./data].")]
+ObjectStore = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="s3://bucket/prefix?endpoint=…, gs://…, az://…, file:///path, memory:."),
+]
+Wal = Annotated[str | None, typer.Option(metavar="URL", help="file:///path or memory:.")]
+MetadataUrl = Annotated[str | None, typer.Option("--metadata", metavar="URL", help="sqlite:///path.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting of docs/CONFIGURATION.md.")
+]
+
+
+@app.command()
+def up(
+    brokers: Annotated[int, typer.Option(min=1, help="Broker processes.")] = 1,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Kafka port of the first broker.")] = PORT,
+    http_port: Annotated[int, typer.Option(min=0, max=65535, help="HTTP port of the first broker.")] = HTTP_PORT,
+    data_dir: DataDir = None,
+    object_store: ObjectStore = None,
+    wal: Wal = None,
+    metadata: MetadataUrl = None,
+    assignments: Set = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Start a broker that died again.")] = False,
+) -> None:
+    """Run a local cluster in the foreground; prints a line starting `ponor ready` when all brokers serve."""
+    from brokers.cli import process
+    from brokers.cli.cluster import LocalCluster
+    from brokers.cli.sources import from_assignments, from_environment, from_flags
+    from s3stream.errors import BadSetting
+
+    if brokers > 1:
+        _fail(f"--brokers {brokers}: this release runs one broker; several come with a later one. Use --brokers 1")
+    try:
+        base = from_environment(os.environ)
+        shared = _urls(data_dir, object_store, wal, metadata)
+        given = from_assignments(assignments or ())
+        settings = [
+            base | from_flags(_addresses(number, port, http_port) | shared) | given for number in range(brokers)
+        ]
+    except BadSetting as error:
+        _fail(str(error))
+    sys.exit(LocalCluster(settings, process.run, restart).run())
+
+
+def _addresses(number: int, port: int, http_port: int) -> dict[str, object | None]:
+    return {
+        "node.id": number,
+        "listeners": f"PLAINTEXT://{HOST}:{port + number if port else 0}",
+        "ponor.http.port": http_port + number if http_port else 0,
+    }
+
+
+def _urls(
+    data_dir: str | None, object_store: str | None, wal: str | None, metadata: str | None
+) -> dict[str, object | None]:
+    return {
+        "ponor.data.dir": data_dir,
+        "ponor.object.store.url": object_store,
+        "ponor.wal.url": wal,
+        "ponor.metadata.url": metadata,
+    }
+
+
+@app.command()
+def broker(
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="TOML file of settings.")] = None,
+    node_id: Annotated[int | None, typer.Option(min=0, help="node.id.")] = None,
+    listeners: Annotated[str | None, typer.Option(metavar="NAME://HOST:PORT", help="listeners.")] = None,
+    advertised_listeners: Annotated[
+        str | None, typer.Option(metavar="NAME://HOST:PORT", help="advertised.listeners.")
+    ] = None,
+    http_host: Annotated[str | None, typer.Option(help="ponor.http.host.")] = None,
+    http_port: Annotated[int | None, typer.Option(min=0, max=65535, help="ponor.http.port.")] = None,
+    data_dir: DataDir = None,
+    object_store: ObjectStore = None,
+    wal: Wal = None,
+    metadata: MetadataUrl = None,
+    assignments: Set = None,
+) -> None:
+    """Run a single broker: settings from FILE, then PONOR_… variables, then flags; the later wins."""
+    from brokers.cli import process
+    from brokers.cli.sources import from_assignments, from_environment, from_flags, from_toml
+    from s3stream.errors import BadSetting
+
+    flags: dict[str, object | None] = {
+        "node.id": node_id,
+        "listeners": listeners,
+        "advertised.listeners": advertised_listeners,
+        "ponor.http.host": http_host,
+        "ponor.http.port": http_port,
+    }
+    try:
+        settings = from_toml(config) if config is not None else {}
+        settings |= from_environment(os.environ)
+        settings |= from_flags(flags | _urls(data_dir, object_store, wal, metadata))
+        settings |= from_assignments(assignments or ())
+    except BadSetting as error:
+        _fail(str(error))
+    sys.exit(process.run(settings))
+
+
+@app.command()
+def version() -> None:
+    """Print the release."""
+    print(f"ponor {VERSION}")
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"ponor: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def main() -> None:
+    app(prog_name="ponor")
+
+
+if __name__ == "__main__":
+    main()
