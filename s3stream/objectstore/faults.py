@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from s3stream.errors import Unavailable
+from s3stream.seams import ObjectInfo, ObjectStore
 
 T = TypeVar("T")
 
@@ -29,6 +31,17 @@ class Refused(Unavailable):
     def __init__(self, refusal: Refusal, detail: str) -> None:
         super().__init__(detail)
         self.refusal = refusal
+
+
+@contextlib.asynccontextmanager
+async def listing(store: ObjectStore, prefix: str, after: str) -> AsyncIterator[AsyncIterator[ObjectInfo]]:
+    """A listing that ends when its reader stops early: left to the garbage collector, its request would live on."""
+    infos = store.list(prefix, after)
+    try:
+        yield infos
+    finally:
+        if isinstance(infos, AsyncGenerator):
+            await infos.aclose()
 
 
 async def gather_all(requests: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

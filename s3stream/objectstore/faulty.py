@@ -14,6 +14,7 @@ from random import Random
 from typing import TypeVar
 
 from s3stream.errors import AlreadyExists, Unavailable
+from s3stream.objectstore.faults import listing
 from s3stream.seams import Clock, ObjectInfo, ObjectStore
 from s3stream.tasks import Tasks
 from s3stream.types import Buffer, Buffers
@@ -86,10 +87,11 @@ class FaultyStore:
 
     async def list(self, prefix: str, after: str = "") -> AsyncIterator[ObjectInfo]:
         await self._fault(LIST, _nothing)
-        async for info in self._inner.list(prefix, after):
-            yield info
-            # As when the next page fails: some keys have been given already.
-            await self._fault(LIST, _nothing)
+        async with listing(self._inner, prefix, after) as infos:
+            async for info in infos:
+                yield info
+                # As when the next page fails: some keys have been given already.
+                await self._fault(LIST, _nothing)
 
     async def check(self) -> None:
         await self._inner.check()

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from s3stream.errors import PonorError, Unavailable
 from s3stream.metrics import Metrics
+from s3stream.objectstore.faults import listing
 from s3stream.seams import Clock, ObjectInfo, ObjectStore
 from s3stream.types import Buffer, Buffers
 
@@ -84,8 +85,9 @@ class MeteredStore:
         """One listing counts once, however many pages it takes; its time is not the store's alone, so not observed."""
         self._list.requests.inc()
         try:
-            async for info in self._inner.list(prefix, after):
-                yield info
+            async with listing(self._inner, prefix, after) as infos:
+                async for info in infos:
+                    yield info
         except Unavailable:
             self._list.errors.inc()
             raise

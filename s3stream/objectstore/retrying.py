@@ -17,7 +17,7 @@ from typing import TypeVar
 from s3stream import limits
 from s3stream.backoff import Backoff
 from s3stream.errors import AlreadyExists, NotFound, Unavailable
-from s3stream.objectstore.faults import Refused, gather_all
+from s3stream.objectstore.faults import Refused, gather_all, listing
 from s3stream.objectstore.probe import probe
 from s3stream.seams import Clock, ObjectInfo, ObjectStore
 from s3stream.types import Buffer, Buffers
@@ -39,7 +39,7 @@ class RetryPolicy:
         return self.request_timeout_s + size / self.bytes_per_s_min
 
 
-CHECK_POLICY = RetryPolicy(deadline_s=3.0, attempts_max=4, request_timeout_s=5.0)
+CHECK_POLICY = RetryPolicy(deadline_s=3.0, request_timeout_s=5.0)
 """A user waits in front of it."""
 
 
@@ -109,19 +109,19 @@ class RetryingStore:
         """Goes on behind the last key when a page fails; attempts are counted anew once there was progress."""
         attempts = _Attempts(self._policy, self._clock, self._random, f"list {prefix!r}")
         while True:
-            listing = aiter(self._inner.list(prefix, after))
             try:
-                async with asyncio.timeout(self._policy.request_timeout_s):
-                    info = await anext(listing, None)
-                while info is not None:
-                    yield info
-                    after = info.key
-                    attempts = _Attempts(self._policy, self._clock, self._random, f"list {prefix!r}")
-                    async with asyncio.timeout(self._policy.request_timeout_s):
-                        info = await anext(listing, None)
-                return
+                async with listing(self._inner, prefix, after) as infos:
+                    while (info := await self._next(infos)) is not None:
+                        yield info
+                        after = info.key
+                        attempts = _Attempts(self._policy, self._clock, self._random, f"list {prefix!r}")
+                    return
             except (Unavailable, TimeoutError) as error:
                 await attempts.failed(error)
+
+    async def _next(self, infos: AsyncIterator[ObjectInfo]) -> ObjectInfo | None:
+        async with asyncio.timeout(self._policy.request_timeout_s):
+            return await anext(infos, None)
 
     async def check(self) -> None:
         await probe(RetryingStore(self._inner, self._url, self._clock, self._random, CHECK_POLICY), self._url)
