@@ -86,20 +86,27 @@ class ProducerState:
         entry = self._entries.get(producer_id)
         pending = self._pending.get(producer_id)
         epoch = self._epoch(entry, pending)
+        in_transaction = self._in_transaction(entry, pending)
         if origin is AppendOrigin.CLIENT:
-            if header.producer_epoch == epoch:
+            last = _last_sequence(entry, pending, epoch)
+            follows = header.producer_epoch == epoch and header.base_sequence == (last + 1) % SEQUENCE_SPAN
+            # A batch that follows repeats none (all that is remembered spans less than 2^31 records): the common
+            # case is decided without a look at the batches before.
+            if not follows and header.producer_epoch == epoch:
                 duplicate = _find_duplicate(entry, pending, epoch, header.base_sequence, last_sequence)
                 if duplicate is not None:
                     return duplicate
-            in_transaction = header.producer_epoch == epoch and self._in_transaction(entry, pending)
-            if header.transactional and not in_transaction and header.producer_epoch >= epoch:
+            ongoing = in_transaction and header.producer_epoch == epoch
+            if header.transactional and not ongoing and header.producer_epoch >= epoch:
                 raise KafkaError(
                     ErrorCode.invalid_txn_state, f"producer {producer_id} has no transaction open on this partition"
                 )
-        _check_epoch(producer_id, header.producer_epoch, epoch)
-        if origin is AppendOrigin.CLIENT:
-            _check_sequence(header, epoch, _last_sequence(entry, pending, epoch))
-        if not header.transactional and self._in_transaction(entry, pending):
+            _check_epoch(producer_id, header.producer_epoch, epoch)
+            if not follows:
+                _check_sequence(header, epoch, last)
+        else:
+            _check_epoch(producer_id, header.producer_epoch, epoch)
+        if in_transaction and not header.transactional:
             raise KafkaError(
                 ErrorCode.invalid_txn_state,
                 f"producer {producer_id} has a transaction open: a batch outside it is refused",

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from brokers.records.batch import parse_header
 from brokers.records.record import find_timestamp
+from s3stream.errors import Corrupt
 from s3stream.stream import Stream
 from s3stream.types import Buffer
 
@@ -45,7 +46,13 @@ async def first_of_newest(stream: Stream, limit_offset: int) -> TimestampOffset 
 
 
 def _in_batch(batch: Buffer, target: int, start_offset: int, limit_offset: int) -> TimestampOffset | None:
-    found = find_timestamp(batch, target, start_offset)
+    header = parse_header(batch)
+    try:
+        found = find_timestamp(batch, target, start_offset)
+    except Corrupt:
+        # The bytes are as the producer sent them (blocks are checksummed), and hold no records that can be read. One
+        # bad producer must not end lookups in the whole partition: what its header says is the answer.
+        found = max(start_offset, header.base_offset), header.max_timestamp
     if found is None or found[0] >= limit_offset:
         return None
-    return TimestampOffset(found[0], found[1], parse_header(batch).leader_epoch)
+    return TimestampOffset(found[0], found[1], header.leader_epoch)

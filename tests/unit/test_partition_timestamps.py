@@ -12,7 +12,7 @@ from kio.schema.errors import ErrorCode
 from brokers.errors import KafkaError
 from brokers.partitions.partition_log import HIGH_WATERMARK, READ_COMMITTED, PartitionLog
 from brokers.partitions.pending import AppendOrigin
-from brokers.records.batch import Compression
+from brokers.records.batch import Compression, write_crc
 from brokers.records.builder import marker_batch
 from brokers.records.record import EndMarker
 from tests.support.fake_stream import FakeStream
@@ -60,6 +60,18 @@ async def test_what_readers_cannot_see_is_not_found() -> None:
     assert await log.offset_for_timestamp(6, READ_COMMITTED) is None
     assert await log.max_timestamp(READ_COMMITTED) is None and await log.max_timestamp() == (1, 9, 0)
     assert log.latest_offset() == (2, -1, 0) and log.latest_offset(READ_COMMITTED) == (1, -1, 0)
+
+
+async def test_a_batch_that_cannot_be_decoded_is_found_by_its_header() -> None:
+    broken = bytearray(batch(3, timestamps=[5, 6, 7], compression=Compression.GZIP))
+    broken[70] ^= 0xFF
+    write_crc(broken)
+    log = written([[1]])
+    append(log, memoryview(broken))
+    append(log, batch(1, timestamps=[9]))
+    fake(log).make_durable()
+    assert await log.offset_for_timestamp(6) == (1, 7, 0)
+    assert await log.offset_for_timestamp(8) == (4, 9, 0)
 
 
 async def test_an_empty_log_has_ends_and_no_times() -> None:

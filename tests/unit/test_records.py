@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import struct
+from pathlib import Path
 from typing import Any
 
+import cramjam
 import pytest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder as AioBuilder
 from hypothesis import given, settings
@@ -22,6 +24,7 @@ from s3stream.errors import Corrupt
 content = st.one_of(st.none(), st.binary(max_size=40))
 headers = st.lists(st.tuples(st.text(max_size=5), content), max_size=3)
 records = st.lists(st.tuples(st.integers(0, 1 << 50), content, content, headers), min_size=1, max_size=8)
+GOLDEN = Path(__file__).parent.parent / "golden"
 FOREIGN = [Compression.NONE, Compression.GZIP, Compression.ZSTD]
 """Codecs that the pure-Python clients have without further libraries."""
 
@@ -83,6 +86,26 @@ def test_ours_reads_theirs(builder_class: Any, rows: list[Any], codec: Compressi
     assert list(iter_records(batch)) == expected(rows)
 
 
+@pytest.mark.parametrize("codec", list(Compression))
+def test_ours_reads_what_java_wrote(codec: Compression) -> None:
+    batch = (GOLDEN / f"java_batch_{codec.name.lower()}.bin").read_bytes()
+    header = parse_header(batch)
+    assert stored_crc_is_right(batch) and header.size == len(batch) and header.compression == codec
+    assert (header.producer_id, header.producer_epoch, header.base_sequence, header.last_sequence) == (4711, 3, 12, 61)
+    rows = [
+        Record(
+            index,
+            1_700_000_000_000 + index * 10 - index % 3,
+            f"key-{index}".encode() if index % 5 else None,
+            f"value {index} ".encode() * index if index % 7 != 3 else None,
+            ((f"h{index}".encode(), f"x{index}".encode()), (b"null", None)) if index % 2 else (),
+        )
+        for index in range(50)
+    ]
+    assert list(iter_records(batch)) == rows
+    assert header.max_timestamp == max(row.timestamp for row in rows)
+
+
 @given(st.integers(-(1 << 63), (1 << 63) - 1))
 def test_varints(value: int) -> None:
     out = bytearray()
@@ -131,8 +154,6 @@ def test_levels_are_used() -> None:
 
 
 def test_snappy_framed_as_java_does_raw_as_librdkafka_does_and_joined() -> None:
-    import cramjam
-
     data = b"snappy" * 20_000
     framed = bytes(compression.compress(Compression.SNAPPY, data))
     assert framed.startswith(b"\x82SNAPPY\x00\x00\x00\x00\x01\x00\x00\x00\x01")
