@@ -40,6 +40,12 @@ _BODY = struct.Struct("<IIIIqqqqqqqq")
 RECORD_HEADER_BYTES = _MARK.size + _BODY.size
 assert RECORD_HEADER_BYTES == 88
 
+GROUP_ALIGN_BYTES = 4096
+"""A group begins at a multiple of this, so that no write touches a sector (or page) that holds synced records: a
+write that is shorn at power loss can then only harm records that nobody was told of. The disk writes whole pages
+anyway."""
+assert SEGMENT_HEADER_BYTES % GROUP_ALIGN_BYTES == 0
+
 SMALL_PAYLOAD_BYTES = 16 * 1024
 """Payloads below this are joined with their headers: one copy of few bytes is cheaper than an iovec."""
 
@@ -79,6 +85,11 @@ class RecordHeader(NamedTuple):
     max_timestamp: int
 
 
+def aligned(offset: int) -> int:
+    """The first place at or after `offset` where a group may begin."""
+    return -(-offset // GROUP_ALIGN_BYTES) * GROUP_ALIGN_BYTES
+
+
 def encode_segment_header(header: SegmentHeader) -> bytes:
     """The header's whole block of SEGMENT_HEADER_BYTES."""
     block = bytearray(SEGMENT_HEADER_BYTES)
@@ -112,6 +123,15 @@ def decode_segment_header(block: bytes, ordinal: int, name: str) -> SegmentHeade
         )
     header = SegmentHeader(*fields)
     return header if header.ordinal == ordinal else None
+
+
+def shows_use(mark: bytes, previous: SegmentHeader) -> bool:
+    """Do the bytes of a segment's first record header say that a segment with an unreadable header, the one after
+    `previous`, had taken records? Stale bytes of the file's earlier use are of lower positions."""
+    if len(mark) < RECORD_HEADER_BYTES or mark[:4] != RECORD_MAGIC:
+        return False
+    _, _, _, _, position, _, node_epoch, *_ = _BODY.unpack_from(mark, _MARK.size)
+    return bool(node_epoch == previous.node_epoch and position >= previous.first_position)
 
 
 def encode_records(

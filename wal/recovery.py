@@ -14,23 +14,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from s3stream.errors import Corrupt
 from s3stream.types import StreamBatch, WalPosition
 from wal.files import Handle
 from wal.framing import (
+    GROUP_ALIGN_BYTES,
     RECORD_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
     RecordHeader,
     SegmentHeader,
+    aligned,
     decode_record_header,
     decode_segment_header,
     find_synced_beyond,
     payload_is_intact,
+    shows_use,
     to_batch,
 )
 from wal.segments import ClosedSegment, SegmentDirectory, segment_name
+
+LOOK_AHEAD_BYTES = GROUP_ALIGN_BYTES + RECORD_HEADER_BYTES
+"""A window must reach this far for the next record to be found in it."""
 
 
 class LogEnd(NamedTuple):
@@ -52,10 +58,12 @@ class SegmentPlan(NamedTuple):
     obsolete: Sequence[int]
 
 
-def plan_segments(
-    found: Sequence[tuple[int, SegmentHeader | Corrupt | None]], trim: WalPosition, where: str
-) -> SegmentPlan:
-    """Which of the files found (ordinal ascending; None: never used; Corrupt: unreadable) are the log from `trim` on.
+FoundSegment: TypeAlias = tuple[int, SegmentHeader | Corrupt | None]
+"""Ordinal, and the header: None when the file was never used, Corrupt when it cannot be read."""
+
+
+def plan_segments(found: Sequence[FoundSegment], trim: WalPosition, where: str) -> SegmentPlan:
+    """Which of the files found (ascending) are the log from `trim` on.
 
     Raises Corrupt when a segment that holds records at or above `trim` is missing or unreadable.
     """
@@ -127,56 +135,52 @@ class SegmentScan:
         return batches
 
     def _read_window(self, trim: WalPosition, batches: list[StreamBatch]) -> None:
-        window = memoryview(self._files.pread(self._handle, max(self._read_bytes, self._want), self.offset))
+        """The records of one read that begins at `offset`, and what ends the log there."""
+        start = self.offset
+        window = memoryview(self._files.pread(self._handle, max(self._read_bytes, self._want), start))
         self._want = 0
-        at = 0
-        while True:
-            if self._successor is not None and self.position == self._successor.first_position:
-                self._end(trim)
+        is_last = start + len(window) >= self.file_size
+        while self._successor is None or self.position != self._successor.first_position:
+            if not is_last and start + len(window) - self.offset < LOOK_AHEAD_BYTES:
                 return
-            record = self._next_record(window, at)
-            if record is None:
-                self._end(trim)
+            found = self._next_record(window, start)
+            if found is None:
+                break
+            at, record = found
+            end = at + RECORD_HEADER_BYTES + record.length
+            if end > len(window) and start + end <= self.file_size:
+                self._want = start + end - self.offset
                 return
-            payload_at = at + RECORD_HEADER_BYTES
-            if self._want:
-                return  # The record goes on past the window: read again from its first byte.
-            payload = window[payload_at : payload_at + record.length]
+            payload = window[at + RECORD_HEADER_BYTES : end]
             if not payload_is_intact(record, payload):
-                self._end(trim)
-                return
+                break
             if record.position >= trim:
                 batches.append(to_batch(record, payload))
-            size = RECORD_HEADER_BYTES + record.length
-            at += size
-            self.offset += size
+            self.offset = start + end
             self.position += 1
             self.chain = record.checksum
-            if len(window) - at < RECORD_HEADER_BYTES and self.file_size - self.offset >= RECORD_HEADER_BYTES:
-                return
-
-    def _next_record(self, window: memoryview, at: int) -> RecordHeader | None:
-        """The record that continues the log at `at`; sets `_want` when the window ends inside it."""
-        if len(window) - at < RECORD_HEADER_BYTES:
-            return None
-        record = decode_record_header(window, at, self._header.salt)
-        if (
-            record is None
-            or record.position != self.position
-            or record.previous != self.chain
-            or record.node_epoch != self._header.node_epoch
-        ):
-            return None
-        size = RECORD_HEADER_BYTES + record.length
-        if self.offset + size > self.file_size:
-            return None
-        if at + size > len(window):
-            self._want = size
-        return record
-
-    def _end(self, trim: WalPosition) -> None:
-        """The log does not go on at `offset` in this segment. Is that its end, or a hole in it?"""
         self._ended = True
+        self._check_end(trim)
+
+    def _next_record(self, window: memoryview, start: int) -> tuple[int, RecordHeader] | None:
+        """The record that continues the log, and where it is in the window (which begins at file offset `start`):
+        right behind the one before, or where the next group begins."""
+        for offset in (self.offset, aligned(self.offset)):
+            at = offset - start
+            if len(window) - at < RECORD_HEADER_BYTES:
+                return None
+            record = decode_record_header(window, at, self._header.salt)
+            if (
+                record is not None
+                and record.position == self.position
+                and record.previous == self.chain
+                and record.node_epoch == self._header.node_epoch
+            ):
+                return at, record
+        return None
+
+    def _check_end(self, trim: WalPosition) -> None:
+        """The log does not go on at `offset` in this segment. Is that its end, or a hole in it? Raises Corrupt."""
         successor = self._successor
         if successor is not None:
             if self.position != successor.first_position:
@@ -237,6 +241,8 @@ class LogScan:
                 directory.files.fdatasync(handle)
                 directory.files.drop_cache(handle)
         found = [(ordinal, self._read_header(ordinal)) for ordinal in ordinals]
+        if len(found) > 1 and isinstance(found[-1][1], Corrupt) and self._was_never_used(*found[-2:]):
+            found[-1] = (found[-1][0], None)
         self._plan = plan_segments(found, self._trim, directory.path)
 
     def next_group(self) -> list[StreamBatch]:
@@ -267,6 +273,15 @@ class LogScan:
             return decode_segment_header(block, ordinal, self._directory.path_of(ordinal))
         except Corrupt as error:
             return error
+
+    def _was_never_used(self, before: FoundSegment, last: FoundSegment) -> bool:
+        """Is the last file's unreadable header what a crash left of a roll? Records come only after it is synced."""
+        previous = before[1]
+        if not isinstance(previous, SegmentHeader):
+            return False
+        with self._directory.opened(last[0]) as handle:
+            mark = self._directory.files.pread(handle, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES)
+        return len(mark) == RECORD_HEADER_BYTES and not shows_use(mark, previous)
 
     def _open_next(self) -> bool:
         headers = self._plan.headers

@@ -2,9 +2,9 @@
 
 Owns: roll, preparation, trim, repair, and in which order their effects become durable.
 Does not own: the queue (group_commit.py), the bytes (segment_writer.py).
-Invariants: one group is written at a time; a segment is prepared only once the active one's header is durable;
-the newest closed segment is kept until then too; a broken segment is ended by its successor's durable header
-before any of its positions is given again.
+Invariants: one group is written at a time; a segment takes records, and gets a successor prepared, only when its
+header is durable; a broken segment is ended by its successor's durable header before any of its positions is given
+again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from random import Random
-from typing import NamedTuple
 
 import structlog
 
@@ -31,11 +30,6 @@ log = structlog.get_logger(__name__)
 
 WASTE_SHARE = 16
 """A closed segment keeps up to 1/16 of its room unused, and its file is used again; a larger rest is cut off."""
-
-
-class Spare(NamedTuple):
-    ordinal: int
-    handle: Handle
 
 
 class SegmentLog:
@@ -57,11 +51,12 @@ class SegmentLog:
         self._retired: int | None = None
         """A trimmed segment whose file the next preparation reuses."""
         self._active: SegmentWriter | None = None
-        self._spare: Spare | None = None
+        self._spare: Handle | None = None
+        """The prepared successor of the active segment."""
         self._prepare_due = False
         self._maintenance = asyncio.Lock()
         self.retained = sum(segment.record_bytes for segment in self._closed)
-        """Bytes of records. The files hold a header each besides, and at most WASTE_SHARE of room not used."""
+        """Bytes of groups. The files hold a header each besides, and at most WASTE_SHARE of room not used."""
 
     # --- the group commit's sink -----------------------------------------------------------------
 
@@ -71,48 +66,49 @@ class SegmentLog:
 
     async def write(self, batches: Sequence[StreamBatch], size: int, synced: WalPosition) -> GroupTimes:
         writer = self._writer
+        used = writer.used
         times = await self._run_blocking(writer.write, batches, size, synced)
-        self.retained += size
+        self.retained += writer.used - used
         if self._prepare_due:
             self._prepare_due = False
             self._tasks.spawn(self._prepare_ahead(), "prepare WAL segment")
         return times
 
     async def roll(self, position: WalPosition) -> None:
-        """Go on in the prepared segment, whose header the next group carries. Raises OSError (disk full)."""
+        """Go on in the prepared segment. Raises OSError: the active one is sound, but has no room."""
         async with self._maintenance:
             if self._spare is None:
                 await self._prepare()
             old = self._writer
-            spare, self._spare = self._spare, None
-            assert spare is not None and spare.ordinal == old.header.ordinal + 1
-            header = self._header(spare.ordinal, position, old.chain)
-            self._active = self._new_writer(spare.handle, header, header_durable=False)
-            self._close_segment(old, position)
-            self._prepare_due = True
-        await self._run_blocking(old.close)
+            assert self._spare is not None
+            handle, self._spare = self._spare, None
+            header = self._header(old.header.ordinal + 1, position, old.chain)
+            try:
+                await self._run_blocking(self._directory.write_header, handle, header)
+            except BaseException:
+                self._directory.files.close(handle)
+                raise
+            self._succeed(handle, header)
+            await self._run_blocking(old.close)
 
     # --- opening, repair, trim, close ------------------------------------------------------------
 
     async def open(self, end: LogEnd) -> None:
         """Begin this incarnation's first segment, durably. Raises OSError."""
         header = self._header(end.last.ordinal + 1 if end.last is not None else 0, end.position, end.chain)
-        await self._begin(header)
+        self._succeed(await self._create(header), header)
         await self._cut(tolerated_bytes=0)
         await self.trim(0)
 
     async def repair(self, durable_end: WalPosition) -> None:
         """End the failed segment at `durable_end` and go on in a new one. Raises OSError: try again later."""
         async with self._maintenance:
-            broken = self._writer
+            failed = self._writer
             await self._drop_spare()
-            # A header that was never synced proves nothing: its segment is replaced, not succeeded.
-            ordinal = broken.header.ordinal + (1 if broken.header_durable else 0)
-            await self._begin(self._header(ordinal, durable_end, broken.chain))
-            if broken.header_durable:
-                self._close_segment(broken, durable_end)
-                await self._cut(tolerated_bytes=0)
-            await self._run_blocking(broken.close)
+            header = self._header(failed.header.ordinal + 1, durable_end, failed.chain)
+            self._succeed(await self._create(header), header)
+            await self._run_blocking(failed.close)
+            await self._cut(tolerated_bytes=0)
 
     async def trim(self, position: WalPosition) -> None:
         """Remove closed segments that end at or below `position`. What cannot be removed is tried again later."""
@@ -120,8 +116,6 @@ class SegmentLog:
             closed = self._closed
             removed, self._undeleted = self._undeleted, []
             while closed and closed[0].end_position <= position:
-                if len(closed) == 1 and not self._writer.header_durable:
-                    break
                 segment = closed.pop(0)
                 self.retained -= segment.record_bytes
                 if self._retired is None and segment.size == self._settings.segment_bytes:
@@ -154,20 +148,19 @@ class SegmentLog:
             previous, self._chance.getrandbits(32),
         )  # fmt: skip
 
-    def _new_writer(self, handle: Handle, header: SegmentHeader, *, header_durable: bool) -> SegmentWriter:
-        return SegmentWriter(self._directory.files, self._clock, handle, header, header_durable)
+    async def _create(self, header: SegmentHeader) -> Handle:
+        return await self._run_blocking(self._directory.create, header.ordinal, header.segment_bytes, header)
 
-    async def _begin(self, header: SegmentHeader) -> None:
-        """A new active segment whose header and directory entry are durable."""
-        handle = await self._run_blocking(self._directory.create, header.ordinal, header.segment_bytes, header)
-        self._active = self._new_writer(handle, header, header_durable=True)
+    def _succeed(self, handle: Handle, header: SegmentHeader) -> None:
+        """The segment with this durable header becomes the active one; it ends the one before."""
+        old = self._active
+        if old is not None:
+            ended = old.header
+            self._closed.append(
+                ClosedSegment(ended.ordinal, ended.first_position, header.first_position, old.used, ended.segment_bytes)
+            )
+        self._active = SegmentWriter(self._directory.files, self._clock, handle, header)
         self._prepare_due = True
-
-    def _close_segment(self, writer: SegmentWriter, end: WalPosition) -> None:
-        header = writer.header
-        self._closed.append(
-            ClosedSegment(header.ordinal, header.first_position, end, writer.used, header.segment_bytes)
-        )
 
     async def _cut(self, tolerated_bytes: int) -> None:
         """Give back the room that the newest closed segment does not use, if it is more than is tolerated, so
@@ -175,16 +168,16 @@ class SegmentLog:
         segment = self._closed[-1] if self._closed else None
         if segment is None or segment.size - segment.used <= tolerated_bytes:
             return
+        # Whether it succeeds or not: a file of doubtful size is never used again.
+        segment.size = segment.used
         try:
             await self._run_blocking(self._directory.cut, segment.ordinal, segment.used)
         except OSError as error:
             self._maintenance_failed("cut", error)
-            return
-        segment.size = segment.used
 
     async def _prepare_ahead(self) -> None:
         async with self._maintenance:
-            if self._spare is not None or self._active is None or not self._active.header_durable:
+            if self._spare is not None or self._active is None:
                 return
             try:
                 await self._cut(self._settings.segment_bytes // WASTE_SHARE)
@@ -198,19 +191,18 @@ class SegmentLog:
         retired, self._retired = self._retired, None
         directory = self._directory
         if retired is None:
-            handle = await self._run_blocking(directory.create, ordinal, self._settings.segment_bytes, None)
+            self._spare = await self._run_blocking(directory.create, ordinal, self._settings.segment_bytes, None)
         else:
             try:
-                handle = await self._run_blocking(directory.recycle, retired, ordinal)
+                self._spare = await self._run_blocking(directory.recycle, retired, ordinal)
             except OSError:
                 self._undeleted.append(retired)
                 raise
-        self._spare = Spare(ordinal, handle)
 
     async def _drop_spare(self) -> None:
         spare, self._spare = self._spare, None
         if spare is not None:
-            await self._run_blocking(self._directory.files.close, spare.handle)
+            await self._run_blocking(self._directory.files.close, spare)
 
     def _maintenance_failed(self, what: str, error: OSError) -> None:
         self._metrics.maintenance_failures.inc()

@@ -90,6 +90,11 @@ class SegmentDirectory:
             raise
         return handle
 
+    def write_header(self, handle: Handle, header: SegmentHeader) -> None:
+        """Put a prepared segment into use, durably. Its records come after: where they are, the header was."""
+        write_all(self.files, handle, [encode_segment_header(header)], 0)
+        self.files.fdatasync(handle)
+
     def recycle(self, used: int, ordinal: int) -> Handle:
         """Give a trimmed segment's file to a segment to come. Its stale header and records prove themselves stale:
         the ordinal and the salt are of its earlier use. Overwriting written blocks also syncs faster than first

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from s3stream import limits
-from wal.framing import RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES
+from wal.framing import GROUP_ALIGN_BYTES, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,16 +15,17 @@ class WalSettings:
     group_bytes_max: int = limits.WAL_GROUP_BYTES_MAX
     """One group commit takes at most this much, or one larger record."""
     bytes_max: int = limits.WAL_BYTES_MAX
-    """Retained bytes of records at which appends are Overloaded. The files may take 1/16 more (what a closed segment
+    """Retained bytes of groups at which appends are Overloaded. The files may take 1/16 more (what a closed segment
     leaves unused) and three segments (active, prepared, one kept for reuse)."""
     recovery_read_bytes: int = limits.WAL_RECOVERY_READ_BYTES
     """Recovery reads and hands out about this much at a time."""
 
     def __post_init__(self) -> None:
+        assert self.segment_bytes % GROUP_ALIGN_BYTES == 0
         assert self.segment_bytes > SEGMENT_HEADER_BYTES + RECORD_HEADER_BYTES
         assert self.bytes_max >= self.segment_bytes
         assert self.group_bytes_max > 0
-        assert self.recovery_read_bytes > RECORD_HEADER_BYTES
+        assert self.recovery_read_bytes > GROUP_ALIGN_BYTES + RECORD_HEADER_BYTES
 
     @property
     def payload_bytes_max(self) -> int:

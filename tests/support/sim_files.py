@@ -8,6 +8,7 @@ stays. After a failed fdatasync the pages count as clean and the medium may lack
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from collections.abc import Callable, Sequence
@@ -141,17 +142,16 @@ class SimFiles:
         self._disk = disk
         self._open: dict[int, tuple[str, Inode]] = {}
         self._next = 1
+        self.crashed = asyncio.Event()
 
-    def run_blocking(self) -> Callable[..., Any]:
-        """The seam's `run_blocking`, inline: one call, one turn of the loop."""
-
-        async def run(call: Callable[..., T], *args: Any) -> T:
-            import asyncio
-
-            await asyncio.sleep(0)
+    async def run_blocking(self, call: Callable[..., T], *args: Any) -> T:
+        """The seam's `run_blocking`, inline: one turn of the loop, then the call. A crash never returns."""
+        await asyncio.sleep(0)
+        try:
             return call(*args)
-
-        return run
+        except Crash:
+            self.crashed.set()
+            return await asyncio.get_running_loop().create_future()
 
     def make_directory(self, path: str) -> None:
         pass

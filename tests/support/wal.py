@@ -23,7 +23,9 @@ from wal.settings import WalSettings
 
 T = TypeVar("T")
 
-SMALL = WalSettings(segment_bytes=16 * 1024, group_bytes_max=4 * 1024, bytes_max=128 * 1024, recovery_read_bytes=1024)
+SMALL = WalSettings(
+    segment_bytes=32 * 1024, group_bytes_max=4 * 1024, bytes_max=128 * 1024, recovery_read_bytes=8 * 1024
+)
 """A log that rolls after a few records."""
 
 
@@ -100,7 +102,7 @@ class SimPlace:
         self.files = SimFiles(self.disk)
         return FileWal(
             self.path, files=self.files, settings=settings, clock=SystemClock(), metrics=Metrics(),
-            run_blocking=self.files.run_blocking(), chance=self.random,
+            run_blocking=self.files.run_blocking, chance=self.random,
         )  # fmt: skip
 
     def break_writes(self) -> None:
