@@ -152,23 +152,23 @@ class _Fetch:
     async def _read_cold(self, parts: Sequence[PartitionRead]) -> None:
         """Partitions in turn, a few at a time; then the answer, however few bytes there are."""
         try:
-            for first in range(0, len(parts), COLD_READS_PER_FETCH_MAX):
-                if self._stopped or (self._size and self._size >= self._max_bytes):
-                    break
-                await self._read_wave(parts[first : first + COLD_READS_PER_FETCH_MAX])
+            done = 0
+            while done < len(parts) and not self._stopped and (not self._size or self._size < self._max_bytes):
+                done += await self._read_wave(parts[done : done + COLD_READS_PER_FETCH_MAX])
         finally:
             self._ctx.services.long_polls.remove(self._ctx.connection_id)
             self._finish()
 
-    async def _read_wave(self, parts: Sequence[PartitionRead]) -> None:
-        """Each may take what those before it leave if they take all they may, so that the sum fits."""
+    async def _read_wave(self, parts: Sequence[PartitionRead]) -> int:
+        """Each may take what those before it leave if they take all they may, so that the sum fits. Returns how
+        many found room, at least one."""
         left = self._max_bytes - self._size
         at_least_one = self._size == 0
         reads = []
         limits = []
         for part in parts:
             limit = max(0, min(left, part.asked.max_bytes - part.size))
-            if limit == 0 and not at_least_one:
+            if reads and limit == 0:
                 break
             left -= limit
             limits.append(limit)
@@ -182,6 +182,7 @@ class _Fetch:
                 part.drop()  # a batch larger than its limit passes only as the first of an answer
             else:
                 self._size += added
+        return len(reads)
 
     # --- the answer ----------------------------------------------------------------------------
 
