@@ -176,4 +176,4 @@ class LocalCluster:
         if self._restart:
             child.restart_at = time.monotonic() + RESTART_SECONDS
         elif not any(other.pid for other in self._children):
-            self._exit_code = 1
+            self._exit_code = 1 if code else 0

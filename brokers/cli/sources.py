@@ -24,13 +24,15 @@ def variable_of(name: str) -> str:
 
 VARIABLES: Final[Mapping[str, str]] = {variable_of(name): name for name in BROKER_CONFIGS}
 assert len(VARIABLES) == len(BROKER_CONFIGS), "two settings share a variable"
+NOT_SETTINGS: Final = frozenset({"PONOR_TOOLS", "PONOR_REQUIRE_TOOLS"})
+"""Variables of the tests, which start brokers."""
 
 
 def from_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Settings of the `PONOR_…` variables. Raises BadSetting for one that is no setting's."""
     found: dict[str, str] = {}
     for variable, text in environment.items():
-        if not variable.startswith(PREFIX):
+        if not variable.startswith(PREFIX) or variable in NOT_SETTINGS:
             continue
         name = VARIABLES.get(variable)
         if name is None:

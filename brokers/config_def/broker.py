@@ -44,7 +44,7 @@ _IDENTITY: Final = (
 
 _TOPICS: Final = (
     ConfigKey("auto.create.topics.enable", BOOLEAN, True,
-              "Whether a Metadata or Produce request may create the topic it names.", importance=HIGH),
+              "Whether asking for the metadata of a topic that does not exist may create it.", importance=HIGH),
     ConfigKey("num.partitions", INT, 1, "Partitions of a topic that is created without a number.", at_least(1)),
     ConfigKey("default.replication.factor", INT, 1,
               "Replicas of a topic that is created without a number: how many brokers are listed for it.",

@@ -43,22 +43,30 @@ POLICIES: Final = ("compact", "delete")
 TIMESTAMP_TYPES: Final = ("CreateTime", "LogAppendTime")
 
 
-def gzip_level(name: str, value: Value) -> None:
-    """-1 is zlib's own choice."""
-    if not isinstance(value, int) or not (value == -1 or 1 <= value <= 9):
-        raise invalid(name, value, "Value must be between 1 and 9 or equal to -1")
+class GzipLevel:
+    """1 to 9, or -1 for zlib's own choice."""
+
+    def __call__(self, name: str, value: Value) -> None:
+        if not isinstance(value, int) or not (value == -1 or 1 <= value <= 9):
+            raise invalid(name, value, "Value must be between 1 and 9 or equal to -1")
+
+    def __str__(self) -> str:
+        return "[1,...,9] or -1"
 
 
-def throttled_replicas(name: str, value: Value) -> None:
-    assert isinstance(value, tuple)
-    pairs = all(re.fullmatch(r"([0-9]+:[0-9]+)?", entry, re.ASCII) for entry in value)
-    if not pairs and "".join(value) != "*":
-        raise invalid(
-            name,
-            f"[{', '.join(value)}]",
-            f"{name} must be the literal '*' or a list of replicas in the following format: "
-            "[partitionId]:[brokerId],[partitionId]:[brokerId],...",
-        )
+class ThrottledReplicas:
+    def __call__(self, name: str, value: Value) -> None:
+        assert isinstance(value, tuple)
+        pairs = all(re.fullmatch(r"([0-9]+:[0-9]+)?", entry, re.ASCII) for entry in value)
+        if not pairs and "".join(value) != "*":
+            raise invalid(
+                name,
+                f"[{', '.join(value)}]",
+                f"{name} must be the literal '*' or a list of replicas in the following format: {self}",
+            )
+
+    def __str__(self) -> str:
+        return "[partitionId]:[brokerId],[partitionId]:[brokerId],..."
 
 
 def _log(name: str) -> tuple[tuple[str, int], ...]:
@@ -80,7 +88,7 @@ TOPIC_CONFIGS: Final[Table] = table(
               "makes the broker recompress every batch that differs.",
               OneOf(COMPRESSIONS), synonyms=_same("compression.type")),
     ConfigKey("compression.gzip.level", INT, -1, "Level when compression.type is gzip; -1 is the library's own.",
-              gzip_level, synonyms=_same("compression.gzip.level")),
+              GzipLevel(), synonyms=_same("compression.gzip.level")),
     ConfigKey("compression.lz4.level", INT, 9, "Level when compression.type is lz4.",
               Between(1, 17), synonyms=_same("compression.lz4.level")),
     ConfigKey("compression.zstd.level", INT, 3, "Level when compression.type is zstd.",
@@ -99,12 +107,12 @@ TOPIC_CONFIGS: Final[Table] = table(
               inert="every acknowledged batch is on stable storage already."),
     ConfigKey("follower.replication.throttled.replicas", LIST, (),
               "Replicas whose follower side is throttled during reassignment.",
-              throttled_replicas, inert=NO_REPLICATION),
+              ThrottledReplicas(), inert=NO_REPLICATION),
     ConfigKey("index.interval.bytes", INT, 4096, "Bytes between two entries of the offset index.",
               at_least(0), synonyms=_log("index.interval.bytes"), inert=NO_SEGMENTS),
     ConfigKey("leader.replication.throttled.replicas", LIST, (),
               "Replicas whose leader side is throttled during reassignment.",
-              throttled_replicas, inert=NO_REPLICATION),
+              ThrottledReplicas(), inert=NO_REPLICATION),
     ConfigKey("local.retention.bytes", LONG, -2, "Bytes kept locally with tiered storage; -2: as retention.bytes.",
               at_least(-2), synonyms=_log("local.retention.bytes"), inert=NO_TIERING),
     ConfigKey("local.retention.ms", LONG, -2, "Time records are kept locally with tiered storage; -2: as retention.ms.",

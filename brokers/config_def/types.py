@@ -51,7 +51,7 @@ class Update(enum.Enum):
 
 
 Validator: TypeAlias = Callable[[str, Value], None]
-"""(name, parsed value) → raises ConfigError. `describe` on the function says what it accepts."""
+"""(name, parsed value) → raises ConfigError. Its text (`str`) says what it accepts."""
 
 
 @dataclass(frozen=True, slots=True)

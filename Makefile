@@ -1,0 +1,71 @@
+# Ponor's commands. Everything is installed into .venv, once, and again when what it is made from has changed.
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+  command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+ARGS ?=
+
+.PHONY: up install test check format docs bench drill tools clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make up      run a broker in the foreground: Kafka on 127.0.0.1:9092, HTTP on 127.0.0.1:9080, data in ./data"
+	@echo "             (ARGS='--port 19092 …' passes flags of ponor up)"
+	@echo "make test    all tests          make check   lint, types, import contracts, generated docs: under a minute"
+	@echo "make tools   outside programs that some tests need (MinIO, versitygw, Kafka, kcat)"
+	@echo "make docs    write the generated pages"
+	@echo "make bench   Ponor and Apache Kafka side by side        make drill   kill, pause and recover for a long time"
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or say make PYTHON=/path/to/python"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV) …"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-tests: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing what the tests need into $(VENV) …"
+	@$(PIP) -e '.[test]'
+	@touch $@ $(VENV)/.installed
+
+install: $(VENV)/.installed
+
+# exec: signals reach ponor itself, and the exit code is its own.
+up: $(VENV)/.installed
+	@exec $(BIN)/ponor up $(ARGS)
+
+# What cannot be installed here is named at the end of the run, with the command that would bring it.
+test: $(VENV)/.installed-tests tools
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.installed-tests
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@PATH="$(BIN):$$PATH" $(BIN)/lint-imports
+	@$(BIN)/python -m brokers.cli.docs --check
+
+format: $(VENV)/.installed-tests
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+docs: $(VENV)/.installed
+	@$(BIN)/python -m brokers.cli.docs
+
+bench: $(VENV)/.installed-tests
+	@$(BIN)/python tools/install.py --require minio kafka
+	@$(BIN)/python -m tests.benchmarks.run $(ARGS)
+
+drill: $(VENV)/.installed-tests
+	@$(BIN)/python tools/install.py --require minio
+	@$(BIN)/python -m tests.drills.kill $(ARGS)
+
+tools: $(BIN)/python
+	@$(BIN)/python tools/install.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
