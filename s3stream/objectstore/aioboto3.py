@@ -28,7 +28,10 @@ from s3stream.types import Buffer, Buffers
 
 _DELETE_BATCH = 1000
 _FAILURES = (BotoCoreError, ClientError, HTTPClientError, HttpClientError, OSError, asyncio.TimeoutError)
-_DENIED = ("AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken", "InvalidToken", "403")
+_DENIED = (
+    "AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken", "InvalidToken", "403",
+    "XAdminUserNotFound",
+)  # fmt: skip
 _EXISTS = ("PreconditionFailed", "ConditionalRequestConflict", "409", "412")
 _MISSING = ("NoSuchKey", "404", "NotFound")
 _NO_RANGE = ("InvalidRange", "416")

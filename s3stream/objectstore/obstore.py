@@ -30,6 +30,7 @@ _LIST_CHUNK = 1000
 _DELETE_BATCH = 1000
 """S3's DeleteObjects takes at most this many."""
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
+_MISSING = ("NoSuchKey", "BlobNotFound", "NotFound")
 _NO_RANGE = ("416 ", "InvalidRange", "but object is only")
 _CONFLICT = ("status code: 409 ", "ConditionalRequestConflict")
 _REQUEST = re.compile(r"Error performing ([A-Z]+) (\S+)")
@@ -119,6 +120,11 @@ class ObstoreStore:
         if isinstance(error, AlreadyExistsError | PreconditionError) or any(mark in text for mark in _CONFLICT):
             return AlreadyExists(f"object {key} exists, or somebody is creating it: {detail}")
         if isinstance(error, FileNotFoundError):
+            reply = _REPLY.search(text)
+            # Other things are 404 as well: versitygw's unknown access key. A reader that is told NotFound takes the
+            # object for deleted, so only the store's own word for it will do (HEAD has no words).
+            if reply is not None and reply[1] not in _MISSING:
+                return Refused(Refusal.ACCESS, detail)
             return NotFound(f"object {key} does not exist")
         if any(mark in text for mark in _NO_RANGE):
             return OutOfRange(f"object {key}: the range starts past its end: {detail}")
