@@ -19,6 +19,7 @@ from brokers.partitions.log_config import LogConfig
 from brokers.partitions.pending import AppendOrigin, RecordError
 from brokers.records import rewrite
 from brokers.records.batch import (
+    COMPRESSION_MASK,
     CONTROL,
     HEADER_BYTES,
     LOG_APPEND_TIME,
@@ -26,6 +27,7 @@ from brokers.records.batch import (
     MAGIC,
     MAGIC_POSITION,
     BatchHeader,
+    Compression,
     parse_header,
     stored_crc_is_right,
 )
@@ -35,6 +37,8 @@ from s3stream.types import NO_TIMESTAMP
 
 RECORD_BYTES_MIN = 14
 """Overhead of the oldest record format: a length below it is no record at all."""
+RECORD_V2_BYTES_MIN = 7
+"""Length, attributes, two deltas, key and value lengths, header count: one byte each at least."""
 _LENGTH = struct.Struct(">i")
 
 
@@ -97,6 +101,11 @@ def check_client_batch(batch: memoryview, header: BatchHeader, config: LogConfig
     if header.last_offset_delta < 0 or count <= 0 or header.last_offset_delta + 1 != count:
         raise _invalid(f"record batch counts {count} records and ends at offset delta {header.last_offset_delta}")
     attributes = header.attributes
+    codec = attributes & COMPRESSION_MASK
+    if codec > Compression.ZSTD:
+        raise _invalid(f"record batch names the unknown compression codec {codec}")
+    if codec == Compression.NONE and count * RECORD_V2_BYTES_MIN > len(batch) - HEADER_BYTES:
+        raise _invalid(f"record batch claims {count} records in {len(batch)} bytes")
     if attributes & CONTROL:
         raise _invalid("producers may not write control records")
     if header.producer_id >= 0:

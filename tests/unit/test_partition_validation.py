@@ -6,6 +6,8 @@ import struct
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from kio.schema.errors import ErrorCode
 
 from brokers.partitions.log_config import LogConfig
@@ -54,6 +56,11 @@ REFUSED: dict[str, tuple[memoryview, ErrorCode]] = {
     "count above the offsets": (patched(ONE, 57, ">i", 4), ErrorCode.invalid_record),
     "negative last offset delta": (patched(ONE, 23, ">i", -1), ErrorCode.invalid_record),
     "largest last offset delta": (patched(ONE, 23, ">i", (1 << 31) - 1), ErrorCode.invalid_record),
+    "more records than its bytes can hold": (
+        patched(patched(ONE, 23, ">i", (1 << 31) - 2), 57, ">i", (1 << 31) - 1),
+        ErrorCode.invalid_record,
+    ),
+    "unknown codec": (patched(ONE, 21, ">h", 5), ErrorCode.invalid_record),
     "control bit": (patched(ONE, 21, ">h", layout.CONTROL), ErrorCode.invalid_record),
     "producer without sequence": (idempotent(-1), ErrorCode.invalid_record),
     "transactional without producer": (batch(transactional=True), ErrorCode.invalid_record),
@@ -197,6 +204,35 @@ def test_size_is_checked_again_after_recompression() -> None:
     records = batch(200, compression=Compression.ZSTD)
     answers = append(make_log(compression_type="uncompressed", max_message_bytes=len(records)), records)
     assert answers.errors == [ErrorCode.message_too_large]
+
+
+CONFIGS: list[dict[str, Any]] = [
+    {},
+    {"cleanup_policy": ("compact",)},
+    {"message_timestamp_type": "LogAppendTime"},
+    {"compression_type": "lz4", "message_timestamp_before_max_ms": 5},
+]
+
+
+@given(st.data(), st.sampled_from(CONFIGS), st.sampled_from(list(Compression)))
+@settings(max_examples=300, deadline=None)
+def test_whatever_a_client_sends_is_refused_or_stored(
+    data: st.DataObject, config: dict[str, Any], codec: Compression
+) -> None:
+    """With a checksum that is right, so that the checks behind it are reached."""
+    changed = bytearray(batch(3, compression=codec, producer_id=1, producer_epoch=0, base_sequence=0))
+    for _ in range(data.draw(st.integers(1, 3))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    write_crc(changed)
+    log = make_log(**config)
+    answers = append(log, memoryview(changed))
+    if answers:
+        assert answers[0].error is not ErrorCode.none and log.log_end_offset == 0
+    else:
+        fake(log).make_durable()
+        header = parse_header(stored_again(log))
+        assert answers.errors == [ErrorCode.none] and log.log_end_offset == header.end_offset == header.record_count
+        assert stored_crc_is_right(stored_again(log))
 
 
 def test_slow_paths_correct_a_max_timestamp_that_no_record_has() -> None:
