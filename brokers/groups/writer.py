@@ -89,6 +89,8 @@ class Writer:
         self.closed = True
 
     def _append(self, write: Write, batch: bytearray, part: Sequence[Record]) -> ErrorCode | None:
+        if len(batch) > self._log.config.max_message_bytes:
+            return ErrorCode.message_too_large  # a record larger than any batch may be
         self._submitting, self._refusal = True, None
 
         def done(result: AppendResult) -> None:

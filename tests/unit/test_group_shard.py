@@ -1,0 +1,568 @@
+"""The coordinator of one partition: durability before answers, loading, losses, snapshots, timers, expiry."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+import pytest
+from kio.schema.errors import ErrorCode
+
+from brokers.errors import KafkaError
+from brokers.groups.config import GroupConfig
+from brokers.groups.messages import GroupState, LeaveMember, SyncRequest
+from brokers.groups.records import Record, offset_key
+from brokers.groups.shard import ShardState
+from brokers.partitions.log_config import LogConfig
+from s3stream.errors import Corrupt, Overloaded, Unavailable
+from s3stream.types import StreamBatch
+from tests.support.coordinator import CONFIG, TOPIC_ID, CoordinatorRig, cluster, errors_of, topic_image
+from tests.support.manual_clock import settle
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[CoordinatorRig]:
+    made = CoordinatorRig()
+    await made.start()
+    yield made
+    await made.close()
+
+
+class TestNothingBeforeDurability:
+    """CORRECTNESS 6."""
+
+    async def test_a_commit_answers_once_it_is_durable(self, rig: CoordinatorRig) -> None:
+        rig.stream.auto = False
+        committing = rig.committing("g", 5)
+        await settle()
+        assert not committing.done()
+        assert await rig.offset("g") is None
+        rig.stream.make_durable()
+        await settle()
+        assert (await committing)[0].error is ErrorCode.none
+        assert await rig.offset("g") == 5
+
+    async def test_a_fetch_shows_the_durable_offset_while_a_newer_one_is_in_flight(self, rig: CoordinatorRig) -> None:
+        await rig.commit("g", 5)
+        rig.stream.auto = False
+        rig.committing("g", 9)
+        await settle()
+        assert await rig.offset("g") == 5
+
+    async def test_a_stable_fetch_waits_for_what_is_in_flight(self, rig: CoordinatorRig) -> None:
+        await rig.commit("g", 5)
+        rig.stream.auto = False
+        rig.committing("g", 9)
+        rig.committing("other", 1)
+        await settle()
+        fetching = rig.run(rig.offset("g", stable=True))
+        unconcerned = rig.run(rig.offset("third", stable=True))
+        await settle()
+        assert not fetching.done() and unconcerned.done()
+        rig.stream.make_durable()
+        assert await fetching == 9
+
+    async def test_a_stable_fetch_of_what_is_lost_sends_the_client_back(self, rig: CoordinatorRig) -> None:
+        rig.stream.auto = False
+        committing = rig.committing("g", 9)
+        await settle()
+        fetching = rig.run(rig.offset("g", stable=True))
+        await settle()
+        rig.stream.lose()
+        assert await errors_of(fetching) is ErrorCode.not_coordinator
+        assert (await errors_of(committing)) is ErrorCode.not_coordinator
+
+    async def test_no_assignment_before_the_group_record_is_durable(self, rig: CoordinatorRig) -> None:
+        joining = rig.joining("g")
+        await settle()
+        await rig.clock.advance(0.001)
+        joined = await joining
+        rig.stream.auto = False
+        syncing = rig.syncing("g", joined.member_id, joined.generation)
+        await settle()
+        assert not syncing.done()
+        assert rig.coordinator.describe("g").state == GroupState.COMPLETING_REBALANCE.value
+        rig.stream.make_durable()
+        assert (await syncing).assignment == b"all"
+        assert rig.coordinator.describe("g").state == GroupState.STABLE.value
+
+    async def test_a_new_group_shows_once_its_record_is_durable(self, rig: CoordinatorRig) -> None:
+        rig.stream.auto = False
+        rig.joining("g")
+        await settle()
+        assert rig.coordinator.list_groups(frozenset(), frozenset()) == []
+        assert rig.coordinator.describe("g").error is ErrorCode.group_id_not_found
+        rig.stream.make_durable()
+        assert [group.group_id for group in rig.coordinator.list_groups(frozenset(), frozenset())] == ["g"]
+
+    async def test_leaving_answers_once_the_empty_group_is_durable(self, rig: CoordinatorRig) -> None:
+        member, _ = await rig.member_of("g")
+        rig.stream.auto = False
+        leaving = rig.run(rig.coordinator.leave("g", [LeaveMember(member)]))
+        await settle()
+        assert not leaving.done()
+        rig.stream.make_durable()
+        assert [answer.error for answer in await leaving] == [ErrorCode.none]
+
+    async def test_a_deletion_answers_and_shows_once_it_is_durable(self, rig: CoordinatorRig) -> None:
+        await rig.commit("g", 5)
+        rig.stream.auto = False
+        deleting = rig.run(rig.coordinator.delete_groups(["g"]))
+        await settle()
+        assert not deleting.done()
+        assert await rig.offset("g") == 5
+        assert rig.coordinator.describe("g").state == "Empty"
+        # Who would write to it meanwhile is sent back; who would delete it again waits.
+        assert await errors_of(rig.committing("g", 9)) is ErrorCode.coordinator_not_available
+        again = rig.run(rig.coordinator.delete_groups(["g"]))
+        await settle()
+        assert not again.done()
+        rig.stream.make_durable()
+        assert await deleting == {"g": ErrorCode.none}
+        assert await again == {"g": ErrorCode.group_id_not_found}
+        assert await rig.offset("g") is None
+
+    async def test_a_client_that_goes_away_does_not_undo_its_commit(self, rig: CoordinatorRig) -> None:
+        rig.stream.auto = False
+        committing = rig.committing("g", 5)
+        await settle()
+        committing.cancel()
+        await settle()
+        rig.stream.make_durable()
+        assert await rig.offset("g") == 5
+
+
+class TestLoss:
+    async def test_the_state_is_built_again_from_what_is_durable(self, rig: CoordinatorRig) -> None:
+        member, generation = await rig.member_of("g")
+        await rig.commit("g", 5, member_id=member, generation=generation)
+        rig.stream.auto = False
+        lost = rig.committing("g", 9, member_id=member, generation=generation)
+        new = rig.joining("fresh", needs_member_id=True)
+        rejoining = rig.joining("g", member)  # the leader: a rebalance that nobody will remember
+        await settle()
+        rig.stream.lose()
+        assert rig.shard.status is ShardState.LOADING
+        assert await errors_of(lost) is ErrorCode.not_coordinator
+        assert (await new).error is ErrorCode.member_id_required
+        await settle()
+        assert (await rejoining).error is ErrorCode.none, "a generation of one ends at once"
+        assert rig.shard.status is ShardState.ACTIVE
+        assert await rig.offset("g") == 5
+        assert rig.coordinator.describe("g").state == "Stable"
+        assert rig.coordinator.heartbeat("g", member, generation, None) is ErrorCode.none
+        assert "fresh" not in rig.shard.state.groups
+
+    async def test_who_waits_is_told_to_look_for_the_coordinator(self, rig: CoordinatorRig) -> None:
+        await rig.member_of("g")
+        await rig.member_of("h")
+        joining = rig.joining("g")
+        await settle()
+        rig.stream.auto = False
+        rig.committing("h", 1)  # refused by the group: nothing in flight
+        committing = rig.committing("simple", 1)
+        await settle()
+        rig.stream.lose()
+        assert (await joining).error is ErrorCode.not_coordinator
+        assert await errors_of(committing) is ErrorCode.not_coordinator
+
+    async def test_durable_appends_before_the_lost_one_count(self, rig: CoordinatorRig) -> None:
+        rig.stream.auto = False
+        first, second = rig.committing("g", 5), rig.committing("g", 9)
+        await settle()
+        rig.stream.make_durable(1)
+        rig.stream.lose()
+        assert (await first)[0].error is ErrorCode.none
+        assert await errors_of(second) is ErrorCode.not_coordinator
+        await settle()
+        assert await rig.offset("g") == 5
+
+    async def test_requests_while_it_loads_again(self, rig: CoordinatorRig) -> None:
+        member, generation = await rig.member_of("g")
+        rig.stream.auto = False
+        rig.committing("x", 1)
+        await settle()
+        rig.stream.lose()
+        assert rig.coordinator.heartbeat("g", member, generation, None) is ErrorCode.none
+        assert await errors_of(rig.committed("x", 1)) is ErrorCode.coordinator_load_in_progress
+        assert await errors_of(rig.offset("x")) is ErrorCode.coordinator_load_in_progress
+
+    async def test_an_append_that_is_refused_costs_its_request_alone(self, rig: CoordinatorRig) -> None:
+        member, generation = await rig.member_of("g")
+        rig.stream.refuse = Overloaded("the WAL is full")
+        assert await errors_of(rig.committing("g", 9, member_id=member, generation=generation)) is (
+            ErrorCode.coordinator_not_available
+        )
+        assert rig.shard.status is ShardState.ACTIVE
+        rig.stream.refuse = None
+        assert await rig.commit("g", 9, member_id=member, generation=generation) is ErrorCode.none
+
+    async def test_a_new_group_that_is_refused_is_not_there(self, rig: CoordinatorRig) -> None:
+        rig.stream.refuse = Overloaded("the WAL is full")
+        assert (await rig.joining("g")).error is ErrorCode.coordinator_not_available
+        assert not rig.shard.state.groups and not rig.shard.state.unseen
+
+    async def test_a_deletion_that_is_refused_leaves_the_group(self, rig: CoordinatorRig) -> None:
+        await rig.commit("g", 5)
+        rig.stream.refuse = Overloaded("the WAL is full")
+        assert await rig.coordinator.delete_groups(["g"]) == {"g": ErrorCode.coordinator_not_available}
+        rig.stream.refuse = None
+        assert await rig.commit("g", 6) is ErrorCode.none
+
+    async def test_a_record_too_large_fails_the_sync_and_the_group_goes_on(self) -> None:
+        rig = CoordinatorRig(log_config=LogConfig(cleanup_policy=("compact",), max_message_bytes=2_000))
+        await rig.start()
+        joining = rig.joining("g")
+        await settle()
+        await rig.clock.advance(0.001)
+        joined = await joining
+        request = SyncRequest(joined.member_id, joined.generation, assignments=((joined.member_id, bytes(5_000)),))
+        answer = await rig.coordinator.sync("g", request)
+        assert answer.error is ErrorCode.unknown_server_error
+        assert rig.shard.status is ShardState.ACTIVE
+        assert rig.coordinator.describe("g").state == "PreparingRebalance"
+        await rig.close()
+
+
+class TestLoading:
+    async def test_groups_and_offsets_survive_a_restart(self, rig: CoordinatorRig) -> None:
+        member, generation = await rig.member_of("g")
+        await rig.commit("g", 5, member_id=member, generation=generation)
+        await rig.commit("simple", 7, 1)
+        await rig.restart()
+        assert await rig.offset("g") == 5
+        assert await rig.offset("simple", 1) == 7
+        listed = rig.coordinator.list_groups(frozenset(), frozenset())
+        assert {(g.group_id, g.state, g.protocol_type) for g in listed} == {
+            ("g", "Stable", "consumer"), ("simple", "Empty", ""),
+        }  # fmt: skip
+        assert rig.coordinator.heartbeat("g", member, generation, None) is ErrorCode.none
+        await rig.clock.advance(11)
+        assert rig.coordinator.describe("g").state == "Empty"
+
+    async def test_requests_during_the_load(self, rig: CoordinatorRig) -> None:
+        await rig.commit("g", 5)
+        rig.stream.unreadable = Unavailable("no answer yet")
+        await rig.restart()
+        assert await errors_of(rig.joining("g")) is ErrorCode.coordinator_load_in_progress
+        assert await errors_of(rig.offset("g")) is ErrorCode.coordinator_load_in_progress
+        assert rig.coordinator.heartbeat("g", "m", 1, None) is ErrorCode.none
+        assert await rig.coordinator.delete_groups(["g"]) == {"g": ErrorCode.coordinator_load_in_progress}
+        with pytest.raises(KafkaError, match="coordinator_load_in_progress"):
+            rig.coordinator.list_groups(frozenset(), frozenset())
+
+    async def test_a_store_that_does_not_answer_is_asked_again(self, rig: CoordinatorRig) -> None:
+        await rig.commit("g", 5)
+        rig.stream.unreadable = Unavailable("no answer")
+        await rig.restart()
+        assert rig.shard.status is ShardState.LOADING
+        rig.stream.unreadable = None
+        await rig.clock.advance(1)
+        assert await rig.offset("g") == 5
+
+    async def test_unreadable_records_fail_this_partition_only(self, rig: CoordinatorRig) -> None:
+        await rig.commit("g", 5)
+        rig.stream.unreadable = Corrupt("checksum of object 9 at 4096")
+        await rig.restart()
+        assert rig.shard.status is ShardState.FAILED
+        assert await errors_of(rig.offset("g")) is ErrorCode.not_coordinator
+        assert rig.coordinator.list_groups(frozenset(), frozenset()) == []
+
+    async def test_records_of_unknown_types_are_kept(self, rig: CoordinatorRig) -> None:
+        rig.shard.write([Record(b"\x00\x03later", b"\x00\x00value")], lambda *_: None)
+        await settle()
+        await rig.restart()
+        assert rig.shard.state.durable.entries == {b"\x00\x03later": b"\x00\x00value"}
+
+    async def test_a_partition_that_moves_away_answers_who_waits(self, rig: CoordinatorRig) -> None:
+        await rig.member_of("g")
+        joining = rig.joining("g")
+        rig.stream.auto = False
+        committing = rig.committing("simple", 1)
+        await settle()
+        rig.coordinator.resign(0)
+        assert (await joining).error is ErrorCode.not_coordinator
+        rig.stream.make_durable()
+        assert await errors_of(committing) is ErrorCode.not_coordinator
+        assert await errors_of(rig.offset("g")) is ErrorCode.not_coordinator
+
+
+class TestSnapshots:
+    async def fill(self, rig: CoordinatorRig, count: int, groups: int = 10) -> None:
+        for number in range(count):
+            rig.committing(f"g{number % groups}", number)
+        await settle(50)
+
+    async def test_a_short_log_needs_none(self, rig: CoordinatorRig) -> None:
+        await rig.commit("g", 5)
+        assert rig.shard.snapshot(rig.log.high_watermark) is None
+
+    async def test_a_restart_reads_the_snapshot_and_the_tail(self, rig: CoordinatorRig) -> None:
+        await self.fill(rig, 1_200)
+        blob = rig.checkpoint()
+        rig.log.committed(rig.log.high_watermark)
+        await settle()
+        assert rig.log.log_start_offset == rig.log.high_watermark, "the log is trimmed up to the snapshot"
+        await rig.commit("g1", 99_999)
+        await rig.restart(blob)
+        assert len(rig.stream.batches) == 1
+        assert await rig.offset("g1") == 99_999
+        assert await rig.offset("g2") == 1_192
+
+    async def test_the_topic_does_not_grow_for_ever(self, rig: CoordinatorRig) -> None:
+        for _ in range(6):
+            await self.fill(rig, 600)
+            rig.checkpoint()
+            rig.log.committed(rig.log.high_watermark)
+            await settle()
+        assert rig.log.high_watermark == 3_600
+        assert rig.log.high_watermark - rig.log.log_start_offset <= 1_200
+
+    async def test_no_snapshot_of_another_offset_or_while_loading(self, rig: CoordinatorRig) -> None:
+        await self.fill(rig, 1_200)
+        end = rig.log.high_watermark
+        assert rig.shard.snapshot(end - 1) is None
+        rig.stream.auto = False
+        rig.committing("x", 1)
+        await settle()
+        rig.stream.lose()
+        assert rig.shard.snapshot(end) is None
+
+    async def test_a_damaged_snapshot_is_not_loaded_in_part(self, rig: CoordinatorRig) -> None:
+        await self.fill(rig, 1_200)
+        taken = rig.shard.snapshot(rig.log.high_watermark)
+        assert taken is not None
+        rig.coordinator.stop()
+        damaged = bytearray(taken)
+        damaged[len(damaged) // 2] ^= 1
+        await rig.start(wait=False)
+        assert rig.log._snapshots is not None
+        rig.log._snapshots.newest = (bytes(damaged), rig.log.high_watermark)
+        await settle()
+        assert rig.shard.status is ShardState.FAILED
+
+    async def test_a_trim_that_fails_is_left_to_the_next_snapshot(self, rig: CoordinatorRig) -> None:
+        await self.fill(rig, 1_200)
+        rig.checkpoint()
+
+        async def fail(start: int) -> None:
+            raise Unavailable("the database does not answer")
+
+        rig.stream.trim = fail  # type: ignore[method-assign]
+        rig.log.committed(rig.log.high_watermark)
+        await settle()
+        assert rig.log.log_start_offset == 0
+        assert await rig.offset("g1") == 1_191
+
+
+class TestTimers:
+    async def test_a_silent_member_is_removed_in_time(self, rig: CoordinatorRig) -> None:
+        member, generation = await rig.member_of("g")
+        for _ in range(5):
+            await rig.clock.advance(9)
+            assert rig.coordinator.heartbeat("g", member, generation, None) is ErrorCode.none
+        await rig.clock.advance(10.001)
+        assert rig.coordinator.describe("g").state == "Empty"
+        assert rig.coordinator.heartbeat("g", member, generation, None) is ErrorCode.unknown_member_id
+
+    async def test_heartbeats_cost_no_timer_each(self, rig: CoordinatorRig) -> None:
+        member, generation = await rig.member_of("g")
+        timers = len(rig.shard.context.timers._heap)
+        for _ in range(100):
+            rig.coordinator.heartbeat("g", member, generation, None)
+        assert len(rig.shard.context.timers._heap) == timers
+
+    async def test_a_group_made_again_after_its_deletion_has_its_own_timer(self, rig: CoordinatorRig) -> None:
+        member, _ = await rig.member_of("g")
+        await rig.coordinator.leave("g", [LeaveMember(member)])
+        assert await rig.coordinator.delete_groups(["g"]) == {"g": ErrorCode.none}
+        await rig.member_of("g", session_timeout_ms=60_000)
+        await rig.clock.advance(61)
+        assert rig.coordinator.describe("g").state == "Empty"
+
+
+class TestExpiry:
+    @pytest.fixture
+    async def rig(self) -> AsyncIterator[CoordinatorRig]:
+        made = CoordinatorRig(
+            GroupConfig(
+                initial_rebalance_delay_ms=0, offsets_retention_ms=60_000, offsets_retention_check_interval_ms=10_000
+            )
+        )
+        await made.start()
+        yield made
+        await made.close()
+
+    async def test_a_simple_groups_offsets_expire_and_the_group_with_them(self, rig: CoordinatorRig) -> None:
+        await rig.commit("g", 5)
+        await rig.clock.advance(55)
+        await rig.commit("g", 6, 1)
+        await rig.clock.advance(10)
+        assert await rig.offset("g") is None
+        assert await rig.offset("g", 1) == 6
+        await rig.clock.advance(60)
+        assert rig.coordinator.describe("g").error is ErrorCode.group_id_not_found
+        assert rig.shard.state.durable.entries == {}
+
+    async def test_retention_of_a_group_starts_when_it_is_empty(self, rig: CoordinatorRig) -> None:
+        member, generation = await rig.member_of("g")
+        await rig.commit("g", 5, member_id=member, generation=generation)
+        for _ in range(20):
+            await rig.clock.advance(9)
+            rig.coordinator.heartbeat("g", member, generation, None)
+        assert await rig.offset("g") == 5
+        await rig.clock.advance(15)  # the session ends
+        await rig.clock.advance(40)
+        assert await rig.offset("g") == 5
+        await rig.clock.advance(30)
+        assert rig.coordinator.describe("g").error is ErrorCode.group_id_not_found
+
+    async def test_a_stable_group_loses_offsets_of_topics_it_left(self, rig: CoordinatorRig) -> None:
+        member, generation = await rig.member_of("g")
+        await rig.commit("g", 5, member_id=member, generation=generation)
+        await rig.commit("g", 6, topic="left", member_id=member, generation=generation)
+        for _ in range(9):
+            await rig.clock.advance(8)
+            rig.coordinator.heartbeat("g", member, generation, None)
+        assert await rig.offset("g") == 5
+        assert await rig.offset("g", topic="left") is None
+
+    async def test_an_explicit_retention_goes_before_the_brokers(self, rig: CoordinatorRig) -> None:
+        await rig.commit("g", 5, retention=20_000)
+        await rig.commit("g", 6, 1, retention=200_000)
+        await rig.clock.advance(31)
+        assert await rig.offset("g") is None
+        await rig.clock.advance(100)
+        assert await rig.offset("g", 1) == 6
+
+    async def test_what_is_being_committed_does_not_expire(self, rig: CoordinatorRig) -> None:
+        await rig.commit("g", 5)
+        await rig.clock.advance(59)
+        rig.stream.auto = False
+        rig.committing("g", 6)
+        await rig.clock.advance(11)
+        rig.stream.make_durable()
+        rig.stream.auto = True
+        await settle()
+        assert await rig.offset("g") == 6
+
+    async def test_an_empty_group_without_offsets_goes(self, rig: CoordinatorRig) -> None:
+        member, _ = await rig.member_of("g")
+        await rig.coordinator.leave("g", [LeaveMember(member)])
+        await rig.clock.advance(11)
+        assert rig.coordinator.describe("g").error is ErrorCode.group_id_not_found
+
+    async def test_an_expiry_that_is_refused_is_tried_again(self, rig: CoordinatorRig) -> None:
+        await rig.commit("g", 5)
+        await rig.clock.advance(55)
+        rig.stream.refuse = Overloaded("full")
+        await rig.clock.advance(10)
+        assert await rig.offset("g") == 5
+        rig.stream.refuse = None
+        await rig.clock.advance(10)
+        assert rig.coordinator.describe("g").error is ErrorCode.group_id_not_found
+
+
+class TestOffsets:
+    async def test_metadata_beyond_the_limit_refuses_its_partition(self, rig: CoordinatorRig) -> None:
+        from brokers.groups.offset_requests import Sender
+        from brokers.groups.offsets import NO_RETENTION, PartitionCommit, TopicCommit
+
+        # Counted as Java counts: 2,049 characters outside of the basic plane are 4,098 units.
+        limit = CONFIG.offset_metadata_max
+        parts = (PartitionCommit(0, 5, -1, "x" * limit), PartitionCommit(1, 6, -1, "😀" * (limit // 2 + 1)))
+        results = await rig.coordinator.commit_offsets(
+            Sender("g"), [TopicCommit("t", TOPIC_ID, parts)], NO_RETENTION, True
+        )
+        assert [result.error for result in results] == [ErrorCode.none, ErrorCode.offset_metadata_too_large]
+        assert await rig.offset("g") == 5
+        assert await rig.offset("g", 1) is None
+
+    async def test_a_generation_of_a_group_that_is_not_there(self, rig: CoordinatorRig) -> None:
+        assert await errors_of(rig.committing("g", 1, generation=3)) is ErrorCode.group_id_not_found
+
+    async def test_an_offset_of_another_topic_of_the_same_name_is_not_found(self, rig: CoordinatorRig) -> None:
+        await rig.commit("g", 5)
+        fetch = rig.coordinator.fetch_offsets
+        assert (await fetch("g", {"t": (TOPIC_ID, (0,))}, False))["t"][0] is not None
+        assert (await fetch("g", {"t": (UUID(int=9), (0,))}, False))["t"][0] is None
+
+    async def test_all_offsets(self, rig: CoordinatorRig) -> None:
+        await rig.commit("g", 5)
+        await rig.commit("g", 6, 1)
+        found = await rig.coordinator.fetch_offsets("g", None, False)
+        assert {partition: value and value.offset for partition, value in found["t"].items()} == {0: 5, 1: 6}
+        assert await rig.coordinator.fetch_offsets("unknown", None, False) == {}
+
+    async def test_deleting_offsets(self, rig: CoordinatorRig) -> None:
+        delete = rig.coordinator.delete_offsets
+        assert await errors_of(delete("g", {"t": (0,)})) is ErrorCode.group_id_not_found
+        await rig.commit("g", 5)
+        results = await delete("g", {"t": (0, 1)})
+        assert [result.error for result in results] == [ErrorCode.none] * 2
+        assert await rig.offset("g") is None
+        await rig.member_of("g")
+        (result,) = await delete("g", {"t": (0,)})
+        assert result.error is ErrorCode.group_subscribed_to_topic
+        (result,) = await delete("g", {"left": (0,)})
+        assert result.error is ErrorCode.none
+        await rig.member_of("connect", protocol_type="connect")
+        assert await errors_of(delete("connect", {"t": (0,)})) is ErrorCode.non_empty_group
+
+    async def test_deleting_an_offset_in_flight_deletes_it(self, rig: CoordinatorRig) -> None:
+        await rig.commit("g", 5, 1)
+        rig.stream.auto = False
+        rig.committing("g", 5)
+        await settle()
+        deleting = rig.run(rig.coordinator.delete_offsets("g", {"t": (0,)}))
+        await settle()
+        rig.stream.make_durable()
+        await deleting
+        assert await rig.offset("g") is None
+        await rig.restart()
+        assert await rig.offset("g") is None
+
+    async def test_deleting_groups(self, rig: CoordinatorRig) -> None:
+        await rig.commit("empty", 5)
+        await rig.member_of("busy")
+        assert await rig.coordinator.delete_groups(["empty", "busy", "none", "empty"]) == {
+            "empty": ErrorCode.none, "busy": ErrorCode.non_empty_group, "none": ErrorCode.group_id_not_found,
+        }  # fmt: skip
+        assert offset_key("empty", "t", 0) not in rig.shard.state.durable.entries
+
+    async def test_offsets_go_with_their_topic(self, rig: CoordinatorRig) -> None:
+        await rig.commit("g", 5)
+        await rig.commit("g", 6, topic="other")
+        before = rig.view.image
+        after = cluster(before.topics["__consumer_offsets"], topic_image("t", UUID(int=999), 2))
+        rig.coordinator.image_changed(before, after)
+        await settle()
+        assert await rig.offset("g") is None
+        assert await rig.offset("g", topic="other") == 6
+
+
+async def test_many_tombstones_are_cut_into_batches() -> None:
+    rig = CoordinatorRig(log_config=LogConfig(cleanup_policy=("compact",), max_message_bytes=4_000))
+    await rig.start()
+    for partition in range(500):
+        rig.committing("g", partition, partition)
+    await settle(50)
+    appended = len(rig.stream.batches)
+    assert await rig.coordinator.delete_groups(["g"]) == {"g": ErrorCode.none}
+    assert len(rig.stream.batches) - appended >= 3
+    assert rig.shard.state.durable.entries == {} and rig.shard.state.offsets.count == 0
+    await rig.close()
+
+
+async def test_records_are_as_a_reader_of_the_topic_expects(rig: CoordinatorRig) -> None:
+    """One magic-2 batch a request, no producer, keys and values in Kafka's format."""
+    from brokers.records.batch import parse_header
+    from brokers.records.record import iter_records
+
+    await rig.commit("g", 5)
+    batch: StreamBatch = rig.stream.batches[-1]
+    header = parse_header(batch.payload)
+    assert (header.magic, header.producer_id, header.attributes) == (2, -1, 0)
+    (record,) = iter_records(batch.payload)
+    assert record.key == offset_key("g", "t", 0)
+    assert record.timestamp == rig.clock.now_ms()
