@@ -20,7 +20,7 @@ from s3stream.limits import (
     STORE_IDLE_CONNECTIONS_MAX,
     STORE_REQUEST_TIMEOUT_MAX_S,
 )
-from s3stream.objectstore.faults import Refusal, Refused, first_line, gather_all
+from s3stream.objectstore.faults import Refusal, Refused, first_line, gather_all, why_missing
 from s3stream.objectstore.probe import probe
 from s3stream.objectstore.s3 import S3Settings
 from s3stream.seams import ObjectInfo
@@ -73,7 +73,10 @@ class Aioboto3Store:
             raise self._meaning(error, key) from error
 
     async def size(self, key: str) -> int:
-        return int((await self._call("head_object", key))["ContentLength"])
+        try:
+            return int((await self._call("head_object", key))["ContentLength"])
+        except NotFound:
+            raise await why_missing(self, key) from None
 
     async def delete(self, keys: Sequence[str]) -> None:
         for first in range(0, len(keys), _DELETE_BATCH):

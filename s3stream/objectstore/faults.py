@@ -8,7 +8,7 @@ import enum
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from s3stream.errors import Unavailable
+from s3stream.errors import OutOfRange, PonorError, Unavailable
 from s3stream.seams import ObjectInfo, ObjectStore
 
 T = TypeVar("T")
@@ -58,6 +58,17 @@ async def gather_all(requests: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
             raise result
         values.append(result)
     return values
+
+
+async def why_missing(store: ObjectStore, key: str) -> PonorError:
+    """After a HEAD said 404, which has no words to say what is missing: what a GET says. NotFound is only for keys."""
+    try:
+        await store.get_ranges(key, [(0, 1)])
+    except OutOfRange:
+        pass
+    except PonorError as error:
+        return error
+    return Unavailable(f"object {key} was missing a moment ago")
 
 
 def first_line(text: object) -> str:

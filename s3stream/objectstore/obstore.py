@@ -20,7 +20,7 @@ from obstore.exceptions import (
 from obstore.store import ObjectStore as ObstoreClient
 
 from s3stream.errors import AlreadyExists, NotFound, OutOfRange, PonorError, Unavailable
-from s3stream.objectstore.faults import Refusal, Refused, first_line, gather_all
+from s3stream.objectstore.faults import Refusal, Refused, first_line, gather_all, why_missing
 from s3stream.objectstore.probe import probe
 from s3stream.seams import ObjectInfo
 from s3stream.types import Buffer, Buffers
@@ -76,7 +76,10 @@ class ObstoreStore:
         try:
             return int((await self._client.head_async(key))["size"])
         except (BaseError, OSError) as error:
-            raise self._meaning(error, key) from error
+            meaning = self._meaning(error, key)
+            if not isinstance(meaning, NotFound):
+                raise meaning from error
+        raise await why_missing(self, key)
 
     async def delete(self, keys: Sequence[str]) -> None:
         for first in range(0, len(keys), _DELETE_BATCH):
@@ -122,7 +125,7 @@ class ObstoreStore:
         if isinstance(error, FileNotFoundError):
             reply = _REPLY.search(text)
             # Other things are 404 as well: versitygw's unknown access key. A reader that is told NotFound takes the
-            # object for deleted, so only the store's own word for it will do (HEAD has no words).
+            # object for deleted, so only the store's own word for it will do.
             if reply is not None and reply[1] not in _MISSING:
                 return Refused(Refusal.ACCESS, detail)
             return NotFound(f"object {key} does not exist")
