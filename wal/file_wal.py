@@ -53,6 +53,7 @@ class FileWal:
         self._segments: SegmentLog | None = None
         self._commit: GroupCommit | None = None
         self._writer: asyncio.Task[None] | None = None
+        self._repairing: asyncio.Task[OSError | None] | None = None
 
     async def lock(self) -> None:
         self._lock = await self._run_blocking(_take_lock, self._files, self._path)
@@ -112,15 +113,16 @@ class FileWal:
         assert self._commit is not None, "start before repair"
         if not self._commit.failed:
             return
-        error = await asyncio.shield(self._tasks.spawn(self._repair(), "repair WAL"))
+        # One at a time, whoever asks: a second would replace a segment that takes appends again.
+        if self._repairing is None or self._repairing.done():
+            self._repairing = self._tasks.spawn(self._repair(), "repair WAL")
+        error = await asyncio.shield(self._repairing)
         if error is not None:
             raise unavailable(f"cannot be repaired, {self._path}", error) from error
 
     async def _repair(self) -> OSError | None:
         commit, segments = self._commit, self._segments
         assert commit is not None and segments is not None
-        if not commit.failed:
-            return None
         try:
             await segments.repair(commit.durable_end)
         except OSError as error:

@@ -7,7 +7,7 @@ What proves that a position was synced, so that a break below it is corruption a
 the `synced` of any later valid record of the same segment; the first position of any later segment; the stored
 trim. Everything else that does not parse is what a crash leaves of a group whose sync never returned.
 Invariant: nothing is handed out before it is on stable storage, and what was only ever in the page cache is not
-believed: the last segments are synced and their cached pages dropped before anything of them is read.
+believed: directory and last segments are synced and their cached pages dropped before anything of them is read.
 """
 
 from __future__ import annotations
@@ -233,6 +233,8 @@ class LogScan:
 
     def open(self) -> None:
         directory = self._directory
+        # A file that a repair renamed and did not live to sync ends the segment before it: see it for good or never.
+        directory.files.sync_directory(directory.path)
         ordinals = directory.ordinals()
         # The log's last segment is among the last two files (the other is prepared or closed): only there can
         # be bytes that the page cache shows and the medium does not have. Raises when they cannot be synced.

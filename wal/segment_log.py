@@ -10,6 +10,7 @@ again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from random import Random
 
@@ -105,6 +106,12 @@ class SegmentLog:
         async with self._maintenance:
             failed = self._writer
             await self._drop_spare()
+            # The disk may be full: files that hold nothing go first.
+            unused = [] if self._retired is None else [self._retired]
+            self._retired = None
+            await self._remove(unused)
+            with contextlib.suppress(OSError):  # If the prepared file cannot be deleted, the new one replaces it.
+                await self._run_blocking(self._directory.remove, [failed.header.ordinal + 1])
             header = self._header(failed.header.ordinal + 1, durable_end, failed.chain)
             self._succeed(await self._create(header), header)
             await self._run_blocking(failed.close)
@@ -114,7 +121,7 @@ class SegmentLog:
         """Remove closed segments that end at or below `position`. What cannot be removed is tried again later."""
         async with self._maintenance:
             closed = self._closed
-            removed, self._undeleted = self._undeleted, []
+            removed: list[int] = []
             while closed and closed[0].end_position <= position:
                 segment = closed.pop(0)
                 self.retained -= segment.record_bytes
@@ -122,11 +129,7 @@ class SegmentLog:
                     self._retired = segment.ordinal
                 else:
                     removed.append(segment.ordinal)
-            try:
-                await self._run_blocking(self._directory.remove, removed)
-            except OSError as error:
-                self._undeleted = removed
-                self._maintenance_failed("delete", error)
+            await self._remove(removed)
 
     async def close(self) -> None:
         async with self._maintenance:
@@ -174,6 +177,17 @@ class SegmentLog:
             await self._run_blocking(self._directory.cut, segment.ordinal, segment.used)
         except OSError as error:
             self._maintenance_failed("cut", error)
+
+    async def _remove(self, ordinals: list[int]) -> None:
+        """Delete files that the log does not need; those that cannot be are tried again with the next."""
+        doomed, self._undeleted = [*self._undeleted, *ordinals], []
+        active = self._writer.header.ordinal
+        assert all(ordinal < active for ordinal in doomed), "only what lies before the active segment is deleted"
+        try:
+            await self._run_blocking(self._directory.remove, doomed)
+        except OSError as error:
+            self._undeleted = doomed
+            self._maintenance_failed("delete", error)
 
     async def _prepare_ahead(self) -> None:
         async with self._maintenance:
