@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from crc32c import crc32c
 
-from s3stream.block_codec import corrupt
+from s3stream.batch_codec import ENTRY_BYTES as BATCH_ENTRY_BYTES
+from s3stream.block_codec import HEADER_BYTES, corrupt
 from s3stream.limits import INDEX_BYTES_MAX
 from s3stream.types import Buffer, ObjectKind, ObjectRef
 
@@ -72,6 +73,10 @@ class BlockEntry(NamedTuple):
     crc: int
     payload_bytes: int
     """Bytes of batches (or of the checkpoint) before compression."""
+
+    @property
+    def compressed(self) -> bool:
+        return self.size != HEADER_BYTES + self.batch_count * BATCH_ENTRY_BYTES + self.payload_bytes
 
 
 class CheckpointPointer(NamedTuple):

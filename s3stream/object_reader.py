@@ -70,7 +70,7 @@ class ObjectReader:
         requests = plan_requests(entries)
         buffers = await self._read([(request.start, request.end) for request in requests])
         size = sum(map(len, buffers))
-        compressed = any(entry.size < entry.payload_bytes for entry in entries)
+        compressed = any(entry.compressed for entry in entries)
         if self._run_blocking is not None and (compressed or size > DECODE_INLINE_BYTES):
             blocks = await self._run_blocking(self._decode, requests, buffers)
         else:
@@ -84,7 +84,7 @@ class ObjectReader:
         named = (block.kind, block.stream_id, block.start, block.crc)
         if named != (BlockKind.CHECKPOINT, stream_id, offset, pointer.crc):
             raise corrupt(self.key, pointer.position, f"not the checkpoint of stream {stream_id} at offset {offset}")
-        return bytes(block.body)
+        return bytes(block.payload)
 
     async def _read(self, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:
         for start, end in ranges:

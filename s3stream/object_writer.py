@@ -97,7 +97,7 @@ class ObjectWriter:
     def add_checkpoint(self, stream_id: int, offset: int, blob: Buffer) -> CheckpointPointer:
         """A checkpoint too large for its row, as a block of its own. The pointer goes into the row."""
         position = self.size
-        buffers, size, crc = encode_block(BlockKind.CHECKPOINT, stream_id, offset, offset, 0, [blob], compress=False)
+        buffers, size, crc = encode_block(BlockKind.CHECKPOINT, stream_id, offset, offset, b"", [blob], compress=False)
         self._buffers += buffers
         self.size += size
         self._checkpoints.append(
@@ -131,8 +131,8 @@ class ObjectWriter:
         table = pack_entries(batches)
         payload = _payload(batches)
         block = DataBlock(stream_id, table, payload)
-        body = [table, payload] if isinstance(payload, bytes) else [table, *payload]
-        buffers, size, crc = encode_block(BlockKind.DATA, stream_id, start, end, len(batches), body, compress)
+        parts = [payload] if isinstance(payload, bytes) else payload
+        buffers, size, crc = encode_block(BlockKind.DATA, stream_id, start, end, table, parts, compress)
         entry = BlockEntry(
             stream_id,
             start,

@@ -219,4 +219,4 @@ async def test_errors_name_the_object_and_the_position() -> None:
 
 def test_a_block_holds_no_more_than_it_needs() -> None:
     # Slots: there are thousands of them in a read.
-    assert not hasattr(Block(1, 1, 0, 1, 1, 0, memoryview(b"")), "__dict__")
+    assert not hasattr(Block(1, 1, 0, 1, 0, memoryview(b""), memoryview(b"")), "__dict__")
