@@ -52,9 +52,9 @@ class Engine:
     def __init__(self, url: str) -> None:
         """Raises BadSetting on a URL that names no usable database. Touches nothing yet."""
         self.url = url
-        self._path, target, uri = _sqlite_target(url)
+        self._path, target = _sqlite_target(url)
         engine = sqlalchemy.create_engine(
-            sqlalchemy.URL.create("sqlite+pysqlite", database=target),
+            target,
             # One connection: SQLite has one writer, and a memory database lives as long as its connection.
             poolclass=QueuePool,
             pool_size=1,
@@ -63,7 +63,6 @@ class Engine:
                 "isolation_level": None,  # The driver opens no transaction behind our back.
                 "timeout": BUSY_TIMEOUT_SECONDS,
                 "check_same_thread": False,  # The pool hands it to one thread at a time.
-                "uri": uri,
             },
         )
         event.listen(engine, "connect", _on_connect)
@@ -131,8 +130,8 @@ class Engine:
             raise Corrupt(f"metadata {self.url}: {error.orig}") from error
 
 
-def _sqlite_target(url: str) -> tuple[Path | None, str, bool]:
-    """(file, database name for the driver, whether that name is a URI)."""
+def _sqlite_target(url: str) -> tuple[Path | None, sqlalchemy.URL]:
+    """The file, if it is one, and the driver's URL."""
     scheme, separator, rest = url.partition(":")
     if not separator or scheme not in ("sqlite", "memory"):
         known = "sqlite:///path/to/metadata.db"
@@ -141,7 +140,8 @@ def _sqlite_target(url: str) -> tuple[Path | None, str, bool]:
         if rest and not rest.isidentifier():
             raise BadSetting(f"metadata {url!r}: use memory: or memory:name")
         # A named one is shared by everyone in this process who asks for that name.
-        return (None, f"file:{rest}?mode=memory&cache=shared", True) if rest else (None, ":memory:", False)
+        shared = {"uri": "true", "mode": "memory", "cache": "shared"}
+        return None, _driver_url(f"file:{rest}", shared) if rest else _driver_url(":memory:", {})
     if "?" in rest or "#" in rest:
         raise BadSetting(f"metadata {url!r}: a sqlite URL takes no options")
     if rest.startswith("//") and not rest.startswith("///"):
@@ -149,7 +149,11 @@ def _sqlite_target(url: str) -> tuple[Path | None, str, bool]:
     path = _path(rest)
     if path.name in ("", ".", "..") or path.is_dir():
         raise BadSetting(f"metadata {url!r}: name a file, for example sqlite:///var/lib/ponor/metadata.db")
-    return path, str(path), False
+    return path, _driver_url(str(path), {})
+
+
+def _driver_url(database: str, query: dict[str, str]) -> sqlalchemy.URL:
+    return sqlalchemy.URL.create("sqlite+pysqlite", database=database, query=query)
 
 
 def _path(rest: str) -> Path:

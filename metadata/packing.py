@@ -1,7 +1,8 @@
 """Packed columns: many small fixed-width entries in one value, with a version byte and a checksum.
 
 Layout: version u8, crc32c u32 of the entries, entries (big-endian). Appending extends the checksum, so that a
-commit touches no older entry. `docs/formats/metadata.md` is the specification, `tests/golden` has the bytes.
+commit touches no older entry. `docs/formats/metadata.md` is the specification; the bytes are in
+`tests/golden/metadata_packed_v1.txt`.
 """
 
 from __future__ import annotations

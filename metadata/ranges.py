@@ -36,7 +36,7 @@ _CHUNKS_BELOW = (
     select(stream_chunks.c.start_offset, stream_chunks.c.packed)
     .where(stream_chunks.c.stream_id == bindparam("stream"), stream_chunks.c.start_offset < bindparam("offset"))
     .order_by(stream_chunks.c.start_offset)
-    .limit(CHUNKS_PER_TRANSACTION)
+    .limit(bindparam("count"))
 )
 _DROP_CHUNKS = delete(stream_chunks).where(
     stream_chunks.c.stream_id == bindparam("stream"), stream_chunks.c.start_offset <= bindparam("offset")
@@ -117,14 +117,15 @@ def _drop_below(tx: Transaction, row: AnyRow, start: int, dead: Counter[ObjectId
     """Drop ranges that end at or below `start`, counting them by object; true when all are gone."""
     dropped: list[ChunkEntry] = []
     kept: list[ChunkEntry] = []
-    chunks = tx.connection.execute(_CHUNKS_BELOW, {"stream": row.stream_id, "offset": start}).all()
+    names = {"stream": row.stream_id, "offset": start, "count": CHUNKS_PER_TRANSACTION}
+    chunks = tx.connection.execute(_CHUNKS_BELOW, names).all()
     for _, packed in chunks:
         for entry in unpack_chunk(packed, row.stream_id):
             (dropped if entry.end <= start else kept).append(entry)
     if dropped:
         tx.connection.execute(_DROP_CHUNKS, {"stream": row.stream_id, "offset": chunks[-1].start_offset})
         insert_chunk(tx, row.stream_id, kept)  # Of the last chunk: only that one can reach past `start`.
-    done = len(chunks) < CHUNKS_PER_TRANSACTION
+    done = len(chunks) < CHUNKS_PER_TRANSACTION or bool(kept)
     open_chunk = row.open_chunk
     if done:
         entries = unpack_chunk(open_chunk, row.stream_id)

@@ -170,11 +170,11 @@ class Metadata:
         return await self._write("create_partitions", topics.create_partitions, topic_id, assignment)
 
     async def alter_configs(self, kind: str, name: str, changes: Mapping[str, str | None]) -> None:
-        """`kind`: topic, broker or group. None removes a key. Raises NotFound for an unknown topic."""
+        """`kind` is one of `configs.KINDS`. None removes a key. Raises NotFound for an unknown topic."""
         await self._write("alter_configs", configs.alter, kind, name, changes)
 
     async def configs(self, kind: str, name: str) -> dict[str, str]:
-        """What was set on a broker or a group."""
+        """What was set on anything but a topic, whose configs are in its image."""
         return await self._read("configs", configs.read, kind, name)
 
     async def update_features(self, changes: Mapping[str, int | None]) -> None:
@@ -234,10 +234,12 @@ class Metadata:
         except PonorError as error:
             if isinstance(error, Unavailable):
                 self._metrics.counter(
-                    "metadata_unavailable_total", "Metadata transactions that the database did not answer."
+                    "ponor_metadata_unavailable_total", "Metadata transactions that the database did not answer."
                 ).inc()
             raise
         finally:
             self._metrics.histogram(
-                "metadata_transaction_seconds", "Time of a metadata transaction, waiting included.", operation=name
+                "ponor_metadata_transaction_seconds",
+                "Time of a metadata transaction, waiting included.",
+                operation=name,
             ).observe(self._clock.monotonic() - began)

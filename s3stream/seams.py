@@ -179,14 +179,17 @@ class MetadataStore(Protocol):
         """
 
     async def close_streams(self, node: NodeIdentity, ends: dict[StreamId, int]) -> None:
-        """OPEN → CLOSED for streams whose committed end is the given end (no tail left in the WAL)."""
+        """OPEN → CLOSED for streams whose committed end is the given end (no tail left in the WAL).
+
+        All or nothing. Raises Unavailable when a stream is not committed to that end, Fenced when it is not this
+        registration's. Streams that are deleted are passed over; the same call again is a success."""
 
     async def streams(self, stream_ids: Sequence[StreamId]) -> list[StreamSnapshot]:
         """The rows, in the order asked for; streams that do not exist are left out."""
 
     async def trim_stream(self, node: NodeIdentity, stream_id: StreamId, stream_epoch: int, start: int) -> int:
         """Raise the stream's start offset; returns the stored one (the greater of old and new). Objects
-        left without any live range are marked for deletion. Raises Fenced on a wrong stream epoch."""
+        left without any live range are marked for deletion. Raises Fenced on a wrong stream epoch, NotFound."""
 
     async def prepare_objects(self, node: NodeIdentity, count: int, expires_ms: int) -> list[ObjectId]:
         """Reserve object ids, never given before and never again, prepared until `expires_ms`."""
@@ -194,11 +197,13 @@ class MetadataStore(Protocol):
     async def commit(self, commit: FlushCommit) -> CommitResult:
         """Commit one flush, each stream on its own (CORRECTNESS 9). Idempotent.
 
-        Raises Fenced when the node's epoch is raised, Expired when one of the objects is no longer prepared.
+        Raises Fenced when the node's epoch is raised, Expired (and does nothing) when a range would become
+        readable in an object that is no longer prepared. After a GAP the same commit may come again; the trim
+        is not raised by it.
         """
 
     async def object_ranges(self, stream_id: StreamId, start: int, limit: int) -> list[ObjectRange]:
-        """Ranges with end > `start`, in offset order, at most `limit`."""
+        """Ranges with end > `start`, in offset order, at most `limit`. Raises NotFound: no stream, or deleted."""
 
     async def expire_prepared(self, now_ms: int, limit: int) -> int:
         """Prepared objects past their expiry become marked for deletion; returns how many."""

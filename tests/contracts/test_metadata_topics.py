@@ -120,10 +120,12 @@ async def test_every_change_is_in_the_refreshed_image_as_in_a_whole_one(metadata
     assert image.topics["a"].configs == {}
 
 
-async def test_group_configs_are_kept_by_name(metadata: Metadata) -> None:
-    await metadata.alter_configs("group", "g", {"consumer.session.timeout.ms": "1"})
-    assert await metadata.configs("group", "g") == {"consumer.session.timeout.ms": "1"}
-    assert await metadata.configs("group", "other") == {}
+async def test_configs_outside_the_image_are_kept_by_kind_and_name(metadata: Metadata) -> None:
+    for kind in ("group", "client-metrics"):
+        await metadata.alter_configs(kind, "g", {"a": kind})
+        await metadata.alter_configs(kind, "other", {"a": "b"})
+        assert await metadata.configs(kind, "g") == {"a": kind}
+        assert await metadata.configs(kind, "none") == {}
     with pytest.raises(NotFound):
         await metadata.alter_configs("topic", "none", {"a": "b"})
 

@@ -149,15 +149,20 @@ async def test_two_processes_may_make_the_same_database_at_once(tmp_path: Path) 
     assert answers[0][0].strip()
 
 
-async def test_memory_databases_are_private_unless_named() -> None:
+async def test_memory_databases_are_private_unless_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     one, two = await open_for_test("memory:", seed=1), await open_for_test("memory:", seed=2)
     assert one.cluster_id != two.cluster_id
     shared = await open_for_test("memory:shared", seed=1)
     await make_streams(shared, 1)
     again = await open_for_test("memory:shared", seed=2)
     assert await again.load_image() == await shared.load_image()
+    assert files_in(tmp_path) == []
     for store in (one, two, shared, again):
         await store.close()
+    anew = await open_for_test("memory:shared", seed=3)
+    assert anew.cluster_id != shared.cluster_id
+    await anew.close()
 
 
 async def test_a_locked_or_lost_database_is_unavailable_and_works_again_after(
