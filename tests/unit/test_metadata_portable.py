@@ -6,7 +6,8 @@ import importlib
 import pkgutil
 
 import pytest
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import Executable
+from sqlalchemy.dialects.postgresql.psycopg import dialect
 from sqlalchemy.schema import CreateTable
 from sqlalchemy.sql import Select
 from sqlalchemy.sql.elements import ClauseElement
@@ -15,16 +16,17 @@ import metadata
 from metadata import commits, fencing, objects, ranges, streams, topics
 from metadata.schema import tables
 
+DIALECT = dialect()  # type: ignore[no-untyped-call]
 STATEMENTS = [
     pytest.param(value, id=f"{info.name}.{name}")
     for info in pkgutil.iter_modules(metadata.__path__)
     for name, value in vars(importlib.import_module(f"metadata.{info.name}")).items()
-    if name.startswith("_") and isinstance(value, ClauseElement)
+    if name.startswith("_") and isinstance(value, ClauseElement) and isinstance(value, Executable)
 ]
 
 
 def compiled(statement: ClauseElement) -> str:
-    return str(statement.compile(dialect=postgresql.dialect()))
+    return str(statement.compile(dialect=DIALECT))
 
 
 @pytest.mark.parametrize("statement", STATEMENTS)
