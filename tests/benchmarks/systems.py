@@ -62,11 +62,13 @@ class System:
         return AdminClient({"bootstrap.servers": self.bootstrap})
 
     def create_topic(self, name: str, partitions: int) -> None:
-        for future in self.admin().create_topics([NewTopic(name, partitions, 1)]).values():
+        admin = self.admin()  # kept: its end would cancel what it began
+        for future in admin.create_topics([NewTopic(name, partitions, 1)]).values():
             future.result(60)
 
     def delete_topic(self, name: str) -> None:
-        for future in self.admin().delete_topics([name]).values():
+        admin = self.admin()
+        for future in admin.delete_topics([name]).values():
             future.result(60)
 
     def cpu_seconds(self) -> float:

@@ -181,7 +181,7 @@ class JavaConsole:
 
     def produce(self, bootstrap: str, topic: str, records: Sequence[Record], compression: str) -> None:
         lines = "".join(
-            ",".join(f"{name}:{value.decode()}" for name, value in record.headers)
+            (",".join(f"{name}:{value.decode()}" for name, value in record.headers) or "NULL")
             + f"\t{_text(record.key)}\t{_text(record.value)}\n"
             for record in records
         )

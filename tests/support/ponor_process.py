@@ -173,7 +173,8 @@ class PonorProcess:
         from confluent_kafka.admin import AdminClient, NewTopic
 
         topic = NewTopic(name, partitions, 1, config=dict(configs or {}))
-        for future in AdminClient({"bootstrap.servers": self.bootstrap}).create_topics([topic]).values():
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})  # kept: its end would cancel what it began
+        for future in admin.create_topics([topic]).values():
             future.result(30)
 
 
