@@ -7,6 +7,7 @@ and the synonyms a client is shown. Pure: image in, configs out.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import dropwhile
 from typing import Final, NamedTuple
 
 from brokers.config import BrokerConfig, log_config, topic_defaults
@@ -81,7 +82,11 @@ class ConfigSource:
         return found
 
     def synonyms(self, name: str) -> list[Synonym]:
-        """Where broker setting `name` may get its value from, the one in force first."""
+        """Where broker setting `name` may get its value from, the one in force first.
+
+        As in Kafka, what is set under the name of a relative that goes before it is left out: describing
+        log.retention.ms where only log.retention.hours is set shows nothing.
+        """
         names = _FAMILY.get(name, (name,))
         layers = (
             (self._own, SOURCE_DYNAMIC_BROKER),
@@ -93,6 +98,7 @@ class ConfigSource:
             default = render(BROKER_CONFIGS[one].default)
             if default is not None:
                 found.append(Synonym(one, default, SOURCE_DEFAULT))
+        found = list(dropwhile(lambda synonym: synonym.name != name, found))
         if BROKER_CONFIGS[name].sensitive:
             found = [synonym._replace(value=None) for synonym in found]
         return found
