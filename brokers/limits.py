@@ -6,6 +6,9 @@ FRAME_BYTES_MAX = 100 * MIB
 """Kafka's socket.request.max.bytes default: a larger frame closes its connection."""
 assert FRAME_BYTES_MAX <= BATCH_BYTES_MAX
 
+REQUEST_ELEMENTS_MAX = 500_000
+"""Array elements of one request, all its arrays together: two bytes may ask for an object of hundreds."""
+
 SMALL_FRAME_BYTES = 16 * KIB
 """Frames up to this size are copied out of the connection's receive buffer, so that a kept batch pins nothing else."""
 RECEIVE_BUFFER_BYTES = 64 * KIB

@@ -9,9 +9,9 @@ The bytes of an answer stay below its limit, except for one batch, so that every
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import structlog
@@ -164,8 +164,8 @@ class _Fetch:
         many found room, at least one."""
         left = self._max_bytes - self._size
         at_least_one = self._size == 0
-        reads = []
-        limits = []
+        reads: list[Coroutine[Any, Any, int]] = []
+        limits: list[int] = []
         for part in parts:
             limit = max(0, min(left, part.asked.max_bytes - part.size))
             if reads and limit == 0:

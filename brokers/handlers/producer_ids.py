@@ -30,8 +30,7 @@ class ProducerIds:
         self._next = 0
         self._end = 0
         self._spare: tuple[int, int] | None = None
-        self._failure: PonorError | None = None
-        self._leasing: asyncio.Task[None] | None = None
+        self._leasing: asyncio.Task[PonorError | None] | None = None
 
     async def take(self) -> int:
         """An id never given before. Raises PonorError when none is left and the store does not answer."""
@@ -49,20 +48,21 @@ class ProducerIds:
                 self._lease_in_background()
             leasing = self._leasing
             assert leasing is not None
-            await asyncio.shield(leasing)  # shared by all who wait; one that is cancelled does not end it
-            if self._spare is None and self._next == self._end:
-                assert self._failure is not None
-                raise self._failure
+            failure = await asyncio.shield(leasing)  # shared by all who wait; one that is cancelled does not end it
+            if failure is not None:
+                raise failure
 
     def _lease_in_background(self) -> None:
         if self._leasing is None:
             self._leasing = self._tasks.spawn(self._lease(), "lease producer ids")
 
-    async def _lease(self) -> None:
+    async def _lease(self) -> PonorError | None:
+        """Returns its failure: there may be nobody who waits for it."""
         try:
             self._spare = await self._allocate(self._block)
+            return None
         except PonorError as error:
-            self._failure = error
             log.warning("producer ids were not leased", error=str(error), left=self._end - self._next)
+            return error
         finally:
             self._leasing = None

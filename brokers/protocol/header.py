@@ -41,7 +41,7 @@ def parse_request_header(frame: memoryview) -> RequestHeader:
             end = position + length
             if end > len(frame):
                 raise MalformedRequest("client id past the end of the frame")
-            client_id = str(frame[position:end], "utf-8")
+            client_id = str(frame[position:end], "utf-8", "replace")
             position = end
         if version >= api.flexible:
             position = skip_tagged_fields(frame, position)

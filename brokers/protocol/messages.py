@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import MISSING, Field, fields
+from dataclasses import fields
 from datetime import timedelta
 from functools import cache
 from importlib import import_module
@@ -19,7 +19,7 @@ from typing import Any, Final
 from kio.static.primitive import i32Timedelta
 
 from brokers.protocol.apis import APIS
-from brokers.protocol.primitives import MalformedRequest
+from brokers.protocol.defaults import default_of, entity_type
 from s3stream.types import Buffer
 
 Entity = Any
@@ -54,13 +54,6 @@ def _payload_class(api_key: int, version: int, kind: str) -> EntityClass:
 
 
 @cache
-def _reader(cls: EntityClass) -> Callable[[Buffer, int], tuple[Entity, int]]:
-    from kio.serial import entity_reader
-
-    return entity_reader(cls)
-
-
-@cache
 def _writer(cls: EntityClass) -> Callable[[io.BytesIO, Entity], None]:
     from kio.serial import entity_writer
 
@@ -70,18 +63,18 @@ def _writer(cls: EntityClass) -> Callable[[io.BytesIO, Entity], None]:
 def decode_request(api_key: int, version: int, body: Buffer) -> Entity:
     """The request as its own version's class. Raises MalformedRequest."""
     cls = request_class(api_key, version)
-    try:
-        entity, _ = _reader(cls)(memoryview(body).toreadonly(), 0)
-    except Exception as error:  # kio raises a dozen kinds, all of them the sender's fault
-        raise MalformedRequest(f"{cls.__name__} v{version}: {error!r}") from error
-    _check_arrays(entity, cls)
-    return entity
+    return _decode(cls, cls, body)
 
 
 def decode_latest_request(api_key: int, version: int, body: Buffer) -> Entity:
     """The request as the latest version's class: fields its version lacks have their defaults."""
-    entity = decode_request(api_key, version, body)
-    return upgrade(entity, request_class(api_key, APIS[api_key].max))
+    return _decode(request_class(api_key, version), request_class(api_key, APIS[api_key].max), body)
+
+
+def _decode(source: EntityClass, target: EntityClass, body: Buffer) -> Entity:
+    from brokers.protocol.decoder import decode
+
+    return decode(source, target, body)
 
 
 def encode_response(api_key: int, version: int, entity: Entity) -> bytes:
@@ -101,30 +94,6 @@ def encode(cls: EntityClass, entity: Entity) -> bytes:
     buffer = io.BytesIO()
     _writer(cls)(buffer, entity)
     return buffer.getvalue()
-
-
-def _check_arrays(entity: Entity, cls: EntityClass) -> None:
-    """kio reads a null array where the protocol has none; Kafka refuses the request."""
-    for name, inner in _required_arrays(cls):
-        items: Any = getattr(entity, name)
-        if items is None:
-            raise MalformedRequest(f"{cls.__name__}: non-nullable field {name} is null")
-        if inner is not None:
-            for item in items:
-                _check_arrays(item, inner)
-
-
-@cache
-def _required_arrays(cls: EntityClass) -> tuple[tuple[str, EntityClass | None], ...]:
-    """Arrays that may not be null, with the class of their items where that has such arrays itself."""
-    from kio.serial._introspect import EntityTupleField, PrimitiveTupleField, classify_field, is_optional
-
-    found: list[tuple[str, EntityClass | None]] = []
-    for field in fields(cls):
-        if isinstance(classify_field(field), EntityTupleField | PrimitiveTupleField) and not is_optional(field):
-            inner = _entity_type(field)
-            found.append((field.name, inner if inner is not None and _required_arrays(inner) else None))
-    return tuple(found)
 
 
 def upgrade(entity: Entity, latest_class: EntityClass) -> Entity:
@@ -152,8 +121,8 @@ def _converter(source: EntityClass, target: EntityClass) -> Converter:
         if field.name not in theirs:
             constant[field.name] = default_of(field)
             continue
-        inner_target = _entity_type(field)
-        inner_source = _entity_type(theirs[field.name])
+        inner_target = entity_type(field)
+        inner_source = entity_type(theirs[field.name])
         if inner_target is None or inner_source is None or inner_target is inner_source:
             plain.append(field.name)
         else:
@@ -201,40 +170,8 @@ def _covers(source: EntityClass, target: EntityClass) -> bool:
         other = theirs.get(field.name)
         if other is None:
             return False
-        inner_target = _entity_type(field)
-        inner_source = _entity_type(other)
+        inner_target = entity_type(field)
+        inner_source = entity_type(other)
         if inner_target is not None and inner_source is not None and not _covers(inner_source, inner_target):
             return False
     return True
-
-
-def _entity_type(field: Field[Any]) -> EntityClass | None:
-    from kio.serial._introspect import EntityField, EntityTupleField, classify_field
-
-    found = classify_field(field)
-    return found.type_ if isinstance(found, EntityField | EntityTupleField) else None
-
-
-def default_of(field: Field[Any]) -> Any:
-    """The protocol's default for a field that a version does not have."""
-    if field.default is not MISSING:
-        return field.default
-    if field.default_factory is not MISSING:
-        return field.default_factory()
-    from kio.serial._implicit_defaults import get_implicit_default
-    from kio.serial._introspect import EntityField, classify_field, is_optional
-
-    if is_optional(field):
-        return None
-    found = classify_field(field)
-    if found.is_array:
-        return ()
-    if isinstance(found, EntityField):
-        return found.type_(**{inner.name: default_of(inner) for inner in fields(found.type_)})
-    if found.type_ is bool:
-        return False
-    from kio.schema.errors import ErrorCode
-
-    if found.type_ is ErrorCode:
-        return ErrorCode.none
-    return get_implicit_default(found.type_)

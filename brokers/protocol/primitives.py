@@ -49,7 +49,7 @@ def read_uvarint(buffer: memoryview, position: int) -> tuple[int, int]:
 def _text(buffer: memoryview, position: int, end: int) -> str:
     if end > len(buffer):
         raise MalformedRequest(f"string ends at {end} of {len(buffer)} bytes")
-    return str(buffer[position:end], "utf-8")
+    return str(buffer[position:end], "utf-8", "replace")  # as Java reads it
 
 
 def read_string(buffer: memoryview, position: int, flexible: bool) -> tuple[str | None, int]:

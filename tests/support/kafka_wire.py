@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import itertools
 import struct
+import uuid
+from dataclasses import fields
+from random import Random
 from typing import Any
 
 from kio.serial import entity_reader
 
 from brokers.protocol.apis import APIS
-from brokers.protocol.messages import encode, request_class, response_class
+from brokers.protocol.messages import default_of, encode, milliseconds, request_class, response_class
 
 
 def request_frame(
     api_key: int, version: int, body: bytes, correlation_id: int = 1, client_id: str | None = "test"
 ) -> bytes:
     """Length, header and body."""
-    client = b"\xff\xff" if client_id is None else struct.pack(">h", len(client_id)) + client_id.encode()
+    name = None if client_id is None else client_id.encode()
+    client = b"\xff\xff" if name is None else struct.pack(">h", len(name)) + name
     header = struct.pack(">hhi", api_key, version, correlation_id) + client
     if api_key in APIS and version >= APIS[api_key].flexible:
         header += b"\x00"
@@ -34,6 +38,42 @@ def decode_response(api_key: int, version: int, body: bytes) -> Any:
     entity, size = entity_reader(response_class(api_key, version))(body, 0)
     assert size == len(body), "bytes after the answer"
     return entity
+
+
+def sample_message(cls: Any, chance: Random, **given: Any) -> Any:
+    """An instance of one of kio's classes: every array has one or two items. `given`: a function of `chance` by
+    the name of a field, wherever it stands."""
+    from kio.serial._introspect import EntityField, EntityTupleField, PrimitiveTupleField, classify_field
+
+    values = {}
+    for field in fields(cls):
+        kind = classify_field(field)
+        if field.name in given:
+            values[field.name] = given[field.name](chance)
+        elif isinstance(kind, EntityTupleField):
+            values[field.name] = tuple(sample_message(kind.type_, chance, **given) for _ in range(chance.randint(1, 2)))
+        elif isinstance(kind, EntityField):
+            values[field.name] = sample_message(kind.type_, chance, **given)
+        elif isinstance(kind, PrimitiveTupleField):
+            values[field.name] = ()
+        else:
+            values[field.name] = _sample_primitive(field, chance)
+    return cls(**values)
+
+
+def _sample_primitive(field: Any, chance: Random) -> Any:
+    kafka_type = field.metadata["kafka_type"]
+    if kafka_type == "string":
+        return chance.choice(["", "x", "a longer text, ä", "y" * 200])
+    if kafka_type in ("bytes", "records"):
+        return chance.randbytes(chance.choice([0, 5, 300]))
+    if kafka_type.startswith("int"):
+        return chance.randint(0, 100)
+    if kafka_type == "timedelta_i32":
+        return milliseconds(chance.randint(0, 100_000))
+    if kafka_type == "uuid":
+        return chance.choice([None, uuid.UUID(int=chance.getrandbits(128) | 1)])
+    return default_of(field)
 
 
 class WireClient:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 from dataclasses import fields
+from random import Random
+from typing import Any
 
 import pytest
 from kio.schema.errors import ErrorCode
@@ -12,6 +15,8 @@ from kio.serial import entity_reader
 
 from brokers.protocol import messages
 from brokers.protocol.apis import API_VERSIONS, APIS, NEVER
+from brokers.protocol.primitives import MalformedRequest
+from tests.support.kafka_wire import sample_message
 
 EVERY_VERSION = [(api.key, version) for api in APIS.values() for version in range(api.min, api.max + 1)]
 
@@ -87,7 +92,7 @@ def test_fields_that_only_old_versions_have_get_defaults_when_writing_them() -> 
 
 def test_garbage_is_a_malformed_request() -> None:
     for data in (b"", b"\x00", b"\xff" * 40):
-        with pytest.raises(messages.MalformedRequest):
+        with pytest.raises(MalformedRequest):
             messages.decode_request(2, 1, data)
 
 
@@ -100,3 +105,44 @@ def test_no_message_module_is_imported_before_it_is_needed() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[] []"
+
+
+@pytest.mark.parametrize(("key", "version"), EVERY_VERSION)
+def test_decodes_what_kio_writes_and_reads(key: int, version: int) -> None:
+    chance = Random(key * 100 + version)
+    cls = messages.request_class(key, version)
+    for _ in range(10):
+        entity = sample_message(cls, chance)
+        data = messages.encode(cls, entity)
+        assert messages.decode_request(key, version, data) == entity == entity_reader(cls)(data, 0)[0]
+        upgraded = messages.decode_latest_request(key, version, data)
+        assert repr(upgraded) == repr(messages.upgrade(entity, messages.request_class(key, APIS[key].max)))
+
+
+def test_unknown_tagged_fields_are_skipped() -> None:
+    data = bytearray(messages.encode(messages.request_class(18, 3), api_versions_request()))
+    assert data[-1] == 0
+    data[-1:] = b"\x02\x64\x03abc\xff\x7f\x00"
+    assert messages.decode_request(18, 3, bytes(data)) == api_versions_request()
+
+
+def test_a_known_tagged_field_is_read_among_unknown_ones() -> None:
+    cls = messages.request_class(1, 12)
+    values = {field.name: messages.default_of(field) for field in fields(cls)}
+    plain = bytearray(messages.encode(cls, cls(**values)))
+    plain[-1:] = b"\x02\x00\x03\x03me\x09\x01x"
+    assert messages.decode_request(1, 12, bytes(plain)).cluster_id == "me"
+
+
+def api_versions_request() -> Any:
+    return messages.request_class(18, 3)(client_software_name="a", client_software_version="b")
+
+
+def test_lengths_that_promise_the_impossible_cost_nothing() -> None:
+    with pytest.raises(MalformedRequest):
+        messages.decode_request(3, 9, b"\xff\xff\xff\xff\x0f" + bytes(50))
+    with pytest.raises(MalformedRequest):
+        messages.decode_request(2, 1, struct.pack(">iii", -1, 1, 0x7FFFFFFF))
+    crowd = struct.pack(">i", 600_000) + struct.pack(">h", 0) * 600_000
+    with pytest.raises(MalformedRequest, match="elements"):
+        messages.decode_request(3, 0, crowd)

@@ -1,0 +1,129 @@
+"""Bytes that no client sends: nothing but their own connection ends, and nothing fails unforeseen."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from brokers.handlers.producer_ids import ProducerIds
+from brokers.protocol import fetch_codec, header, produce_codec
+from brokers.protocol.apis import APIS
+from brokers.protocol.messages import decode_request, encode, milliseconds, request_class
+from brokers.protocol.primitives import MalformedRequest
+from brokers.server.kafka_server import KafkaServer
+from brokers.server.settings import ServerSettings
+from s3stream.tasks import Tasks
+from tests.support.handler_world import World
+from tests.support.kafka_wire import WireClient, request_frame, sample_message
+from tests.support.partitions import batch, idempotent
+
+KEYS = {"Produce": 0, "Fetch": 1, "ListOffsets": 2, "ApiVersions": 18, "DeleteRecords": 21, "InitProducerId": 22,
+        "OffsetForLeaderEpoch": 23}  # fmt: skip
+SECONDS = 1.0
+"""Of mutation for each API."""
+
+
+PLAUSIBLE: dict[str, Any] = {
+    "name": lambda chance: chance.choice(["t", "gone"]),
+    "topic": lambda chance: chance.choice(["t", "gone"]),
+    "records": lambda chance: bytes(chance.choice([batch(2), idempotent(0, 3)])),
+    "client_software_name": lambda chance: "fuzz",
+    "client_software_version": lambda chance: "1.0",
+    "max_wait": lambda chance: milliseconds(chance.choice([0, 1])),
+    "timeout": lambda chance: milliseconds(chance.choice([0, 1])),
+    "acks": lambda chance: chance.choice([-1, 0, 1]),
+    "partition": lambda chance: chance.randint(0, 2),
+    "index": lambda chance: chance.randint(0, 2),
+    "partition_index": lambda chance: chance.randint(0, 2),
+}
+
+
+def mutate(data: bytes, chance: Random) -> bytes:
+    out = bytearray(data)
+    for _ in range(chance.choice([0, 1, 1, 2, 5])):
+        if not out:
+            break
+        position = chance.randrange(len(out))
+        kind = chance.randrange(5)
+        if kind == 0:
+            out[position] = chance.randrange(256)
+        elif kind == 1:
+            out[position] ^= 1 << chance.randrange(8)
+        elif kind == 2:
+            del out[position:]
+        elif kind == 3:
+            out[position:position] = chance.randbytes(chance.randint(1, 8))
+        else:
+            out[position : position + 4] = chance.choice([b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", bytes(4)])
+    return bytes(out)
+
+
+@pytest.mark.parametrize("name", KEYS)
+async def test_mutated_requests_end_their_own_connection_at_most(name: str) -> None:
+    key = KEYS[name]
+    seed = 20_240
+    chance = Random(f"{name}{seed}")
+    block = iter(range(0, 1 << 40, 1000))
+
+    async def allocate(count: int) -> tuple[int, int]:
+        start = next(block)
+        return start, start + count
+
+    world = World(producer_ids=ProducerIds(allocate, Tasks()))
+    world.topic("t", 2)
+    server = KafkaServer(world.services, ServerSettings(port=0))
+    await server.start()
+    good = await WireClient.connect(server.port)
+    deadline = time.monotonic() + SECONDS
+    sent = 0
+    while time.monotonic() < deadline:
+        bad = await WireClient.connect(server.port)
+        for _ in range(20):
+            version = chance.randint(APIS[key].min, APIS[key].max)
+            body = encode(request_class(key, version), sample_message(request_class(key, version), chance, **PLAUSIBLE))
+            frame = request_frame(key, version, body, chance.randrange(1 << 20))
+            payload = mutate(frame[4:], chance)
+            bad.writer.write(struct.pack(">i", len(payload)) + payload)
+            sent += 1
+        await asyncio.sleep(0.002)
+        for partition in (0, 1):
+            world.stream("t", partition).make_durable()
+        bad.writer.transport.abort()
+        assert (await good.call(18, 0, b"")).error_code == 0
+    failed = world.metrics.counter("ponor_failed_requests_total", "").value
+    assert failed == 0, f"{failed} of {sent} requests failed unforeseen (seed {seed})"
+    assert sent > 20
+    await server.close()
+
+
+def raises_only_malformed(decode: Any, *args: Any) -> None:
+    try:
+        decode(*args)
+    except MalformedRequest:
+        pass
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.binary(max_size=200), version=st.integers(3, 18))
+def test_decoders_raise_nothing_but_malformed(data: bytes, version: int) -> None:
+    view = memoryview(data)
+    raises_only_malformed(header.parse_request_header, view)
+    raises_only_malformed(produce_codec.decode_produce_request, view, min(version, 13))
+    raises_only_malformed(fetch_codec.decode_fetch_request, view, max(version, 4))
+    raises_only_malformed(decode_request, 2, min(version, 11), view)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=60), st.integers(0, 2**31 - 1), st.none() | st.text(max_size=20), st.sampled_from([8, 9]))
+def test_request_headers_are_read_as_written(body: bytes, correlation: int, client: str | None, version: int) -> None:
+    frame = memoryview(request_frame(0, version, body, correlation, client)[4:])
+    parsed = header.parse_request_header(frame)
+    assert parsed[:4] == (0, version, correlation, client)
+    assert frame[parsed.size :] == body
