@@ -138,7 +138,8 @@ class BlockLoader:
     ) -> None:
         given_up = Unavailable("the load was given up")
         result: dict[int, Loaded] = {entry.position: given_up for entry in group}
-        size = sum(entry.size + entry.payload_bytes for entry in group)
+        # Uncompressed blocks are views of what was read; compressed ones exist twice for a while.
+        size = sum(entry.size + (entry.payload_bytes if entry.size < entry.payload_bytes else 0) for entry in group)
         try:
             if ahead:
                 async with self._ahead_slots:
@@ -192,7 +193,9 @@ class BlockLoader:
     def _give(self, size: int) -> None:
         self._account.give(size)
         while self._waiting:
-            self._waiting.popleft().set_result(None)
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
 
 
 def group_entries(entries: Sequence[BlockEntry]) -> Iterator[list[BlockEntry]]:

@@ -248,9 +248,9 @@ class Storage:
     async def _seal_by_age(self) -> None:
         while True:
             active = self._appender.active
-            age = self._clock.monotonic() - active.created
-            if active.empty or age < self._interval_s:
-                await self._clock.sleep(self._interval_s if active.empty else self._interval_s - age)
+            remaining = active.created + self._interval_s - self._clock.monotonic()
+            if active.empty or remaining > 0:
+                await self._clock.sleep(self._interval_s if active.empty else remaining)
                 continue
             # Its age counts from when it was empty, so that no batch waits longer than one interval.
             self._flusher.seal()

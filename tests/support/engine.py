@@ -1,4 +1,4 @@
-"""An engine for tests: real Storage, cache, metadata and object store, on whatever WAL; and a world that survives it."""
+"""An engine for tests: real Storage, cache, metadata, objects, on whatever WAL; and a world that survives it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uuid import UUID
 
 from cache import MemoryBlockCache, open_block_cache
 from metadata.store import Metadata, open_metadata
-from s3stream.budget import MemoryBudget
+from s3stream.budget import Account, MemoryBudget
 from s3stream.metrics import Metrics
 from s3stream.objectstore.memory import MemoryStore
 from s3stream.seams import MetadataStore, ObjectStore, WriteAheadLog
@@ -49,6 +49,26 @@ class Listener:
 
     def committed(self, checkpoint_offset: int | None) -> None:
         self.committed_offsets.append(checkpoint_offset)
+
+
+class PeakAccount(Account):
+    peak = 0
+
+    def take(self, size: int) -> None:
+        super().take(size)
+        self.peak = max(self.peak, self.used)
+
+
+class PeakBudget(MemoryBudget):
+    """Remembers the most that each account ever held."""
+
+    def __init__(self, bytes_max: int) -> None:
+        super().__init__(bytes_max)
+        self.accounts: dict[str, PeakAccount] = {}
+
+    def account(self, name: str, share: float) -> Account:
+        self.accounts[name] = PeakAccount(self, name, int(self.bytes_max * share))
+        return self.accounts[name]
 
 
 class World:
@@ -104,7 +124,7 @@ class Engine:
         self.wal: Any = ScriptedWal(world.medium) if wal is None else wal
         self.metrics = Metrics()
         self.tasks = Tasks()
-        self.budget = MemoryBudget(budget_bytes)
+        self.budget = PeakBudget(budget_bytes)
         self.cache: MemoryBlockCache = open_block_cache(self.budget, self.metrics)
         self.storage = Storage(
             self.wal,
@@ -139,7 +159,7 @@ class Engine:
 
     async def crash(self) -> None:
         """kill -9: no code of the engine runs any more."""
-        self.wal.automatic = False
+        self.wal.dead = True
         await self.tasks.close()
 
     def drop_cache(self) -> None:

@@ -37,6 +37,8 @@ class ScriptedWal:
         self.medium = medium
         self.automatic = True
         """Every append is durable soon after. Otherwise when `sync` is called."""
+        self.dead = False
+        """The process was killed: nothing more happens."""
         self.broken = False
         self.repairable = True
         self.trims: list[WalPosition] = []
@@ -78,6 +80,8 @@ class ScriptedWal:
     def sync(self, count: int | None = None) -> None:
         """The first `count` queued batches (default all) are on stable storage."""
         self._scheduled = False
+        if self.dead:
+            return
         self.persist(count)
         assert self._listener is not None
         if not self.broken:

@@ -15,6 +15,8 @@ T = TypeVar("T")
 
 START_MS = 1_700_000_000_000
 """Wall clock at the beginning of every run."""
+HORIZON_S = 5 * 86_400
+"""A run that gets here waits for something while periodic work goes on for ever."""
 
 
 class Stuck(Exception):
@@ -39,6 +41,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         if timeout > 0:
             # To the timer itself: adding a rounded difference could miss it by a bit, and spin.
             self._now = max(self._now, self._scheduled[0].when())
+            if self._now > HORIZON_S:
+                raise Stuck(f"nothing has come of this run in {HORIZON_S} seconds")
         return []
 
     def _process_events(self, event_list: list[Any]) -> None:
