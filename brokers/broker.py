@@ -42,6 +42,7 @@ from brokers.server.settings import ServerSettings
 from brokers.version import VERSION
 from cache import open_block_cache
 from metadata.store import Metadata, open_metadata
+from metadata.store import check_url as check_metadata_url
 from s3stream.budget import MemoryBudget
 from s3stream.clock import SystemClock
 from s3stream.errors import PonorError
@@ -113,6 +114,7 @@ class Broker:
     async def _start(self) -> None:
         config = self.config
         preflight.check_ports(config)
+        check_metadata_url(config.metadata_url)
         identity = preflight.check_folders(config)
         clock, metrics, chance = SystemClock(), Metrics(), SystemRandom()
         add_process_metrics(metrics, VERSION)

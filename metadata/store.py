@@ -38,6 +38,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+def check_url(url: str) -> None:
+    """Raises BadSetting when the URL names no database that could be opened. Touches nothing."""
+    Engine(url)
+
+
 async def open_metadata(
     url: str, *, clock: Clock, metrics: Metrics, run_blocking: RunBlocking, chance: random.Random | None = None
 ) -> Metadata:

@@ -116,7 +116,7 @@ def parse(name: str, text: str, kind: ConfigType) -> Value:
         return tuple(_COMMA.split(trimmed)) if trimmed else ()
     if kind is ConfigType.DOUBLE:
         try:
-            return float(trimmed)
+            return float(trimmed.replace("_", "?"))  # Python alone reads 1_0 as a number
         except ValueError:
             raise invalid(name, text, "Not a number of type DOUBLE") from None
     if kind in _BITS:

@@ -170,7 +170,7 @@ class PonorProcess:
         return _sum(self._last_metrics, name, labels)
 
     def create_topic(self, name: str, partitions: int = 1, configs: Mapping[str, str] | None = None) -> None:
-        from confluent_kafka.admin import AdminClient, NewTopic
+        from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
         topic = NewTopic(name, partitions, 1, config=dict(configs or {}))
         admin = AdminClient({"bootstrap.servers": self.bootstrap})  # kept: its end would cancel what it began
