@@ -333,6 +333,7 @@ def _group_config(config: BrokerConfig) -> GroupConfig:
     return GroupConfig(
         offsets_topic_partitions=config.offsets_topic_num_partitions,
         offset_metadata_max=config.offset_metadata_max_bytes,
+        commit_timeout_ms=config.offsets_commit_timeout_ms,
         offsets_retention_ms=config.offsets_retention_minutes * 60_000,
         offsets_retention_check_interval_ms=config.offsets_retention_check_interval_ms,
         session_timeout_min_ms=config.group_min_session_timeout_ms,

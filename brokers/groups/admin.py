@@ -20,7 +20,6 @@ from brokers.groups.records import Record, group_key, offset_key
 from brokers.groups.shard import Shard
 
 CLASSIC = "classic"
-TYPE_NAMES = {"unknown", "consumer", CLASSIC, "share", "streams"}
 
 
 class GroupListing(NamedTuple):

@@ -369,6 +369,7 @@ class ClassicGroup(Rebalance):
         """The log took no tombstone: an empty group is as it was."""
         assert self.state is GroupState.DEAD and not self.members.members
         self.state = GroupState.EMPTY
+        self.wake_at = self._earliest_deadline()
 
     @property
     def durable_state(self) -> GroupState:

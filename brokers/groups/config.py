@@ -19,6 +19,9 @@ class GroupConfig:
     """offsets.retention.minutes"""
     offsets_retention_check_interval_ms: int = 600_000
     """offsets.retention.check.interval.ms"""
+    commit_timeout_ms: int = 5_000
+    """offsets.commit.timeout.ms: a client hears of a write that is not durable by then as failed, retriably; the
+    write stays in flight."""
     session_timeout_min_ms: int = 6_000
     """group.min.session.timeout.ms"""
     session_timeout_max_ms: int = 1_800_000

@@ -8,6 +8,7 @@ Invariant: a group has one coordinator, the leader of its partition; every other
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import lru_cache
 from random import Random
 from typing import Protocol
 from uuid import UUID
@@ -247,6 +248,7 @@ class GroupCoordinator:
         return results
 
 
+@lru_cache(maxsize=4_096)
 def java_hash(text: str) -> int:
     """Java's String.hashCode, made positive as Kafka's Utils.abs does: clients and tools compute the same."""
     value = 0

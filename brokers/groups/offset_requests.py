@@ -146,7 +146,8 @@ def _gather_expired(shard: Shard, group: ClassicGroup, records: list[Record], dy
         group.subscribes_to,
     )
     records += expired
-    if nothing_left and group.state is GroupState.EMPTY and group_id not in shard.state.unseen:
+    promised = group_id in shard.state.unseen or group.members.pending_join
+    if nothing_left and group.state is GroupState.EMPTY and not promised:
         records.append(Record(group_key(group_id), None))
         group.kill()
         dying.append(group)
@@ -167,6 +168,7 @@ def revive(shard: Shard, groups: Iterable[ClassicGroup]) -> None:
     for group in groups:
         if shard.state.groups.get(group.group_id) is group and group.state is GroupState.DEAD:
             group.revive()
+            shard.arm(group)
 
 
 async def write(shard: Shard, records: Sequence[Record]) -> ErrorCode:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -86,6 +87,10 @@ class Shard:
         self.state = self._empty(DurableMap())
         self.writer = self._new_writer()
         self._first_load = True
+        self._watched: deque[tuple[float, asyncio.Future[ErrorCode]]] = deque()
+        """Clients that wait for a write, oldest first, and until when."""
+        self._watching = False
+        """The timer for them is set."""
 
     def _empty(self, durable: DurableMap) -> State:
         return State(durable, self.context.config.timeouts, self.context.new_id)
@@ -210,13 +215,38 @@ class Shard:
             _resolve(waiting, client_error(error))
 
         self.write(records, settled)
+        self._watch(waiting)
         return waiting
 
     async def barrier(self) -> ErrorCode:
         """Wait until what is in flight now is durable."""
         waiting: asyncio.Future[ErrorCode] = asyncio.get_running_loop().create_future()
         self.writer.barrier(lambda _, error: _resolve(waiting, client_error(error)))
+        self._watch(waiting)
         return await waiting
+
+    def _watch(self, waiting: asyncio.Future[ErrorCode]) -> None:
+        """Answer the client in time, whatever becomes of the write (CORRECTNESS 20)."""
+        watched = self._watched
+        while watched and watched[0][1].done():
+            watched.popleft()
+        if waiting.done():
+            return
+        deadline = self.context.timers.now() + self.context.config.commit_timeout_ms
+        watched.append((deadline, waiting))
+        if not self._watching:
+            self._watching = True
+            self.context.timers.at(deadline, self._time_out)
+
+    def _time_out(self) -> None:
+        """One timer for all that wait: they settle in order, so the first is the oldest."""
+        watched = self._watched
+        now = self.context.timers.now()
+        while watched and (watched[0][1].done() or watched[0][0] <= now):
+            _resolve(watched.popleft()[1], ErrorCode.coordinator_not_available)
+        self._watching = bool(watched)
+        if watched:
+            self.context.timers.at(watched[0][0], self._time_out)
 
     def _applied(self, records: Sequence[Record], end: int) -> None:
         self.state.apply(records, end, self.context.clock.now_ms())
@@ -243,7 +273,12 @@ class Shard:
             if outcome is Outcome.DURABLE and store.stored is not None:
                 rebalances = group.rebalances
                 self.run(group, store.stored(self.context.instant()))
-                self.context.stats.rebalances.inc(group.rebalances - rebalances)
+                if group.rebalances > rebalances:
+                    self.context.stats.rebalances.inc()
+                    log.info(
+                        "group is stable", group=group.group_id, generation=group.generation,
+                        members=len(group.members), protocol=group.protocol_name,
+                    )  # fmt: skip
             elif outcome is Outcome.REFUSED:
                 log.warning("group record refused", group=group.group_id, error=error.name)
                 if store.refused is not None:
@@ -277,6 +312,7 @@ class Shard:
                 return JoinAnswer(ErrorCode.unknown_member_id, request.member_id)
             group = self.state.create(group_id, self.context.clock.now_ms())
             self.state.unseen.add(group_id)
+        log.debug("member joins", group=group_id, member=request.member_id, reason=request.reason)
         waiting: asyncio.Future[JoinAnswer] = asyncio.get_running_loop().create_future()
         effects = group.join(request, waiting, self.context.instant())
         if created and not effects.stores:
@@ -317,9 +353,11 @@ class Shard:
             return [LeaveAnswer(m.member_id, m.group_instance_id, ErrorCode.unknown_member_id) for m in leaving]
         if group.state is GroupState.DEAD:
             raise KafkaError(ErrorCode.coordinator_not_available)
+        log.debug("members leave", group=group_id, members=leaving)
         answers, effects = group.leave(leaving, self.context.instant())
         waiting: asyncio.Future[ErrorCode] = asyncio.get_running_loop().create_future()
         self.run(group, effects, lambda error: _resolve(waiting, error))
+        self._watch(waiting)
         error = await waiting
         if error is not ErrorCode.none:
             raise KafkaError(error)

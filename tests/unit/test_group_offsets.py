@@ -173,6 +173,15 @@ class TestExpiry:
         await rig.clock.advance(11)
         assert rig.coordinator.describe("g").error is ErrorCode.group_id_not_found
 
+    async def test_a_promised_place_keeps_the_group(self, rig: CoordinatorRig) -> None:
+        await rig.clock.advance(9)
+        promised = (await rig.joining("g", needs_member_id=True)).member_id
+        await rig.clock.advance(1.5)
+        joining = rig.joining("g", promised, needs_member_id=True)
+        await settle()
+        await rig.clock.advance(0.001)
+        assert (await joining).error is ErrorCode.none
+
     async def test_an_expiry_that_is_refused_is_tried_again(self, rig: CoordinatorRig) -> None:
         await rig.commit("g", 5)
         await rig.clock.advance(55)
@@ -195,3 +204,54 @@ async def test_many_tombstones_are_cut_into_batches() -> None:
     assert len(rig.stream.batches) - appended >= 3
     assert rig.shard.state.durable.entries == {} and rig.shard.state.offsets.count == 0
     await rig.close()
+
+
+class TestPatience:
+    """CORRECTNESS 20: a write of unknown outcome is answered in time and stays in flight."""
+
+    async def test_a_commit_that_takes_too_long_is_answered_and_counts_when_durable(self, rig: CoordinatorRig) -> None:
+        rig.stream.auto = False
+        slow = rig.committing("g", 5)
+        await settle()
+        await rig.clock.advance(3)
+        later = rig.committing("g", 6, 1)
+        await settle()
+        await rig.clock.advance(2)
+        assert await errors_of(slow) is ErrorCode.coordinator_not_available
+        assert not later.done()
+        rig.stream.make_durable()
+        assert (await later)[0].error is ErrorCode.none
+        assert await rig.offset("g") == 5
+
+    async def test_each_waits_its_own_time(self, rig: CoordinatorRig) -> None:
+        rig.stream.auto = False
+        slow = rig.committing("g", 5)
+        await rig.clock.advance(3)
+        later = rig.committing("g", 6, 1)
+        await rig.clock.advance(4.9)
+        assert slow.done() and not later.done()
+        await rig.clock.advance(0.1)
+        assert await errors_of(slow) is await errors_of(later) is ErrorCode.coordinator_not_available
+
+    async def test_a_stable_fetch_and_a_leave_do_too(self, rig: CoordinatorRig) -> None:
+        member, _ = await rig.member_of("h")
+        rig.stream.auto = False
+        rig.committing("g", 5)
+        await settle()
+        fetching = rig.run(rig.offset("g", stable=True))
+        leaving = rig.run(rig.coordinator.leave("h", [LeaveMember(member)]))
+        await rig.clock.advance(5)
+        assert await errors_of(fetching) is ErrorCode.not_coordinator
+        assert await errors_of(leaving) is ErrorCode.coordinator_not_available
+
+    async def test_the_timer_is_one_for_all(self, rig: CoordinatorRig) -> None:
+        rig.stream.auto = False
+        before = len(rig.shard.context.timers._heap)
+        for partition in range(100):
+            rig.committing("g", 1, partition)
+        await settle()
+        rig.stream.make_durable()
+        rig.stream.auto = True
+        for _ in range(10):
+            await rig.commit("g", 2)
+        assert len(rig.shard.context.timers._heap) == before + 1
