@@ -7,6 +7,7 @@ Invariant: buffers are handed to obstore as they are and come back as views of i
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
 
@@ -25,6 +26,7 @@ from s3stream.objectstore.probe import probe
 from s3stream.seams import ObjectInfo
 from s3stream.types import Buffer, Buffers
 
+_THREADS_SETTLE_S = 0.05
 _LIST_CHUNK = 1000
 """S3's page."""
 _DELETE_BATCH = 1000
@@ -110,7 +112,13 @@ class ObstoreStore:
         await probe(self, self._url)
 
     async def close(self) -> None:
-        """obstore closes its connections with its client object."""
+        """obstore closes its connections with its client object; its threads live as long as the process.
+
+        One of them may be on its way out of the event loop, which it woke with the last answer. Should the interpreter
+        end at this very moment, that thread aborts the process (pthread_exit through Rust's frames): four of ten
+        programs that exit right after a request. The loop lets go of the interpreter here so that they get through.
+        """
+        await asyncio.sleep(_THREADS_SETTLE_S)
 
     def _meaning(self, error: Exception, key: str) -> PonorError:
         """The seam's error. obstore tells some answers apart only in the text of the store's own reply."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,3 +70,34 @@ async def test_a_hanging_store_is_unavailable_at_the_deadline(client: str, serve
         await store.get_ranges("key", [(0, 1), (1, 2)])
     server.resume()
     await store.close()
+
+
+BRIEF_PROGRAM = """
+import asyncio, sys
+from s3stream.clock import SystemClock
+from s3stream.metrics import Metrics
+from s3stream.objectstore import open_store
+
+async def main():
+    store = open_store(sys.argv[1], metrics=Metrics(), clock=SystemClock())
+    await store.create(sys.argv[2], [bytes(65536)] * 256)
+    buffers = await store.get_ranges(sys.argv[2], [(number << 20, (number + 1) << 20) for number in range(16)])
+    await store.close()
+    return buffers
+
+buffers = asyncio.run(main())
+sys.exit(2)
+"""
+
+
+def test_a_program_that_ends_right_after_closing_keeps_its_exit_code(server: MinioServer) -> None:
+    """obstore's threads abort a process that ends under them; without the wait in `close`, four times out of ten."""
+    codes = [
+        subprocess.run(
+            [sys.executable, "-c", BRIEF_PROGRAM, server.url("ponor"), f"key-{number}"],
+            env={**os.environ, **server.environment},
+            check=False,
+        ).returncode
+        for number in range(10)
+    ]
+    assert codes == [2] * 10
