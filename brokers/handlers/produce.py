@@ -183,9 +183,9 @@ def _refusal(request: ProduceRequest) -> KafkaError | None:
 
 
 def _log(services: Services, topic: Topic, partition: int) -> PartitionLog:
-    if isinstance(topic, UUID):
-        return services.partitions.log_by_id(topic, partition)
-    return services.partitions.log(topic, partition)
+    if isinstance(topic, str):
+        return services.partitions.log(topic, partition)
+    return services.partitions.log_by_id(topic, partition)
 
 
 def _unwritable(log: PartitionLog, records: memoryview | None) -> KafkaError:

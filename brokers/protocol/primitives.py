@@ -131,9 +131,12 @@ def read_tagged_fields(buffer: memoryview, position: int) -> tuple[dict[int, mem
 # --- writing -----------------------------------------------------------------------------------
 
 
+_SMALL: Final = [bytes((value,)) for value in range(0x80)]
+
+
 def uvarint(value: int) -> bytes:
     if value < 0x80:
-        return value.to_bytes(1, "big")
+        return _SMALL[value]
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)

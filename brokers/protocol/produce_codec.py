@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -64,7 +65,8 @@ def decode_produce_request(body: memoryview, version: int) -> ProduceRequest:
 
 def _decode_flexible(body: memoryview, version: int) -> ProduceRequest:
     by_id = version >= TOPIC_IDS
-    transactional_id, position = read_string(body, 0, True)
+    # Most producers have no transactional id: a zero byte. 0.2 µs of the 3 that a small request takes to decode.
+    transactional_id, position = (None, 1) if not body[0] else read_string(body, 0, True)
     acks, timeout_ms = _ACKS_TIMEOUT.unpack_from(body, position)
     topic_count, position = read_array(body, position + 6, True)
     topics: list[tuple[Topic, list[tuple[int, memoryview | None]]]] = []
@@ -79,7 +81,12 @@ def _decode_flexible(body: memoryview, version: int) -> ProduceRequest:
         partitions: list[tuple[int, memoryview | None]] = []
         for _ in range(partition_count):
             (index,) = INT32.unpack_from(body, position)
-            length, position = read_uvarint(body, position + 4)
+            position += 4
+            length = body[position]
+            if length < 0x80:
+                position += 1
+            else:
+                length, position = read_uvarint(body, position)
             if length == 0:
                 partitions.append((index, None))
             else:
@@ -88,8 +95,8 @@ def _decode_flexible(body: memoryview, version: int) -> ProduceRequest:
                     raise MalformedRequest(f"records end at {end} of {size} bytes")
                 partitions.append((index, body[position:end]))
                 position = end
-            position = skip_tagged_fields(body, position)
-        position = skip_tagged_fields(body, position)
+            position = position + 1 if not body[position] else skip_tagged_fields(body, position)
+        position = position + 1 if not body[position] else skip_tagged_fields(body, position)
         topics.append((topic, partitions))
     skip_tagged_fields(body, position)
     return ProduceRequest(transactional_id, acks, timeout_ms, topics)
@@ -158,7 +165,7 @@ def encode_produce_response(
     flexible = version >= FLEXIBLE
     parts = [array_length(len(topics), flexible)]
     for topic, answers in topics:
-        parts.append(topic.bytes if isinstance(topic, UUID) else string(topic, flexible))
+        parts.append(_topic(topic, flexible))
         parts.append(array_length(len(answers), flexible))
         if flexible:
             parts += [_flexible_partition(answer, version) for answer in answers]
@@ -172,6 +179,11 @@ def encode_produce_response(
         else:
             parts.append(b"\x00")
     return b"".join(parts)
+
+
+@lru_cache(maxsize=4096)
+def _topic(topic: Topic, flexible: bool) -> bytes:
+    return topic.bytes if isinstance(topic, UUID) else string(topic, flexible)
 
 
 def _flexible_partition(answer: PartitionAnswer, version: int) -> bytes:

@@ -17,15 +17,16 @@ from brokers.limits import CONNECTION_RECEIVE_BYTES_MAX, SEND_HIGH_WATER_BYTES, 
 from brokers.protocol.primitives import MalformedRequest
 from brokers.server.host import ConnectionHost, keep_alive
 from brokers.server.slot import Slot
+from s3stream.types import Buffer
 
 _LENGTH: Final = struct.Struct(">i")
 
 
 class Connection(asyncio.BufferedProtocol):
     __slots__ = (
-        "_filled", "_frame", "_frame_view", "_held", "_host", "_large", "_muted", "_parsing", "_rest", "_serial",
-        "_serial_running", "_slots", "_stalled", "_transport", "_unanswered_bytes", "_writing_paused",
-        "active_at", "client_host", "closing", "connection_id",
+        "_filled", "_flush_due", "_frame", "_frame_view", "_held", "_host", "_large", "_muted", "_parsing",
+        "_rest", "_serial", "_serial_running", "_slots", "_stalled", "_transport", "_unanswered_bytes",
+        "_unsent_bytes", "_writing_paused", "active_at", "client_host", "closing", "connection_id",
     )  # fmt: skip
 
     def __init__(self, host: ConnectionHost) -> None:
@@ -43,6 +44,9 @@ class Connection(asyncio.BufferedProtocol):
         self._serial: list[tuple[Slot, Any]] = []
         self._serial_running = False
         self._unanswered_bytes = 0
+        self._unsent_bytes = 0
+        """Of answers that are there and not yet given to the transport."""
+        self._flush_due = False
         self._parsing = False
         self._stalled = False
         self._writing_paused = False
@@ -150,6 +154,8 @@ class Connection(asyncio.BufferedProtocol):
             position = stop
             self._begin(frame)
         self._parsing = False
+        if self._slots and self._slots[0].done:
+            self._flush()
         if self.closing:
             return
         if self._must_wait():
@@ -178,6 +184,7 @@ class Connection(asyncio.BufferedProtocol):
     def _must_wait(self) -> bool:
         return (
             self._writing_paused
+            or self._unsent_bytes >= SEND_HIGH_WATER_BYTES
             or len(self._slots) >= self._host.settings.requests_in_flight_max
             or self._unanswered_bytes >= CONNECTION_RECEIVE_BYTES_MAX
             or self._host.budget.full
@@ -240,41 +247,56 @@ class Connection(asyncio.BufferedProtocol):
             self._host.begin(slot, request)
 
     def slot_done(self, slot: Slot) -> None:
-        """The slot is filled. Send what is due, begin what waited for it."""
-        self._host.answered(slot)
+        """The slot is filled. Send what is due, begin what waited for it.
+
+        Answers that come in one turn of the loop (a group commit, a read of many frames) go out in one write: the
+        system call costs as much as all of our own work on a small request.
+        """
+        host = self._host
+        host.answered(slot)
         if slot.then_close:
             self.finish()
         self._unanswered_bytes -= slot.frame_bytes
-        self._host.budget.give(slot.frame_bytes)
+        self._unsent_bytes += slot.size
+        host.budget.give(slot.frame_bytes)
         if self._slots[0] is slot:
-            self._flush()
+            if self._unsent_bytes >= SEND_HIGH_WATER_BYTES:
+                self._flush()
+            elif not self._parsing and not self._flush_due:
+                self._flush_due = True
+                host.loop.call_soon(self._flush)
         if slot.serial:
             self._serial_running = False
             if self._serial:
-                self._host.loop.call_soon(self._run_serial)
+                host.loop.call_soon(self._run_serial)
         # Never in this call: an answer may come out of the middle of an append, and must not begin another.
         if self._stalled and not self._must_wait():
-            self._host.loop.call_soon(self.resume)
+            host.loop.call_soon(self.resume)
 
     def _flush(self) -> None:
+        """Give the transport every answer whose turn has come."""
+        self._flush_due = False
         slots = self._slots
         transport = self._transport
-        while slots and slots[0].done and not self._writing_paused:
-            slot = slots.popleft()
-            if transport is None:
-                continue
-            if slot.then_close:
-                transport.close()
-                return
-            output = slot.output
-            if output is None:
-                continue
-            if len(output) == 1:
-                transport.write(output[0])
-            else:
-                transport.writelines(output)
-        if not slots and self.closing and transport is not None:
+        out: list[Buffer] = []
+        last = False
+        if not self._writing_paused:
+            while slots and slots[0].done and not last:
+                slot = slots.popleft()
+                self._unsent_bytes -= slot.size
+                if slot.output is not None:
+                    out += slot.output
+                last = slot.then_close
+        if transport is None:
+            return
+        if len(out) == 1:
+            transport.write(out[0])
+        elif out:
+            transport.writelines(out)
+        if last or (not slots and self.closing):
             transport.close()
+        elif self._stalled and not self._must_wait():
+            self._host.loop.call_soon(self.resume)
 
     # --- ending --------------------------------------------------------------------------------
 

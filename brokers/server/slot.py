@@ -20,7 +20,7 @@ class Slot:
 
     __slots__ = (
         "connection", "correlation_id", "done", "frame_bytes", "header_version", "output", "received_at",
-        "serial", "stats", "then_close",
+        "serial", "size", "stats", "then_close",
     )  # fmt: skip
 
     def __init__(
@@ -42,6 +42,8 @@ class Slot:
         self.serial = serial
         """Begun only once the serial request before it is done."""
         self.output: list[Buffer] | None = None
+        self.size = 0
+        """Bytes of `output`."""
         self.done = False
         self.then_close = False
 
@@ -56,8 +58,10 @@ class Slot:
                 self.output = [header + body] if size <= JOIN_BYTES_MAX else [header, body]
             else:
                 size = sum(map(len, buffers))
-                self.output = [frame_header(size, self.correlation_id, self.header_version), *buffers]
-            self.stats.response_bytes.value += size + 8
+                header = frame_header(size, self.correlation_id, self.header_version)
+                self.output = [header, *buffers]
+            self.size = size + len(header)
+            self.stats.response_bytes.value += self.size
         self.done = True
         self.connection.slot_done(self)
 
