@@ -266,7 +266,8 @@ class _Node:
     async def join(self) -> None:
         """Take the WAL, register, recover."""
         advertised = self.config.advertised
-        self.identity = await self.storage.start(self.config.node_id, {advertised.name: advertised.address})
+        addresses = {advertised.name: advertised.address}
+        self.identity = await self.storage.start(self.config.node_id, addresses, self.config.broker_rack)
 
     async def leave(self) -> None:
         """Show this node as not alive. A database that does not answer keeps showing it: it will register again."""

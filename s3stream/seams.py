@@ -164,7 +164,9 @@ class MetadataStore(Protocol):
     checks are row locks, never plain reads (CORRECTNESS 1).
     """
 
-    async def register_node(self, node_id: int, wal_uri: str, addresses: dict[str, str]) -> NodeRegistration:
+    async def register_node(
+        self, node_id: int, wal_uri: str, addresses: dict[str, str], rack: str | None = None
+    ) -> NodeRegistration:
         """Raise the node's epoch, give it a new random incarnation; its older incarnations are fenced.
 
         Returns the stored WAL trim and the streams the node still had open. Call it after the WAL's lock.

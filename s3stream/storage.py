@@ -79,14 +79,14 @@ class Storage:
 
     # --- start and stop ----------------------------------------------------------------------------
 
-    async def start(self, node_id: int, addresses: dict[str, str]) -> NodeIdentity:
+    async def start(self, node_id: int, addresses: dict[str, str], rack: str | None = None) -> NodeIdentity:
         """Lock the WAL, register the node, recover, open the WAL for appends.
 
         Raises BadSetting when the WAL is another's or not the one that belongs to this node, Corrupt when the WAL
         cannot be read, Unavailable when the database does not answer. Nothing was acknowledged then.
         """
         await self._wal.lock()
-        registration = await self._metadata.register_node(node_id, self._wal.uri, addresses)
+        registration = await self._metadata.register_node(node_id, self._wal.uri, addresses, rack)
         node = self._node = self._flusher.node = registration.identity
         owned = [(self._make(snapshot), snapshot) for snapshot in registration.owned]
         for stream, _ in owned:
