@@ -69,7 +69,7 @@ def main() -> None:
                 return Ponor(folder / name, minio.url(name), settings)
 
             if "paired" in parts:
-                _paired(Kafka(folder / "kafka", jars), ponor("paired"), java, scale, samples, profile)
+                _paired(Kafka(folder / "kafka"), ponor("paired"), java, scale, samples, profile)
             if "cold" in parts:
                 system = ponor("cold")
                 system.start()

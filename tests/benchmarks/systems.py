@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
-import uuid
 from pathlib import Path
 
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.benchmarks import procfs
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def wait_for_port(port: int, process: subprocess.Popen[bytes], timeout: float = 60) -> None:
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise RuntimeError(f"ended with {process.returncode} before it listened")
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.01)
-    raise TimeoutError(f"nothing listens on {port}")
+from tests.support.kafka_reference import KafkaProcess
+from tests.support.ponor_process import free_port
 
 
 class System:
@@ -75,58 +55,11 @@ class System:
         return procfs.cpu_seconds(self.pid)
 
 
-class Kafka(System):
+class Kafka(KafkaProcess, System):
     name = "Apache Kafka 4.3.0"
 
-    def __init__(self, folder: Path, jars: Path) -> None:
-        self._folder = folder
-        self._classpath = f"{jars}/*"
-        self.port = free_port()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._format()
-
-    def _format(self) -> None:
-        controller = free_port()
-        self._folder.mkdir(parents=True)
-        self._config = self._folder / "server.properties"
-        self._config.write_text(
-            "process.roles=broker,controller\nnode.id=1\n"
-            f"controller.quorum.bootstrap.servers=127.0.0.1:{controller}\n"
-            f"listeners=PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller}\n"
-            f"advertised.listeners=PLAINTEXT://127.0.0.1:{self.port}\n"
-            "controller.listener.names=CONTROLLER\n"
-            f"log.dirs={self._folder}/log\n"
-            "offsets.topic.replication.factor=1\ntransaction.state.log.replication.factor=1\n"
-            "transaction.state.log.min.isr=1\nshare.coordinator.state.topic.replication.factor=1\n"
-            "share.coordinator.state.topic.min.isr=1\ngroup.initial.rebalance.delay.ms=0\n"
-        )
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        subprocess.run(
-            ["java", "-cp", self._classpath, "kafka.tools.StorageTool", "format", "-t", cluster]
-            + ["-c", str(self._config), "--standalone"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def start(self) -> float:
-        begin = time.monotonic()
-        with open(self._folder / "kafka.log", "ab") as output:
-            self._process = subprocess.Popen(
-                ["java", "-Xms1g", "-Xmx1g", "-XX:+UseG1GC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
-                + ["-cp", self._classpath, "kafka.Kafka", str(self._config)],
-                stdout=output,
-                stderr=output,
-            )
-        self.pid = self._process.pid
-        wait_for_port(self.port, self._process)
-        return time.monotonic() - begin
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(60)
-            self._process = None
+    def __init__(self, folder: Path) -> None:
+        KafkaProcess.__init__(self, folder)
 
 
 class Ponor(System):
