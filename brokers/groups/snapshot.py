@@ -48,10 +48,8 @@ class DurableMap:
 
     def encode(self) -> bytes:
         """The snapshot at `end`."""
-        parts: list[bytes] = []
-        for key, value in self.entries.items():
-            parts += (_LENGTHS.pack(len(key), len(value)), key, value)
-        body = b"".join(parts)
+        pack = _LENGTHS.pack
+        body = b"".join([pack(len(key), len(value)) + key + value for key, value in self.entries.items()])
         header = _HEADER.pack(MAGIC, VERSION, 0, self.end, len(self.entries), len(body))
         return b"".join((header, body, _CRC.pack(crc32c(body, crc32c(header)))))
 

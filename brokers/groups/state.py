@@ -19,8 +19,8 @@ from brokers.groups.snapshot import DurableMap
 
 log = structlog.get_logger(__name__)
 
-BUILD_SLICE = 2_000
-"""Records decoded before the event loop gets a turn: about 10 ms."""
+BUILD_SLICE = 1_000
+"""Records decoded before the event loop gets a turn: a few milliseconds."""
 
 
 class State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -102,6 +103,37 @@ def test_a_value_of_a_newer_version_is_corrupt() -> None:
         decode_offset(b"\x00\x05")
     with pytest.raises(Corrupt, match="version 5"):
         decode_group(b"\x00\x05")
+
+
+def outcome(decode: Callable[[bytes], object], data: bytes) -> object:
+    try:
+        return decode(data)
+    except Corrupt:
+        return Corrupt
+
+
+@given(st.data())
+def test_the_short_ways_decode_as_the_long_way(data: st.DataObject) -> None:
+    """Keys of type 0 go field by field; those of type 1, of the same layout, do not. Likewise offset values."""
+    key = bytearray(offset_key(data.draw(st.text(max_size=3)), data.draw(st.text(max_size=3)), 7))
+    damaged = data.draw(
+        st.lists(st.tuples(st.integers(2, len(key) - 1), st.sampled_from([0, 1, 2, 128, 255])), max_size=2)
+    )
+    for position, byte in damaged:
+        key[position] = byte
+    cut = bytes(key[: data.draw(st.integers(2, len(key)))])
+    assert outcome(decode_key, cut) == outcome(decode_key, b"\x00\x00" + cut[2:])
+
+
+@given(st.text(max_size=70), st.sampled_from([ZERO_UUID, TOPIC_ID]), st.binary(max_size=3))
+def test_offset_values_with_more_tags_are_read(metadata: str, topic_id: UUID, tag: bytes) -> None:
+    value = OFFSET._replace(metadata=metadata, topic_id=topic_id)
+    encoded = encode_offset(value)
+    tags_at = len(encoded) - (1 if topic_id == ZERO_UUID else 20 - 1)
+    known = encoded[tags_at + 1 :]
+    unknown = b"\x09" + bytes([len(tag)]) + tag
+    count = bytes([1 + (topic_id != ZERO_UUID)])
+    assert decode_offset(encoded[:tags_at] + count + known + unknown) == value
 
 
 names = st.text(max_size=20)
