@@ -144,6 +144,7 @@ class Run:
         assert (None if found is None else bytes(found)) == (None if greatest is None else greatest[3])
 
     async def compare(self) -> None:
+        assert not [wrong for listener in self.engine.listeners for wrong in listener.wrong_boundaries]
         for stream in self.engine.streams:
             self.durable(stream)
             model = self.models[stream.stream_id]

@@ -40,7 +40,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
             raise Stuck("every task waits for something that nobody will do")
         if timeout > 0:
             # To the timer itself: adding a rounded difference could miss it by a bit, and spin.
-            self._now = max(self._now, self._scheduled[0].when())
+            timers: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]
+            self._now = max(self._now, timers[0].when())
             if self._now > HORIZON_S:
                 raise Stuck(f"nothing has come of this run in {HORIZON_S} seconds")
         return []
@@ -51,7 +52,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def _write_to_self(self) -> None:
         raise AssertionError("a thread called into a virtual-time loop")
 
-    def run_in_executor(self, *args: Any, **kwargs: Any) -> Any:
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
         raise AssertionError("a virtual-time loop has no threads: inject a run_blocking that runs inline")
 
 

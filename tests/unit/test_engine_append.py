@@ -109,8 +109,8 @@ async def test_a_listener_cannot_append_between_the_failure_and_the_repair() -> 
             refused.append(caught)
 
     engine.listeners[0].append_failed = try_to_append  # type: ignore[method-assign]
+    engine.wal.lenient = True
     append(stream)
-    engine.wal.broken = False
     engine.wal.fail()
     assert len(refused) == 1 and stream.next_offset == 0
 
@@ -135,12 +135,14 @@ async def test_a_full_memtable_throttles_first_and_refuses_later() -> None:
     stream = engine.streams[0]
     payload = b"x" * 1000
     accepted = throttled_at = 0
-    with pytest.raises(Overloaded):
-        while True:
+    for _ in range(10_000):
+        try:
             append(stream, 1, payload)
-            accepted += 1
-            if engine.storage.throttled and not throttled_at:
-                throttled_at = accepted
+        except Overloaded:
+            break
+        accepted += 1
+        if engine.storage.throttled and not throttled_at:
+            throttled_at = accepted
     bound = 512 * 1024 // (1000 + BATCH_OVERHEAD_BYTES) + 1
     assert accepted == bound and 0 < throttled_at < bound
     assert stream.next_offset == accepted
@@ -165,7 +167,7 @@ async def test_a_wal_near_its_bound_throttles_and_a_refused_append_changes_nothi
     assert stream.next_offset == 2
     await asyncio.sleep(0.1)
     await engine.storage.flush()
-    assert not engine.storage.throttled
+    assert engine.storage.pressure() == 0
     append(stream, 1, b"z")
 
 

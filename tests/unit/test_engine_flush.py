@@ -10,7 +10,7 @@ from s3stream.errors import Fenced, NotFound, Unavailable
 from s3stream.settings import EngineSettings
 from s3stream.types import OpenRequest
 from tests.support.engine import Engine, World, append, read_all
-from tests.support.faulty_metadata import FaultyMetadata, answer_lost, gap_for, refused
+from tests.support.faulty_metadata import FaultyMetadata, Method, answer_lost, gap_for, refused
 from tests.support.holding_store import HoldingStore
 from tests.support.virtual_time import virtual
 
@@ -95,6 +95,56 @@ async def test_flush_2_commits_before_flush_1_then_crash_nothing_lost() -> None:
     engine = await restarted(world, engine)
     assert await read_all(engine.streams[0]) == b"<1:0+3>"
     assert await read_all(engine.streams[1]) == b"<2:0+5>"
+
+
+@virtual
+async def test_a_checkpoint_is_asked_for_only_where_the_streams_state_stands() -> None:
+    """What was carried ends below what is durable by then: its checkpoint cannot be made any more."""
+    world = await World.create(1)
+    metadata = FaultyMetadata(world.metadata)
+    engine = await world.engine(metadata=metadata)
+    stream, listener = engine.streams[0], engine.listeners[0]
+    events = [asyncio.Event(), asyncio.Event()]
+
+    async def gap(method: Method, *args: object) -> object:
+        await events[0].wait()
+        return await gap_for(stream.stream_id)(method, *args)
+
+    async def slow(method: Method, *args: object) -> object:
+        await events[1].wait()
+        return await method(*args)
+
+    metadata.faults["commit"] = [gap, slow]
+    for _ in range(2):
+        append(stream, 2)
+        await durable()
+        engine.storage._flusher.seal()
+    events[0].set()
+    await asyncio.sleep(0.1)
+    # The first was carried, the second is about to find the same gap: the third flush takes what the first carried.
+    engine.storage._flusher.seal()
+    await asyncio.sleep(0.1)
+    events[1].set()
+    for _ in range(2):
+        await engine.storage.flush()
+    assert listener.wrong_boundaries == [] and listener.checkpoints == [2, 4, 4]
+    assert stream.committed_end == 4
+    engine.drop_cache()
+    assert await read_all(stream) == b"<1:0+2><1:2+2>"
+
+
+@virtual
+async def test_reads_after_a_flush_ask_neither_the_database_nor_the_store() -> None:
+    world = await World.create(1)
+    metadata = FaultyMetadata(world.metadata)
+    store = HoldingStore(world.objects)
+    engine = await world.engine(metadata=metadata, objects=store)
+    append(engine.streams[0], 2)
+    await durable()
+    await engine.storage.flush()
+    recent = engine.streams[0].read_recent(0, 10, 100)
+    assert recent is not None and b"".join(recent.buffers) == b"<1:0+2>"
+    assert "object_ranges" not in metadata.calls and store.reads == []
 
 
 @virtual

@@ -180,3 +180,21 @@ async def test_records_of_streams_that_are_not_owned_any_more_are_left_out() -> 
     assert await read_all(engine.streams[0]) == b"<1:0+2>"
     await engine.storage.flush()
     assert world.medium.batches == []
+
+
+@virtual
+async def test_a_recovered_segment_holds_the_wal_at_its_lowest_record_wherever_that_lies() -> None:
+    """The copy of what comes first was appended last: the lowest position is not the first batch's."""
+    world = await World.create(1)
+    engine = await world.engine()
+    for _ in range(3):
+        append(engine.streams[0], 2)
+    await asyncio.sleep(0.1)
+    await engine.crash()
+    first, second, third = world.medium.batches
+    first.wal_position = 3
+    world.medium.batches = [second, third, first]
+    world.medium.next_position = 4
+    engine = await world.engine()
+    assert await read_all(engine.streams[0]) == b"<1:0+2><1:2+2><1:4+2>"
+    assert engine.storage._appender.lowest_position() == 1
