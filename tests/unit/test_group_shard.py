@@ -391,3 +391,22 @@ async def test_records_are_as_a_reader_of_the_topic_expects(rig: CoordinatorRig)
     (record,) = iter_records(batch.payload)
     assert record.key == offset_key("g", "t", 0)
     assert record.timestamp == rig.clock.now_ms()
+
+
+async def test_what_is_counted(rig: CoordinatorRig) -> None:
+    await rig.member_of("g")
+    await rig.commit("simple", 5)
+    rig.stream.auto = False
+    rig.committing("simple", 6)
+    await settle()
+    rig.stream.lose()
+    await settle()
+    families = {family.name: family for family in rig.metrics.families()}
+    groups = {labels[0]: gauge.current() for labels, gauge in families["ponor_groups"].children.items()}  # type: ignore[union-attr]
+    assert groups == {"Stable": 1, "Empty": 1, "PreparingRebalance": 0, "CompletingRebalance": 0}
+    values = {
+        name: families[f"ponor_group_{name}_total"].child(()).value  # type: ignore[union-attr]
+        for name in ("offset_commits", "rebalances", "coordinator_resets")
+    }
+    assert values == {"offset_commits": 1, "rebalances": 1, "coordinator_resets": 1}
+    assert sum(families["ponor_group_coordinator_load_seconds"].child(()).counts) == 2  # type: ignore[union-attr]
