@@ -85,7 +85,7 @@ def encode_response(api_key: int, version: int, entity: Entity) -> bytes:
     """
     cls = response_class(api_key, version)
     if entity.__class__ is not cls and not _covers(entity.__class__, cls):
-        entity = downgrade(entity, cls)
+        entity = convert(entity, cls)
     return encode(cls, entity)
 
 
@@ -96,14 +96,9 @@ def encode(cls: EntityClass, entity: Entity) -> bytes:
     return buffer.getvalue()
 
 
-def upgrade(entity: Entity, latest_class: EntityClass) -> Entity:
-    """`entity` as `latest_class`: missing fields get the protocol's defaults, fields it dropped are lost."""
-    return _converter(entity.__class__, latest_class)(entity)
-
-
-def downgrade(entity: Entity, version_class: EntityClass) -> Entity:
-    """`entity` as `version_class`: fields that version lacks are dropped, fields it alone has get defaults."""
-    return _converter(entity.__class__, version_class)(entity)
+def convert(entity: Entity, cls: EntityClass) -> Entity:
+    """`entity` as another version's class: fields that one lacks are dropped, fields it alone has get defaults."""
+    return _converter(entity.__class__, cls)(entity)
 
 
 # --- compiled once per pair of classes ---------------------------------------------------------
@@ -136,7 +131,7 @@ def _compile(
     plain: tuple[str, ...],
     nested: tuple[tuple[str, Converter], ...],
 ) -> Converter:
-    def convert(entity: Entity) -> Entity:
+    def make(entity: Entity) -> Entity:
         values = dict(constant)
         for name in plain:
             values[name] = getattr(entity, name)
@@ -144,7 +139,7 @@ def _compile(
             values[name] = convert_value(getattr(entity, name))
         return target(**values)
 
-    return convert
+    return make
 
 
 def _value_converter(convert: Converter) -> Converter:

@@ -12,10 +12,8 @@ from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
-INT8: Final = struct.Struct(">b")
 INT16: Final = struct.Struct(">h")
 INT32: Final = struct.Struct(">i")
-INT64: Final = struct.Struct(">q")
 
 SHORT_OF_BYTES: Final = (IndexError, struct.error, UnicodeDecodeError)
 """What a truncated or garbled message raises besides MalformedRequest."""

@@ -443,3 +443,35 @@ async def test_requests_are_counted_by_api(handlers: Handlers) -> None:
     assert metrics.counter("ponor_response_bytes_total", "", api="ApiVersions").value > 100
     assert sum(metrics.histogram("ponor_request_seconds", "", api="ApiVersions").counts) == 2
     await server.close()
+
+
+async def test_a_muted_connection_is_left_unread_for_that_long(handlers: Handlers) -> None:
+    contexts: list[RequestContext] = []
+
+    def throttled(ctx: RequestContext) -> None:
+        contexts.append(ctx)
+        ctx.mute(0.2)
+        ctx.respond([b"slow down"])
+
+    handlers.hot(PRODUCE, throttled)
+    async with serving() as server:
+        client, other = await WireClient.connect(server.port), await WireClient.connect(server.port)
+        for _ in range(3):
+            client.send(PRODUCE, 9, b"")
+        await client.receive()
+        assert (await other.call(API_VERSIONS, 0, b"")).error_code == 0
+        assert len(contexts) == 1, "the answer is out, the next request is not begun"
+        await client.receive()
+        await client.receive()
+        assert len(contexts) == 3
+
+
+async def test_idle_connections_share_one_receive_buffer() -> None:
+    async with serving() as server:
+        clients = [await WireClient.connect(server.port) for _ in range(20)]
+        for client in clients:
+            await client.call(API_VERSIONS, 0, b"")
+        assert server._host is not None
+        connections = list(server._host.connections)
+        assert len(connections) == 20
+        assert len({id(connection.get_buffer(-1).obj) for connection in connections}) == 1

@@ -49,7 +49,7 @@ def test_default_latest_response_is_written_and_read_in_every_version(key: int, 
     data = messages.encode_response(key, version, entity)
     decoded, size = entity_reader(cls)(data, 0)
     assert size == len(data)
-    assert messages.encode(cls, messages.downgrade(entity, cls)) == data
+    assert messages.encode(cls, messages.convert(entity, cls)) == data
     assert messages.encode_response(key, version, decoded) == data
 
 
@@ -116,7 +116,7 @@ def test_decodes_what_kio_writes_and_reads(key: int, version: int) -> None:
         data = messages.encode(cls, entity)
         assert messages.decode_request(key, version, data) == entity == entity_reader(cls)(data, 0)[0]
         upgraded = messages.decode_latest_request(key, version, data)
-        assert repr(upgraded) == repr(messages.upgrade(entity, messages.request_class(key, APIS[key].max)))
+        assert repr(upgraded) == repr(messages.convert(entity, messages.request_class(key, APIS[key].max)))
 
 
 def test_unknown_tagged_fields_are_skipped() -> None:
