@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from uuid import UUID
 
+import structlog
 from kio.schema.errors import ErrorCode
 
 from brokers.errors import KafkaError, error_code
@@ -28,11 +29,15 @@ from brokers.partitions.validation import RecordsRefused
 from brokers.partitions.waiters import Waiters, call
 from brokers.records.batch import NO_PRODUCER_ID, BatchHeader, last_sequence, parse_header, stamp_in_place
 from brokers.records.record import EndMarker, end_marker
-from s3stream.errors import Fenced, NotFound, PonorError
+from s3stream.errors import Corrupt, Fenced, NotFound, PonorError, Unavailable
 from s3stream.seams import Clock
 from s3stream.stream import Stream
 from s3stream.types import NO_TIMESTAMP, ReadResult, StreamBatch
 
+log = structlog.get_logger(__name__)
+
+READ_FAILURE_QUIET_S = 1.0
+"""Clients ask again at once for what could not be read: the log says it at most so often for a partition."""
 READ_UNCOMMITTED = 0
 READ_COMMITTED = 1
 HIGH_WATERMARK = -1
@@ -56,7 +61,7 @@ class PartitionLog:
     """Implements `StreamListener`. Everything but the methods marked async is a plain critical section."""
 
     __slots__ = (
-        "_clock", "_epochs", "_pending", "_producers", "_refusal", "_snapshots", "_waiters", "config",
+        "_clock", "_epochs", "_pending", "_producers", "_quiet_until", "_refusal", "_snapshots", "_waiters", "config",
         "high_watermark", "last_stable_offset", "leader_epoch", "partition", "retention_hint_ms", "stream", "topic",
         "topic_id",
     )  # fmt: skip
@@ -93,6 +98,7 @@ class PartitionLog:
         """Why this log serves no more: moved (NOT_LEADER_OR_FOLLOWER) or deleted (UNKNOWN_TOPIC_OR_PARTITION)."""
         self._snapshots = None if snapshot is None else Snapshots(snapshot)
         """None unless a coordinator keeps its state here."""
+        self._quiet_until = float("-inf")
         self.retention_hint_ms = 0
         """Before this time nothing can expire (retention.py)."""
         self._update_last_stable_offset()
@@ -369,7 +375,15 @@ class PartitionLog:
             return await self.stream.read(offset, limit, max_bytes, at_least_one)
         except PonorError as error:
             self._limit(offset, isolation_level)  # moved, deleted or trimmed meanwhile: that is the answer
-            raise KafkaError(error_code(error), str(error)) from error
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: PonorError) -> KafkaError:
+        """What a client hears of a read that failed. The operator hears of it here: `error` names the object."""
+        now = self._clock.monotonic()
+        if isinstance(error, Corrupt | Unavailable) and now >= self._quiet_until:
+            self._quiet_until = now + READ_FAILURE_QUIET_S
+            log.error("a read failed", partition=self.name, error=str(error))
+        return KafkaError(error_code(error), str(error))
 
     def aborted_transactions(self, start: int, end: int) -> list[AbortedTransaction]:
         """Those that a read of [start, end) under READ_COMMITTED must leave out."""
@@ -419,7 +433,7 @@ class PartitionLog:
             found = await lookup
         except PonorError as error:
             self._serving()
-            raise KafkaError(error_code(error), str(error)) from error
+            raise self._unreadable(error) from error
         self._serving()
         if found is None or (isolation == READ_COMMITTED and found.offset >= self.last_stable_offset):
             return None

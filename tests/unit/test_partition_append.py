@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 
 import pytest
+import structlog
+import structlog.testing
 from kio.schema.errors import ErrorCode
 
 from brokers.errors import KafkaError
@@ -257,6 +259,20 @@ async def test_faults_below_become_kafka_errors_and_a_trim_meanwhile_is_what_is_
     with pytest.raises(KafkaError) as caught:
         await log.read(0, 100)
     assert caught.value.code is ErrorCode.offset_out_of_range
+
+
+async def test_an_unreadable_object_is_named_in_the_log_however_often_clients_ask() -> None:
+    log = make_log()
+    append(log, batch(5))
+    fake(log).make_durable()
+    fake(log).read_error = Corrupt("object ab/12.obj at byte 7")
+    with structlog.testing.capture_logs() as said:
+        for _ in range(100):
+            with pytest.raises(KafkaError):
+                await log.read(0, 100)
+    assert [(entry["log_level"], entry["partition"], entry["error"]) for entry in said] == [
+        ("error", log.name, "object ab/12.obj at byte 7")
+    ]
 
 
 def test_waiters_are_woken_by_durability_failure_and_the_end_until_removed() -> None:
