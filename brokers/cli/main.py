@@ -9,6 +9,7 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
+from brokers.cli.lean import keep_out_unwanted
 from brokers.version import VERSION
 
 app = typer.Typer(
@@ -48,6 +49,7 @@ def up(
     restart: Annotated[bool, typer.Option("--restart", help="Start a broker that died again.")] = False,
 ) -> None:
     """Run a local cluster in the foreground; prints a line starting `ponor ready` when all brokers serve."""
+    keep_out_unwanted()
     from brokers.cli import process
     from brokers.cli.cluster import LocalCluster
     from brokers.cli.sources import from_assignments, from_environment, from_flags
@@ -103,6 +105,7 @@ def broker(
     assignments: Set = None,
 ) -> None:
     """Run a single broker: settings from FILE, then PONOR_… variables, then flags; the later wins."""
+    keep_out_unwanted()
     from brokers.cli import process
     from brokers.cli.sources import from_assignments, from_environment, from_flags, from_toml
     from s3stream.errors import BadSetting

@@ -34,7 +34,6 @@ def run(settings: Mapping[str, str], ready_fd: int | None = None, lifeline_fd: i
     try:
         config = broker_config(settings)
         logs.configure(config.log_level, config.log_format)
-        _without_test_libraries()
         import uvloop
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -48,12 +47,6 @@ def run(settings: Mapping[str, str], ready_fd: int | None = None, lifeline_fd: i
 def _fault(error: Exception, code: int) -> int:
     print(f"ponor: {error}", file=sys.stderr, flush=True)
     return code
-
-
-def _without_test_libraries() -> None:
-    """kio imports hypothesis where it is installed: 0.16 s and 20 MiB for nothing in a broker."""
-    if "hypothesis" not in sys.modules:
-        sys.modules["hypothesis"] = None  # type: ignore[assignment]
 
 
 class _Process:

@@ -77,8 +77,7 @@ def _plan(topic: Any, services: Services) -> Plan:
     image = services.partitions.image
     topic_rules.check_new_name(topic.name, image)
     configs = _configs(topic, services)
-    topic_id = UUID(int=services.chance.getrandbits(128), version=4)
-    return Plan(topic.name, topic_id, _assignment(topic, services), configs)
+    return Plan(topic.name, topic_rules.new_topic_id(services.chance), _assignment(topic, services), configs)
 
 
 def _configs(topic: Any, services: Services) -> dict[str, str]:
@@ -215,8 +214,8 @@ def _default_plan(name: str, services: Services) -> Plan:
             "compression.type": "producer",
             "segment.bytes": str(config.values["offsets.topic.segment.bytes"]),
         }
-    topic_id = UUID(int=services.chance.getrandbits(128), version=4)
-    return Plan(name, topic_id, topic_rules.place(image, 0, count, factor), configs)
+    assignment = topic_rules.place(image, 0, count, factor)
+    return Plan(name, topic_rules.new_topic_id(services.chance), assignment, configs)
 
 
 API = Api(19, "CreateTopics", 2, 7, handle, error_response=error_response)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from random import Random
 from typing import Final
+from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
@@ -21,6 +23,8 @@ NAME_LENGTH_MAX: Final = 249
 PARTITIONS_PER_REQUEST_MAX: Final = 10_000
 """Kafka's MAX_PARTITIONS_PER_BATCH."""
 
+_DASH: Final = 62
+"""Place of '-' in the alphabet of base64 for URLs."""
 _LEGAL: Final = re.compile(r"[a-zA-Z0-9._-]+")
 
 
@@ -38,6 +42,14 @@ def name_fault(name: str) -> str | None:
             "'.', '_' and '-'"
         )
     return None
+
+
+def new_topic_id(chance: Random) -> UUID:
+    """A random id. As in Kafka, its text does not begin with a '-', which tools would take for an option."""
+    while True:
+        topic_id = UUID(int=chance.getrandbits(128), version=4)
+        if topic_id.int >> 122 != _DASH:
+            return topic_id
 
 
 def check_new_name(name: str, image: ClusterImage) -> None:

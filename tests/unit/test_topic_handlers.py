@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+from random import Random
 from typing import Any
 from uuid import UUID
 
 import pytest
 from kio.schema.errors import ErrorCode
 
+from brokers.handlers.topic_rules import new_topic_id
 from brokers.protocol.messages import NO_TIME, request_class
 from s3stream.errors import Unavailable
 from tests.support.admin_world import AdminWorld
@@ -151,6 +154,17 @@ async def test_a_topics_own_configs_are_stored_and_shown_as_its_own() -> None:
         assert shown["cleanup.policy"] == ("compact,delete", 1)
         assert shown["retention.ms"] == ("60000", 1)
         assert world.image.topics["t"].configs["retention.ms"] == "60000"
+
+
+def test_a_topic_ids_text_never_begins_like_an_option() -> None:
+    class Chance(Random):
+        def getrandbits(self, k: int) -> int:
+            return next(draws)
+
+    draws = iter((62 << 122, 62 << 122 | 5, 7 << 122))
+    topic_id = new_topic_id(Chance())
+    assert not base64.urlsafe_b64encode(topic_id.bytes).startswith(b"-")
+    assert next(draws, None) is None
 
 
 # --- DeleteTopics --------------------------------------------------------------------------------
