@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -14,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
 
 from tests.support.ponor_process import PonorProcess, free_port, ponor_command
 
@@ -208,6 +210,29 @@ def test_a_broker_does_not_outlive_the_command_that_started_it(ponor: PonorProce
         time.sleep(0.05)
     assert '"event": "stopped"' in ponor.log_tail()
     assert not Path(f"/proc/{pid}/fd").exists() or not list(Path(f"/proc/{pid}/fd").iterdir())
+
+
+def test_a_stop_that_cannot_flush_waits_and_a_second_signal_leaves_the_rest_in_the_wal(ponor: PonorProcess) -> None:
+    producer = Producer({"bootstrap.servers": ponor.bootstrap})
+    for number in range(100):
+        producer.produce("orders", str(number))
+    assert producer.flush(30) == 0
+    objects = ponor.data_dir / "objects"
+    shutil.rmtree(objects)
+    objects.write_text("not a folder any more")
+    assert ponor.process is not None
+    os.killpg(ponor.process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and '"event": "stopping"' not in ponor.log_tail():
+        time.sleep(0.05)
+    time.sleep(1.2)  # signals within one second are one
+    assert ponor.process.poll() is None
+    os.killpg(ponor.process.pid, signal.SIGTERM)
+    assert ponor.process.wait(30) == 1
+    objects.unlink()
+    ponor.start()
+    assert ponor.json("/v1/topics/orders")["partition_list"][0]["log_end_offset"] == 100
+    assert ponor.stop() == 0
 
 
 def test_a_broker_by_itself_reads_file_variables_and_flags_in_that_order(tmp_path: Path) -> None:
