@@ -36,6 +36,9 @@ WAL_GROUP_BYTES_MAX = 16 * MIB
 """A group commit takes at most this much, so that one sync's latency stays bounded."""
 WAL_BYTES_MAX = 4 * GIB
 """Retained WAL. At the bound appends are Overloaded until a flush trims it."""
+WAL_SEGMENTS_KEPT = 4
+"""Trimmed segment files kept for reuse: one flush may free a few. Writing into blocks and page-cache pages that exist
+was measured at 0.10 CPU-seconds per GB, into a new file at 0.74."""
 WAL_RECOVERY_READ_BYTES = 4 * MIB
 """Read and handed out at a time by recovery; one record larger than this is read alone."""
 assert WAL_SEGMENT_BYTES > BATCH_BYTES_MAX

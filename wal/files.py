@@ -185,7 +185,7 @@ def write_all(files: Files, handle: Handle, vectors: Sequence[Buffer], offset: i
     return offset
 
 
-def unavailable(what: str, error: OSError) -> Unavailable:
+def unavailable(what: str, error: Exception) -> Unavailable:
     """The storage layers' error for one of the disk's."""
     failure = Unavailable(f"WAL: {what}: {error}")
     failure.__cause__ = error

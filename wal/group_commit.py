@@ -124,7 +124,8 @@ class GroupCommit:
                 await self._sink.roll(synced)
                 group, size = self._take(self._sink.room)
             times = await self._sink.write(group, size, synced)
-        except OSError as error:
+        except Exception as error:
+            # Whatever went wrong, the group is not known durable. A bug is no reason to leave its clients waiting.
             self._fail(error)
             return
         self._pending_bytes -= size
@@ -158,7 +159,7 @@ class GroupCommit:
         self._queued_bytes -= size
         return group, size
 
-    def _fail(self, error: OSError) -> None:
+    def _fail(self, error: Exception) -> None:
         """Everything not durable is given up; its positions are given again only after a repair cut it off."""
         self._pending_bytes = self._queued_bytes = 0
         self._queue = []
@@ -167,5 +168,5 @@ class GroupCommit:
         if not self._closing:
             self.refusal = f"the WAL failed and is not repaired yet: {error}"
         self._metrics.failures.inc()
-        log.error("WAL failed", durable_end=self.durable_end, error=str(error))
+        log.error("WAL failed", durable_end=self.durable_end, error=repr(error))
         self._listener.wal_failed(self.durable_end, unavailable("write failed", error))

@@ -15,7 +15,7 @@ class WalMetrics:
         self.sync_seconds = metrics.histogram("ponor_wal_sync_seconds", "Time of a group's fdatasync")
         self.group_records = metrics.histogram("ponor_wal_group_records", "Batches in a group commit", COUNTS)
         self.group_bytes = metrics.histogram("ponor_wal_group_bytes", "Bytes in a group commit", BYTES)
-        self.failures = metrics.counter("ponor_wal_failures_total", "Groups that failed and fenced the log")
+        self.failures = metrics.counter("ponor_wal_group_failures_total", "Groups that failed and fenced the log")
         self.repairs = metrics.counter("ponor_wal_repairs_total", "Repairs that opened the log again")
         self.maintenance_failures = metrics.counter(
             "ponor_wal_maintenance_failures_total", "Segments that could not be prepared, deleted or cut"

@@ -49,8 +49,8 @@ class SegmentLog:
         self._wal_id = end.last.wal_id if end.last is not None else chance.getrandbits(64)
         self._closed = list(end.segments)
         self._undeleted = list(end.obsolete)
-        self._retired: int | None = None
-        """A trimmed segment whose file the next preparation reuses."""
+        self._retired: list[int] = []
+        """Trimmed segments whose files preparations use again, the latest first: its pages are likeliest cached."""
         self._active: SegmentWriter | None = None
         self._spare: Handle | None = None
         """The prepared successor of the active segment."""
@@ -107,8 +107,7 @@ class SegmentLog:
             failed = self._writer
             await self._drop_spare()
             # The disk may be full: files that hold nothing go first.
-            unused = [] if self._retired is None else [self._retired]
-            self._retired = None
+            unused, self._retired = self._retired, []
             await self._remove(unused)
             with contextlib.suppress(OSError):  # If the prepared file cannot be deleted, the new one replaces it.
                 await self._run_blocking(self._directory.remove, [failed.header.ordinal + 1])
@@ -120,13 +119,13 @@ class SegmentLog:
     async def trim(self, position: WalPosition) -> None:
         """Remove closed segments that end at or below `position`. What cannot be removed is tried again later."""
         async with self._maintenance:
-            closed = self._closed
+            closed, settings = self._closed, self._settings
             removed: list[int] = []
             while closed and closed[0].end_position <= position:
                 segment = closed.pop(0)
                 self.retained -= segment.record_bytes
-                if self._retired is None and segment.size == self._settings.segment_bytes:
-                    self._retired = segment.ordinal
+                if len(self._retired) < settings.segments_kept and segment.size == settings.segment_bytes:
+                    self._retired.append(segment.ordinal)
                 else:
                     removed.append(segment.ordinal)
             await self._remove(removed)
@@ -202,7 +201,7 @@ class SegmentLog:
 
     async def _prepare(self) -> None:
         ordinal = self._writer.header.ordinal + 1
-        retired, self._retired = self._retired, None
+        retired = self._retired.pop() if self._retired else None
         directory = self._directory
         if retired is None:
             self._spare = await self._run_blocking(directory.create, ordinal, self._settings.segment_bytes, None)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 from collections.abc import Coroutine
+from dataclasses import replace
 
 import structlog
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from s3stream.errors import Overloaded, Unavailable
 from s3stream.types import StreamBatch
-from tests.support.wal import Listener, SimPlace, batch, fields, recover_all
+from tests.support.wal import SMALL, Listener, SimPlace, batch, fields, recover_all
 from wal.file_wal import FileWal
 
 EPISODES = 6
@@ -69,7 +70,7 @@ class Life:
         self.number = 0
 
     async def run(self, node_epoch: int) -> None:
-        wal = self.place.open()
+        wal = self.place.open(replace(SMALL, segments_kept=self.random.choice([0, 1, 3])))
         await wal.lock()
         recovered = await recover_all(wal, self.history.trim)
         self.history.check(recovered, wal.next_position, self.seed)

@@ -24,7 +24,11 @@ from wal.settings import WalSettings
 T = TypeVar("T")
 
 SMALL = WalSettings(
-    segment_bytes=32 * 1024, group_bytes_max=4 * 1024, bytes_max=128 * 1024, recovery_read_bytes=8 * 1024
+    segment_bytes=32 * 1024,
+    group_bytes_max=4 * 1024,
+    bytes_max=128 * 1024,
+    recovery_read_bytes=8 * 1024,
+    segments_kept=1,
 )
 """A log that rolls after a few records."""
 

@@ -211,7 +211,7 @@ async def test_metrics_count_groups_bytes_and_failures() -> None:
         await wal.close()
     values = {family.name: next(iter(family.children.values())) for family in metrics.families()}
     records, group_bytes = values["ponor_wal_append_records_total"], values["ponor_wal_group_bytes"]
-    failures, repairs = values["ponor_wal_failures_total"], values["ponor_wal_repairs_total"]
+    failures, repairs = values["ponor_wal_group_failures_total"], values["ponor_wal_repairs_total"]
     assert isinstance(records, Counter) and records.value == 5
     assert isinstance(group_bytes, Histogram) and group_bytes.sum == 5 * (100 + RECORD_HEADER_BYTES)
     assert isinstance(failures, Counter) and failures.value == 1
@@ -224,6 +224,11 @@ async def test_metrics_count_groups_bytes_and_failures() -> None:
 async def test_a_url_that_names_no_wal_is_a_bad_setting(url: str) -> None:
     with ThreadPoolExecutor(1) as pool, pytest.raises(BadSetting, match="wal: "):
         open_wal(url, clock=SystemClock(), metrics=Metrics(), run_blocking=run_in(pool))
+
+
+def test_a_bound_that_could_never_be_left_again_is_a_bad_setting() -> None:
+    with pytest.raises(BadSetting, match="two segments"):
+        WalSettings(segment_bytes=1 << 20, bytes_max=(2 << 20) - 1)
 
 
 async def test_urls_name_directories_and_memory(tmp_path: Path) -> None:
