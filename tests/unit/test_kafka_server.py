@@ -25,6 +25,9 @@ from tests.support.broker_services import make_services
 from tests.support.kafka_wire import WireClient, decode_response, request_frame, response_body
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
+
+
 @pytest.fixture(params=["uvloop", "asyncio"])
 def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
     return uvloop.EventLoopPolicy() if request.param == "uvloop" else asyncio.DefaultEventLoopPolicy()
