@@ -91,8 +91,10 @@ assert MEMTABLE_SHARE + READS_SHARE < 1 and CACHE_SHARE + READS_SHARE < 1 and 0 
 # --- the event loop ----------------------------------------------------------------------------
 STEP_BYTES = 2 * MIB
 """Long work on the loop yields after this many bytes: crc32c at 5 GB/s takes 0.4 ms for them."""
-STEP_ITEMS = 256
-"""... or after this many batches or streams, at a few microseconds each."""
+STEP_ITEMS = 64
+"""... or after this many streams, at some 20 microseconds each (a checkpoint, a commit's outcome)."""
+STEP_BATCHES = 1_024
+"""... or after this many batches, at about a microsecond each."""
 
 # --- retries -----------------------------------------------------------------------------------
 RETRY_FIRST_S = 0.05

@@ -16,7 +16,7 @@ import structlog
 from s3stream.backoff import Backoff
 from s3stream.errors import AlreadyExists, NotFound, PonorError, Unavailable
 from s3stream.flush_plan import ObjectPlan
-from s3stream.limits import FOOTER_READ_BYTES, STEP_BYTES, UPLOADS_IN_FLIGHT_MAX
+from s3stream.limits import FOOTER_READ_BYTES, STEP_BATCHES, STEP_BYTES, UPLOADS_IN_FLIGHT_MAX
 from s3stream.object_writer import BuiltObject, ObjectWriter, cut_blocks
 from s3stream.seams import Clock, ObjectStore, RunBlocking
 from s3stream.settings import EngineSettings
@@ -48,9 +48,9 @@ class Uploader:
             return built
 
     async def _build(self, plan: ObjectPlan, object_id: ObjectId, node: NodeIdentity) -> BuiltObject:
-        """Block by block: the loop is never held for longer than STEP_BYTES of checksums take."""
+        """Block by block: the loop is held for no longer than STEP_BYTES or STEP_BATCHES take, or one block."""
         writer = ObjectWriter(plan.kind, object_id, node.incarnation, self._settings)
-        worked = 0
+        worked = batches = 0
         for piece in plan.pieces:
             for group in cut_blocks(piece, self._settings.block_bytes):
                 if self._settings.block_compression:
@@ -58,8 +58,9 @@ class Uploader:
                     continue
                 writer.add(group)
                 worked += sum([len(batch.payload) for batch in group])
-                if worked >= STEP_BYTES:
-                    worked = 0
+                batches += len(group)
+                if worked >= STEP_BYTES or batches >= STEP_BATCHES:
+                    worked = batches = 0
                     await asyncio.sleep(0)
         return writer.finish()
 
