@@ -76,8 +76,8 @@ class HttpServer:
         health = sources.health
         return [
             ("/metrics", self._metrics),
-            ("/health/live", _checked(health.live)),
-            ("/health/ready", _checked(health.ready)),
+            ("/health/live", _checked(health.live, list)),
+            ("/health/ready", _checked(health.ready, health.warnings)),
             ("/v1/cluster", _json(lambda _: views.cluster(health.partitions.image, sources.node_id))),
             ("/v1/topics", _json(lambda request: views.topics(health.partitions.image, _after(request)))),
             ("/v1/topics/{name}", _json(lambda request: views.topic(health, request.match_info["name"]))),
@@ -96,10 +96,12 @@ def _after(request: web.Request) -> str:
     return request.query.get("after", "")
 
 
-def _checked(reasons: Callable[[], list[str]]) -> Handler:
+def _checked(reasons: Callable[[], list[str]], warnings: Callable[[], list[str]]) -> Handler:
+    """200 without reasons, 503 with; warnings are what an operator should look at meanwhile."""
+
     async def handler(_request: web.Request) -> web.Response:
         found = reasons()
-        answer = {"status": "failing" if found else "ok", "reasons": found}
+        answer = {"status": "failing" if found else "ok", "reasons": found, "warnings": warnings()}
         return web.json_response(answer, status=503 if found else 200)
 
     return handler

@@ -145,7 +145,7 @@ def test_a_second_broker_on_the_same_wal_is_refused_and_the_first_serves_on(pono
     second = run("up", "--port", str(free_port()), "--http-port", str(free_port()), "--data-dir", str(ponor.data_dir))
     assert second.returncode == BAD_SETTING
     assert "wal" in second.stderr.splitlines()[-1].lower()
-    assert ponor.json("/health/ready") == {"status": "ok", "reasons": []}
+    assert ponor.json("/health/ready") == {"status": "ok", "reasons": [], "warnings": []}
     assert ponor.pid in _children(ponor)
 
 

@@ -86,8 +86,8 @@ def test_a_group_resumes_where_it_was_after_a_restart(ponor: PonorProcess, end: 
 def test_http_shows_what_there_is(ponor: PonorProcess) -> None:
     ponor.create_topic("orders", 3, {"retention.ms": "60000"})
     _produce(ponor, 0)
-    assert ponor.json("/health/live") == {"status": "ok", "reasons": []}
-    assert ponor.json("/health/ready") == {"status": "ok", "reasons": []}
+    assert ponor.json("/health/live") == {"status": "ok", "reasons": [], "warnings": []}
+    assert ponor.json("/health/ready") == {"status": "ok", "reasons": [], "warnings": []}
     cluster = ponor.json("/v1/cluster")
     assert [(node["node_id"], node["port"], node["alive"]) for node in cluster["brokers"]] == [(0, ponor.port, True)]
     assert cluster["topics"] == 1
