@@ -143,6 +143,11 @@ class WriteAheadLog(Protocol):
         """
 
     @property
+    def never_started(self) -> bool:
+        """After `recover`: this place has never been a started log, not even one without records. Where nothing
+        outlives the process (memory) this says nothing, and is False."""
+
+    @property
     def next_position(self) -> WalPosition: ...
 
     @property

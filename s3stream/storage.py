@@ -94,6 +94,13 @@ class Storage:
             self._recovered.add(stream.stream_id)
         recovery = Recovery(self._wal, self._appender, self._flusher)
         self._broken = await recovery.run(registration.wal_trim, owned)
+        if owned and self._wal.never_started:
+            # A stream is opened only after the WAL has started: this is another place than it was opened over, and
+            # to go on would give offsets of acknowledged records to others.
+            raise BadSetting(
+                f"the WAL {self._wal.uri} is empty, but this node still had {len(owned)} partitions open over it when "
+                "it ended: is the right volume mounted? Nothing was changed; see docs/runbooks/lost-data-directory.md"
+            )
         await self._wal.start(node.node_epoch, self._appender)
         self._appender.started = True
         self._appender.floor = recovery.unplaced()

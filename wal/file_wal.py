@@ -15,7 +15,7 @@ from random import Random
 
 import structlog
 
-from s3stream.errors import BadSetting
+from s3stream.errors import BadSetting, Corrupt
 from s3stream.metrics import Metrics
 from s3stream.seams import Clock, WalListener
 from s3stream.tasks import Tasks
@@ -68,6 +68,11 @@ class FileWal:
             while batches := await self._run_blocking(scan.next_group):
                 yield batches
             self._recovered = scan.end()
+        except Corrupt as error:
+            raise Corrupt(
+                f"{error}. The WAL is left as it is and nothing is served: restore its files, or see "
+                "docs/runbooks/wal-corrupt.md"
+            ) from error
         except OSError as error:
             raise unavailable(f"cannot read {self._path}", error) from error
         finally:
@@ -131,6 +136,10 @@ class FileWal:
         self._metrics.repairs.inc()
         log.info("WAL repaired", path=self._path, position=commit.durable_end)
         return None
+
+    @property
+    def never_started(self) -> bool:
+        return self._recovered is not None and self._recovered.last is None
 
     @property
     def next_position(self) -> WalPosition:

@@ -124,6 +124,10 @@ class MemoryWal:
         self._commit.resume()
 
     @property
+    def never_started(self) -> bool:
+        return False
+
+    @property
     def next_position(self) -> WalPosition:
         return self._commit.next_position if self._commit is not None else self._medium.next_position
 

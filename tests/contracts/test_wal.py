@@ -31,6 +31,19 @@ async def test_a_new_log_is_empty_and_begins_at_zero(place: Place) -> None:
     await wal.close()
 
 
+async def test_a_place_that_keeps_nothing_else_keeps_that_a_log_was_started(place: Place) -> None:
+    wal = place.open()
+    await wal.lock()
+    assert [group async for group in wal.recover(0)] == []
+    assert wal.never_started is (place.name != "memory")
+    await wal.close()
+    wal, _, _ = await started(place)
+    await wal.close()
+    wal, _, found = await started(place, node_epoch=2)
+    assert found == [] and not wal.never_started
+    await wal.close()
+
+
 async def test_durable_records_come_back_in_order_with_every_field(place: Place) -> None:
     wal, listener, _ = await started(place)
     batches = [batch(n, size=n * 37 % 3000) for n in range(60)]

@@ -28,6 +28,8 @@ class Medium:
         self.next_position = 0
         self.locked = False
         self.corrupt: str | None = None
+        self.lost = False
+        """Another volume is mounted in its place."""
 
 
 class ScriptedWal:
@@ -114,6 +116,10 @@ class ScriptedWal:
     async def trim(self, position: WalPosition) -> None:
         self.trims.append(position)
         self.medium.batches = [batch for batch in self.medium.batches if batch.wal_position >= position]
+
+    @property
+    def never_started(self) -> bool:
+        return self.medium.lost
 
     @property
     def next_position(self) -> WalPosition:

@@ -152,6 +152,21 @@ async def test_a_corrupt_wal_is_reported_and_nothing_is_served_or_trimmed() -> N
 
 
 @virtual
+async def test_an_empty_wal_in_place_of_one_that_was_never_trimmed_is_refused() -> None:
+    """No trim betrays it: only the streams that are still open do."""
+    world = await World.create(1)
+    engine = await world.engine()
+    append(engine.streams[0])
+    await asyncio.sleep(0.1)
+    await engine.crash()
+    world.medium.lost = True
+    with pytest.raises(BadSetting, match="is the right volume mounted"):
+        await Engine(world).start()
+    world.medium.lost = False
+    assert await read_all((await world.engine()).streams[0]) == b"<1:0+1>"
+
+
+@virtual
 async def test_an_empty_wal_in_place_of_the_trimmed_one_is_refused() -> None:
     """Its positions would begin below the stored trim: what is acknowledged there would be ignored by recovery."""
     world = await World.create(1)
