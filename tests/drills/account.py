@@ -19,7 +19,8 @@ class History:
 
     acknowledged: dict[Place, str] = field(default_factory=dict)
     produced: int = 0
-    failed: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    """What producers that gave up were told, and how often."""
     seen_live: dict[Place, str] = field(default_factory=dict)
     """What the reader that ran beside the faults saw."""
     changed: list[tuple[Place, str, str]] = field(default_factory=list)
@@ -43,6 +44,7 @@ class Account:
 
     produced: int
     acknowledged: int
+    failed: int
     read: int
     lost: int
     duplicated: int
@@ -53,7 +55,8 @@ class Account:
 
     def __str__(self) -> str:
         return (
-            f"produced {self.produced}, acknowledged {self.acknowledged}, read {self.read}, lost {self.lost}, "
+            f"produced {self.produced}, acknowledged {self.acknowledged}, failed {self.failed}, read {self.read}, "
+            f"lost {self.lost}, "
             f"duplicated {self.duplicated} (idempotent), repeated {self.repeated} (not idempotent)"
         )
 
@@ -63,6 +66,8 @@ def settle(history: History, log: Mapping[Place, str], idempotent_topics: Iterab
     idempotent = set(idempotent_topics)
     problems: list[str] = []
     problems += [f"{place} showed {first!r}, then {second!r}" for place, first, second in history.changed]
+    # Faults are shorter than producers are patient.
+    problems += [f"{count} records failed for good: {error}" for error, count in history.failures.items()]
     lost = 0
     for place, value in history.acknowledged.items():
         if log.get(place) != value:
@@ -78,6 +83,7 @@ def settle(history: History, log: Mapping[Place, str], idempotent_topics: Iterab
     return Account(
         produced=history.produced,
         acknowledged=len(history.acknowledged),
+        failed=history.failures.total(),
         read=len(log),
         lost=lost,
         duplicated=duplicated,

@@ -91,7 +91,7 @@ class KillDrill:
     def _harm(self, deadline: float, kills_min: int) -> tuple[int, int]:
         kills = faults = 0
         while time.monotonic() < deadline or kills < kills_min:
-            time.sleep(self._random.uniform(0.1, 1.5))
+            time.sleep(self._random.uniform(0.0, 1.2))
             fault = self._random.random()
             if fault < 0.15:
                 self._say("object store paused")
@@ -120,6 +120,8 @@ class KillDrill:
         self._broker.stop()
         self._broker.start()
         stored = read_all(self._broker.bootstrap, self._topics)
+        if self._broker.metric("ponor_read_bytes_total", source="memtable"):
+            problems.append("the last read was to come from object storage alone, and came from memory too")
         if stored != recovered:
             problems += _differences(recovered, stored)
         account.problems.extend(problems)

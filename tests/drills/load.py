@@ -10,6 +10,12 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Pro
 
 from tests.drills.account import History, Place
 
+_LOG_LEVEL = 2
+"""librdkafka says each lost connection: a drill has thousands."""
+_BURST, _PAUSE_SECONDS = 20, 0.02
+"""Up to 1,000 records a second and producer: enough for every moment to have appends under way, and the machine's
+cores are left to the broker, whose restarts are what takes time."""
+
 
 class NumberedProducer(threading.Thread):
     """Sends `name:0`, `name:1`, … round-robin to the partitions of one topic until stopped, then flushes."""
@@ -24,6 +30,7 @@ class NumberedProducer(threading.Thread):
         self._stopping = threading.Event()
         self.unflushed = 0
         settings: dict[str, object] = {"bootstrap.servers": bootstrap, "acks": "all", "linger.ms": 2}
+        settings |= {"log_level": _LOG_LEVEL}
         settings |= {"message.timeout.ms": 120_000, "reconnect.backoff.max.ms": 300, "retry.backoff.ms": 50}
         settings |= {"socket.timeout.ms": 10_000, "enable.idempotence": idempotent}
         if not idempotent:
@@ -45,13 +52,13 @@ class NumberedProducer(threading.Thread):
             number += 1
             self._history.produced += 1
             self._producer.poll(0)
-            if number % 50 == 0:
-                time.sleep(0.01)
+            if number % _BURST == 0:
+                time.sleep(_PAUSE_SECONDS)
         self.unflushed = self._producer.flush(120)
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
-            self._history.failed += 1
+            self._history.failures[str(error)] += 1
             return
         place: Place = (str(message.topic()), int(message.partition() or 0), int(message.offset() or 0))
         self._history.acknowledge(place, bytes(message.value() or b"").decode())
@@ -110,7 +117,7 @@ def read_all(bootstrap: str, topics: dict[str, int], timeout: float = 120) -> di
 
 def _consumer(bootstrap: str) -> Consumer:
     return Consumer(
-        {"bootstrap.servers": bootstrap, "group.id": "drill", "enable.auto.commit": False}
+        {"bootstrap.servers": bootstrap, "group.id": "drill", "enable.auto.commit": False, "log_level": _LOG_LEVEL}
         | {"auto.offset.reset": "error", "reconnect.backoff.max.ms": 300, "check.crcs": True}
     )
 

@@ -158,6 +158,10 @@ class PonorProcess:
             text: str = answer.read().decode()
             return text
 
+    def text(self, path: str) -> str:
+        """Raises urllib's HTTPError for any answer but a good one."""
+        return self._get(path)
+
     def json(self, path: str) -> Any:
         return json.loads(self._get(path))
 
