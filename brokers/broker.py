@@ -170,11 +170,12 @@ class Broker:
         stack.callback(self._remove_pid)
         await node.open_partitions()
         stack.push_async_callback(node.partitions.close)
-        stack.callback(node.groups.stop)
         stack.push_async_callback(node.follower.stop)
         server = KafkaServer(node.services, _server_settings(config))
         await server.start()
         stack.push_async_callback(server.drain, config.drain_timeout_ms / 1000)
+        # Before the drain: members that wait for others to join are answered, or the drain would wait for them.
+        stack.callback(node.groups.stop)
         node.health.phase = RUNNING
         log.info(
             "ready",

@@ -122,7 +122,8 @@ class Shard:
             else:
                 seconds = self.context.clock.monotonic() - started
                 self.context.stats.load_seconds.observe(seconds)
-                log.info(
+                say = log.info if replayed or self.state.groups else log.debug
+                say(
                     "groups loaded", log=self._log.name, groups=len(self.state.groups),
                     offsets=self.state.offsets.count, replayed=replayed, seconds=round(seconds, 3),
                 )  # fmt: skip

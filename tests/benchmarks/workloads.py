@@ -167,12 +167,12 @@ def cold_read(ponor: Ponor, java: JavaTools, scale: Scale, samples: Samples, bar
     ponor.delete_topic("cold")
 
 
-BARE_RANGE_BYTES = 8 * 1024 * KIB
+BARE_RANGE_BYTES = 2 * 1024 * KIB
 BARE_IN_FLIGHT = 4
 
 
 def bare_read(minio: MinioServer, bucket: str) -> float:
-    """MB/s of the bare obstore client over every object of a bucket: ranges of 8 MiB, four at once."""
+    """MB/s of the bare obstore client over every object of a bucket: 2 MiB ranges, as the broker's, four at once."""
     import obstore
     from obstore.store import S3Store
 

@@ -106,3 +106,16 @@ def _read(consumer: Consumer, count: int) -> list[object]:
             assert message.error() is None, message.error()
             found.append(message)
     return found
+
+
+def test_an_orderly_stop_does_not_wait_for_members_that_wait(broker: PonorProcess, topic: str) -> None:
+    first = _member(broker, topic, "range")
+    _until_shared([first])
+    second = _member(broker, topic, "range")  # waits for the first to join again, which never polls
+    while not any(group["state"] == "PreparingRebalance" for group in broker.json("/v1/groups")["groups"]):
+        second.poll(0.05)
+    assert broker.stop() == 0
+    assert "drain timed out" not in broker.log.read_text()
+    broker.start()
+    first.close()
+    second.close()

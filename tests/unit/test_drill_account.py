@@ -31,7 +31,8 @@ def test_an_offset_that_shows_two_records_is_a_problem() -> None:
     seen = history((0, "p:0"))
     seen.see(("t", 0, 1), "p:1")
     seen.see(("t", 0, 1), "p:2")
-    assert any("showed" in problem for problem in settle(seen, {("t", 0, 0): "p:0", ("t", 0, 1): "p:1"}, ["t"]).problems)
+    account = settle(seen, {("t", 0, 0): "p:0", ("t", 0, 1): "p:1"}, ["t"])
+    assert any("showed" in problem for problem in account.problems)
 
 
 def test_a_record_read_once_and_gone_later_is_a_problem() -> None:

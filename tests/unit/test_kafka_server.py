@@ -24,7 +24,6 @@ from s3stream.errors import BadSetting
 from tests.support.broker_services import make_services
 from tests.support.kafka_wire import WireClient, decode_response, request_frame, response_body
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
 
 
