@@ -92,24 +92,34 @@ class KillDrill:
         kills = faults = 0
         while time.monotonic() < deadline or kills < kills_min:
             time.sleep(self._random.uniform(0.0, 1.2))
-            fault = self._random.random()
-            if fault < 0.15:
-                self._say("object store paused")
-                self._store.pause()
-                time.sleep(self._random.uniform(0.2, 2.0))
-                self._store.resume()
-                faults += 1
-            elif fault < 0.25:
-                self._say("object store killed")
-                self._store.kill()
-                time.sleep(self._random.uniform(0.0, 1.0))
-                self._store.restart()
-                faults += 1
+            mend = self._harm_store()
+            faults += mend is not None
+            # Half of the time the broker dies while the store is away, uploads and commits under way.
+            if mend is not None and self._random.random() < 0.5:
+                mend()
+                mend = None
             self._say(f"kill {kills + 1}")
             self._broker.kill()
-            self._broker.start()
             kills += 1
+            if mend is not None:
+                mend()
+            self._broker.start()
         return kills, faults
+
+    def _harm_store(self) -> Callable[[], None] | None:
+        """What makes the store whole again, when it was harmed."""
+        fault = self._random.random()
+        if fault < 0.15:
+            self._say("object store paused")
+            self._store.pause()
+            time.sleep(self._random.uniform(0.2, 2.0))
+            return self._store.resume
+        if fault < 0.25:
+            self._say("object store killed")
+            self._store.kill()
+            time.sleep(self._random.uniform(0.0, 1.0))
+            return self._store.restart
+        return None
 
     def _settle(self, problems: list[str]) -> Account:
         """Read twice: as recovered, then, after an orderly stop and start, from object storage alone."""

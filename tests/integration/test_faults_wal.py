@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import KafkaError, Message, Producer
 
+from tests.support.damage import flip_bit
 from tests.support.kafka_wire import WireClient
 from tests.support.ponor_process import PonorProcess
 from tests.support.raw_log import fetch_all, produce
@@ -56,15 +57,6 @@ def record_offsets(path: Path) -> list[tuple[int, int]]:
         found.append((at, record.length))
         at = data.find(b"WREC", at + RECORD_HEADER_BYTES + record.length)
     return found
-
-
-def flip_bit(path: Path, offset: int) -> None:
-    """A second flip undoes the first."""
-    with path.open("r+b") as file:
-        file.seek(offset)
-        (byte,) = file.read(1)
-        file.seek(offset)
-        file.write(bytes([byte ^ 0x10]))
 
 
 def value(number: int) -> bytes:
