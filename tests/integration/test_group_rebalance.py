@@ -109,9 +109,10 @@ def _read(consumer: Consumer, count: int) -> list[object]:
 
 
 def test_an_orderly_stop_does_not_wait_for_members_that_wait(broker: PonorProcess, topic: str) -> None:
-    first = _member(broker, topic, "range")
+    patient: dict[str, object] = {"session.timeout.ms": 60_000}
+    first = _member(broker, topic, "range", **patient)
     _until_shared([first])
-    second = _member(broker, topic, "range")  # waits for the first to join again, which never polls
+    second = _member(broker, topic, "range", **patient)  # waits for the first to join again, which never polls
     while not any(group["state"] == "PreparingRebalance" for group in broker.json("/v1/groups")["groups"]):
         second.poll(0.05)
     assert broker.stop() == 0
