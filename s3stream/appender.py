@@ -88,8 +88,9 @@ class Appender:
         """WAL records from here on are not looked at yet (recovery), or could not be placed: never trimmed."""
         self.failure: Exception | None = None
         """Why the WAL takes no appends, until it is repaired."""
-        self.started = False
-        """The WAL is open for appends; before that `floor` says how far recovery has come."""
+        self.durable_position: WalPosition | None = None
+        """Every WAL record below it is durable and was taken in here. Set when the WAL is open for appends; before
+        that `floor` says how far recovery has come."""
         self.fenced = False
         self._pending: deque[StreamBatch] = deque()
         self._drained: list[asyncio.Future[None]] = []
@@ -117,7 +118,7 @@ class Appender:
         Once all copies are durable the segment's position is the first copy's. When the WAL refuses, nothing is
         lost: the first copies hold the trim back until a later move.
         """
-        if segment.moving or self.fenced or not self.started:
+        if segment.moving or self.fenced or self.durable_position is None:
             return
         segment.moving = True
         move = Move(segment)
@@ -139,6 +140,7 @@ class Appender:
         memtable = self.active
         dirty: list[Stream] = []
         taken = 0
+        self.durable_position = end
         while pending and pending[0].wal_position < end:
             batch = pending.popleft()
             if isinstance(batch, MovedBatch):
@@ -287,8 +289,9 @@ class Appender:
         held = [position for position in (self.floor, self.active.lowest_position()) if position is not None]
         if self._pending:
             held.append(self._pending[0].wal_position)
-        elif self.started:
-            held.append(self._wal.next_position)
+        elif self.durable_position is not None:
+            # Not the WAL's next position: after a failure that may still count records which are taken back.
+            held.append(self.durable_position)
         return min(held)
 
     @property

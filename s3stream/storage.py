@@ -18,7 +18,7 @@ from s3stream.appender import Appender
 from s3stream.backoff import Backoff
 from s3stream.budget import MemoryBudget
 from s3stream.collector import Collector
-from s3stream.errors import BadSetting, Corrupt, Fenced, NotFound, PonorError, Unavailable
+from s3stream.errors import BadSetting, Corrupt, Fenced, NotFound, Overloaded, PonorError, Unavailable
 from s3stream.flusher import Flusher
 from s3stream.limits import MEMTABLE_SHARE, READS_SHARE, THROTTLE_AT
 from s3stream.metrics import Metrics
@@ -102,7 +102,7 @@ class Storage:
                 "it ended: is the right volume mounted? Nothing was changed; see docs/runbooks/lost-data-directory.md"
             )
         await self._wal.start(node.node_epoch, self._appender)
-        self._appender.started = True
+        self._appender.durable_position = self._wal.next_position
         self._appender.floor = recovery.unplaced()
         if self._wal.next_position < registration.wal_trim:
             raise BadSetting(
@@ -237,7 +237,12 @@ class Storage:
     def append(self, batch: StreamBatch) -> None:
         if self._stopping:
             raise Unavailable("the broker is stopping")
-        self._appender.append(batch)
+        try:
+            self._appender.append(batch)
+        except Overloaded:
+            # Only a commit makes room, in memory as in the WAL: do not wait for size or age.
+            self._on_full()
+            raise
 
     async def trim_stream(self, stream: Stream, start: int) -> None:
         assert start <= stream.durable_end, f"{stream} trimmed to {start}"
