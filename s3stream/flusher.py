@@ -213,7 +213,10 @@ class Flusher:
         ids = await self._metadata.prepare_objects(self.node, len(plans), expires_ms)
         node = self.node
         return await asyncio.gather(
-            *(self._uploader.upload(plan, object_id, node) for plan, object_id in zip(plans, ids, strict=True))
+            *(
+                self._uploader.upload(plan, object_id, node, expires_ms)
+                for plan, object_id in zip(plans, ids, strict=True)
+            )
         )
 
     async def _commit(self, flush: Flush, objects: list[BuiltObject]) -> CommitResult:

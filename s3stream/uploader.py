@@ -14,7 +14,7 @@ from random import Random
 import structlog
 
 from s3stream.backoff import Backoff
-from s3stream.errors import AlreadyExists, NotFound, PonorError, Unavailable
+from s3stream.errors import AlreadyExists, Expired, NotFound, PonorError, Unavailable
 from s3stream.flush_plan import ObjectPlan
 from s3stream.limits import FOOTER_READ_BYTES, STEP_BATCHES, STEP_BYTES, UPLOADS_IN_FLIGHT_MAX
 from s3stream.object_writer import BuiltObject, ObjectWriter, cut_blocks
@@ -40,11 +40,14 @@ class Uploader:
         self._run_blocking = run_blocking
         self._slots = asyncio.Semaphore(UPLOADS_IN_FLIGHT_MAX)
 
-    async def upload(self, plan: ObjectPlan, object_id: ObjectId, node: NodeIdentity) -> BuiltObject:
-        """Returns once the object is in the store. Raises KeyTaken."""
+    async def upload(self, plan: ObjectPlan, object_id: ObjectId, node: NodeIdentity, expires_ms: int) -> BuiltObject:
+        """Returns once the object is in the store.
+
+        Raises KeyTaken, and Expired when its preparation has run out: what landed after that, nobody would delete.
+        """
         async with self._slots:
             built = await self._build(plan, object_id, node)
-            await self._create(built)
+            await self._create(built, expires_ms)
             return built
 
     async def _build(self, plan: ObjectPlan, object_id: ObjectId, node: NodeIdentity) -> BuiltObject:
@@ -64,9 +67,9 @@ class Uploader:
                     await asyncio.sleep(0)
         return writer.finish()
 
-    async def _create(self, built: BuiltObject) -> None:
+    async def _create(self, built: BuiltObject, expires_ms: int) -> None:
         backoff = Backoff(self._random)
-        while True:
+        while self._clock.now_ms() < expires_ms:
             try:
                 await self._store.create(built.key, built.buffers)
                 return
@@ -79,6 +82,7 @@ class Uploader:
                 # Credentials revoked, a bucket deleted: an operator can mend it, and the WAL holds the records.
                 log.error("an upload was refused; it is tried again", key=built.key, error=str(error))
             await self._clock.sleep(backoff.next())
+        raise Expired(f"object {built.key} could not be uploaded before its preparation ran out")
 
     async def _is_ours(self, built: BuiltObject) -> bool:
         """Whether the key holds what we meant to write: same size, same index and footer, whose checksums name

@@ -93,8 +93,8 @@ class Life:
                 self,
                 frozenset({"commit", "prepare_objects", "open_streams", "register_node", "close_streams"}),
                 simulation.unavailable,
-            ),  # type: ignore[arg-type]  # fmt: skip
-            objects=CrashPoints(simulation.store, "objects", self, frozenset({"create", "delete"})),  # type: ignore[arg-type]
+            ),
+            objects=CrashPoints(simulation.store, "objects", self, frozenset({"create", "delete"})),
             settings=ENGINE,
             budget_bytes=256 * 1024,
             seed=number,

@@ -302,6 +302,29 @@ async def test_an_expired_preparation_is_uploaded_anew_under_a_new_id() -> None:
 
 
 @virtual
+async def test_an_upload_that_outlives_its_preparation_is_given_up_so_that_no_orphan_lands() -> None:
+    world = await World.create(1)
+    store = HoldingStore(world.objects)
+    engine = await world.engine(objects=store)
+    works = store.create
+
+    async def down(key: str, data: object) -> None:
+        store.creates.append(key)
+        raise Unavailable("503 for two hours")
+
+    store.create = down  # type: ignore[method-assign, assignment]
+    append(engine.streams[0], 2)
+    await durable()
+    flush = asyncio.ensure_future(engine.storage.flush())
+    await asyncio.sleep(2 * 3600)
+    await engine.storage._collector.collect()
+    store.create = works  # type: ignore[method-assign]
+    await flush
+    assert engine.streams[0].committed_end == 2 and len(set(store.creates)) == 3
+    assert len(world.objects._objects) == 1
+
+
+@virtual
 async def test_a_range_with_a_gap_before_it_is_appended_again_and_commits_later() -> None:
     """CORRECTNESS 9: its records move to the WAL's head, so that the trim moves on."""
     world = await World.create(2)
