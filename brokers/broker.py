@@ -34,6 +34,7 @@ from brokers.http.exposition import add_process_metrics
 from brokers.http.server import HttpServer, HttpSources
 from brokers.identity import Identity, check_cluster, write_identity
 from brokers.image_follower import ImageFollower
+from brokers.limits import ANSWERS_SHARE
 from brokers.partitions.manager import PartitionManager
 from brokers.partitions.partition_log import PartitionLog
 from brokers.partitions.settings import PartitionSettings
@@ -252,6 +253,7 @@ class _Node:
             tasks=tasks,
             metrics=metrics,
             budget=budget,
+            answers=budget.account("answers", ANSWERS_SHARE),
             auto_create=self._auto_create,
             fetch_sessions=FetchSessionCache(config.max_incremental_fetch_session_cache_slots, clock, chance, metrics),
             long_polls=LongPolls(),

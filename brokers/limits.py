@@ -1,6 +1,6 @@
 """Every bound of the Kafka side. Bounds of the storage engine are in `s3stream/limits.py`."""
 
-from s3stream.limits import BATCH_BYTES_MAX, KIB, MIB
+from s3stream.limits import BATCH_BYTES_MAX, KIB, MEMTABLE_SHARE, MIB, READS_SHARE
 
 FRAME_BYTES_MAX = 100 * MIB
 """Kafka's socket.request.max.bytes default: a larger frame closes its connection."""
@@ -23,6 +23,12 @@ SEND_HIGH_WATER_BYTES = 1 * MIB
 """Unsent bytes of a connection at which no further request of it is begun."""
 RECEIVE_SHARE = 0.25
 """Of the memory budget: frames received and not yet answered. When it is full nobody's socket is read."""
+ANSWERS_SHARE = 0.125
+"""Of the memory budget: answers being read from objects, and those that their readers have not taken yet."""
+ANSWER_BYTES_MIN = 128 * KIB
+"""A Fetch may answer this much (or one batch) even when that share is used up, so that slow readers cannot stop the
+others: they get on with smaller answers. Smaller answers than this are not counted."""
+assert MEMTABLE_SHARE + READS_SHARE + RECEIVE_SHARE + ANSWERS_SHARE <= 1
 FRAME_STALL_MS = 60_000
 """A connection that sends not one byte of a frame it has begun for this long is closed: the frame is budgeted."""
 CONNECTIONS_MAX = 10_000

@@ -3,7 +3,8 @@
 Owns: the request's limits, when it is answered. Does not own: one partition's read (`fetch_read.py`), what an
 incremental answer leaves out (`fetch_session.py`).
 Invariants: a request that waits is woken by its partitions or its timer, never by polling; it is answered once.
-The bytes of an answer stay below its limit, except for one batch, so that every client gets on.
+The bytes of an answer stay below its limit, except for one batch, so that every client gets on. The limit shrinks
+with the memory that all answers hold.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from brokers.handlers.context import RequestContext
 from brokers.handlers.errors import count_error
 from brokers.handlers.fetch_read import PartitionRead
 from brokers.handlers.fetch_session import FetchContext
-from brokers.limits import COLD_READS_PER_FETCH_MAX
+from brokers.limits import ANSWER_BYTES_MIN, COLD_READS_PER_FETCH_MAX
 from brokers.partitions.partition_log import READ_COMMITTED, READ_UNCOMMITTED
 from brokers.protocol.fetch_codec import FetchRequest, PartitionAnswer, decode_fetch_request, encode_fetch_response
 from brokers.protocol.tags import NodeEndpoint
 
 log = structlog.get_logger(__name__)
 
+TOPIC_IDS: Final = 13
 LEADER_TAGS: Final = 16
 """First version whose answers name the current leader and where it is."""
 STORAGE_ERROR_KNOWN: Final = 6
@@ -38,6 +40,9 @@ _MOVED: Final = (ErrorCode.not_leader_or_follower, ErrorCode.fenced_leader_epoch
 
 def handle(ctx: RequestContext) -> None:
     request = decode_fetch_request(ctx.body, ctx.api_version)
+    if request.isolation_level not in (READ_UNCOMMITTED, READ_COMMITTED):
+        _refuse(ctx, request)
+        return
     context = ctx.services.fetch_sessions.context(request, ctx.api_version)
     if context.error:
         count_error(ctx.services.metrics, "Fetch", context.error)
@@ -46,24 +51,40 @@ def handle(ctx: RequestContext) -> None:
     _Fetch(ctx, request, context).begin()
 
 
+def _refuse(ctx: RequestContext, request: FetchRequest) -> None:
+    """An isolation level that does not exist: Kafka fails, and says so of each partition too where topics have names."""
+    code = int(ErrorCode.unknown_server_error)
+    count_error(ctx.services.metrics, "Fetch", code)
+    partitions = request.partitions if ctx.api_version < TOPIC_IDS else ()
+    answers = [PartitionAnswer(asked.topic, asked.partition, code) for asked in partitions]
+    for answer in answers:
+        answer.aborted = ()
+    ctx.respond(encode_fetch_response(ctx.api_version, answers, code))
+
+
 class _Fetch:
     """One request from its arrival to its answer."""
 
     __slots__ = (
-        "_context", "_ctx", "_done", "_max_bytes", "_max_wait", "_min_bytes", "_parts", "_replica_id", "_size",
+        "_asked_bytes", "_context", "_ctx", "_done", "_held", "_max_bytes", "_max_wait", "_min_bytes", "_parts", "_replica_id", "_size",
         "_stopped", "_timer", "_waiting",
     )  # fmt: skip
 
     def __init__(self, ctx: RequestContext, request: FetchRequest, context: FetchContext) -> None:
-        isolation = READ_COMMITTED if request.isolation_level == READ_COMMITTED else READ_UNCOMMITTED
         self._ctx = ctx
         self._context = context
         self._replica_id = request.replica_id
         self._max_wait = request.max_wait_ms / 1000
-        self._max_bytes = max(0, min(request.max_bytes, ctx.services.config.fetch_max_bytes))
+        answers = ctx.services.answers
+        # Half of what is left: however many come at once, there is something left for the next.
+        allowed = max(ANSWER_BYTES_MIN, (answers.bytes_max - answers.used) // 2)
+        self._asked_bytes = request.max_bytes
+        self._max_bytes = max(0, min(request.max_bytes, ctx.services.config.fetch_max_bytes, allowed))
         self._min_bytes = min(request.min_bytes, self._max_bytes)
-        self._parts = [PartitionRead(asked, isolation) for asked in context.partitions]
+        self._parts = [PartitionRead(asked, request.isolation_level) for asked in context.partitions]
         self._size = 0
+        self._held = 0
+        """Bytes of the answers' account that are this request's, until its answer is the connection's."""
         self._timer: asyncio.TimerHandle | None = None
         self._waiting = False
         self._stopped = False
@@ -78,7 +99,7 @@ class _Fetch:
             if not part.find(services):
                 continue
             fetched = True
-            part.check(self._replica_id)
+            part.check(self._replica_id, self._asked_bytes)
             if part.open and not self._read_recent(part):
                 cold.append(part)
             failed = failed or not part.open
@@ -88,6 +109,14 @@ class _Fetch:
             self._finish()
         else:
             self._wait()
+
+    def _hold(self, size: int) -> None:
+        answers = self._ctx.services.answers
+        if size > self._held:
+            answers.take(size - self._held)
+        else:
+            answers.give(self._held - size)
+        self._held = size
 
     @property
     def _enough(self) -> bool:
@@ -105,6 +134,7 @@ class _Fetch:
 
     def _wait(self) -> None:
         self._waiting = True
+        self._hold(self._size)
         ctx = self._ctx
         for part in self._parts:
             if part.open:
@@ -122,6 +152,8 @@ class _Fetch:
             self._spawn_cold([part])
         elif part.error or self._enough:
             self._finish()
+        else:
+            self._hold(self._size)
 
     def _stop_waiting(self) -> None:
         if not self._waiting:
@@ -146,6 +178,8 @@ class _Fetch:
 
     def _spawn_cold(self, parts: Sequence[PartitionRead]) -> None:
         ctx = self._ctx
+        # Before anything is read: many may begin before the first has brought a byte.
+        self._hold(min(self._max_bytes, self._size + sum(max(0, part.asked.max_bytes) for part in parts)))
         ctx.services.long_polls.add(ctx.connection_id, self._end)
         ctx.services.tasks.spawn(self._read_cold(parts), "fetch from objects")
 
@@ -190,6 +224,7 @@ class _Fetch:
         if self._done:
             return
         self._done = True
+        self._hold(0)
         self._stop_waiting()
         ctx = self._ctx
         version = ctx.api_version
@@ -216,7 +251,7 @@ class _Fetch:
             answer.current_leader = leaders.current_leader(found, part.asked.partition)
             if answer.current_leader is not None:
                 node = leaders.endpoint(image, answer.current_leader)
-                if node is not None:
+                if node is not None and self._replica_id < 0:  # brokers know each other
                     endpoints[node.node_id] = node
 
 

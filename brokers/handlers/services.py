@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from brokers.handlers.deadlines import Deadlines
 from brokers.handlers.metadata_answers import MetadataAnswers
-from s3stream.budget import MemoryBudget
+from s3stream.budget import Account, MemoryBudget
 from s3stream.metrics import Metrics
 from s3stream.seams import Clock
 from s3stream.tasks import Tasks
@@ -42,6 +42,8 @@ class Services:
     tasks: Tasks
     metrics: Metrics
     budget: MemoryBudget
+    answers: Account
+    """Memory that answers hold: a Fetch while it reads, then the connection until the client has taken it."""
     auto_create: Callable[[Sequence[str]], Awaitable[Any]]
     """Creates the topics that do not exist yet, with the broker's defaults; errors by topic are its own affair."""
     fetch_sessions: FetchSessionCache

@@ -13,7 +13,7 @@ import struct
 from collections import deque
 from typing import Any, Final, cast
 
-from brokers.limits import CONNECTION_RECEIVE_BYTES_MAX, SEND_HIGH_WATER_BYTES, SMALL_FRAME_BYTES
+from brokers.limits import ANSWER_BYTES_MIN, CONNECTION_RECEIVE_BYTES_MAX, SEND_HIGH_WATER_BYTES, SMALL_FRAME_BYTES
 from brokers.protocol.primitives import MalformedRequest
 from brokers.server.host import ConnectionHost, keep_alive
 from brokers.server.slot import Slot
@@ -24,8 +24,8 @@ _LENGTH: Final = struct.Struct(">i")
 
 class Connection(asyncio.BufferedProtocol):
     __slots__ = (
-        "_filled", "_flush_due", "_frame", "_frame_view", "_held", "_host", "_large", "_muted", "_parsing",
-        "_rest", "_serial", "_serial_running", "_slots", "_stalled", "_transport", "_unanswered_bytes",
+        "_answer_bytes", "_filled", "_flush_due", "_frame", "_frame_view", "_held", "_host", "_large", "_muted",
+        "_parsing", "_rest", "_serial", "_serial_running", "_slots", "_stalled", "_transport", "_unanswered_bytes",
         "_unsent_bytes", "_writing_paused", "active_at", "client_host", "closing", "connection_id",
     )  # fmt: skip
 
@@ -46,6 +46,8 @@ class Connection(asyncio.BufferedProtocol):
         self._unanswered_bytes = 0
         self._unsent_bytes = 0
         """Of answers that are there and not yet given to the transport."""
+        self._answer_bytes = 0
+        """Of large answers that the client has not taken: counted in the answers' account."""
         self._flush_due = False
         self._parsing = False
         self._stalled = False
@@ -83,6 +85,8 @@ class Connection(asyncio.BufferedProtocol):
             self._host.budget.give(slot.frame_bytes)
         self._serial.clear()
         self._host.budget.forget(self)
+        self._host.answers.give(self._answer_bytes)
+        self._answer_bytes = 0
         self._host.closed(self)
 
     def eof_received(self) -> bool | None:
@@ -259,6 +263,9 @@ class Connection(asyncio.BufferedProtocol):
         self._unanswered_bytes -= slot.frame_bytes
         self._unsent_bytes += slot.size
         host.budget.give(slot.frame_bytes)
+        if slot.size >= ANSWER_BYTES_MIN and self._transport is not None:
+            host.answers.take(slot.size)
+            self._answer_bytes += slot.size
         if self._slots[0] is slot:
             if self._unsent_bytes >= SEND_HIGH_WATER_BYTES:
                 self._flush()
@@ -293,6 +300,10 @@ class Connection(asyncio.BufferedProtocol):
             transport.write(out[0])
         elif out:
             transport.writelines(out)
+        # The transport pauses us while it holds more than its high-water mark; `resume_writing` comes here again.
+        if self._answer_bytes > self._unsent_bytes and not self._writing_paused:
+            self._host.answers.give(self._answer_bytes - self._unsent_bytes)
+            self._answer_bytes = self._unsent_bytes
         if last or (not slots and self.closing):
             transport.close()
         elif self._stalled and not self._must_wait():

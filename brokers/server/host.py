@@ -18,6 +18,7 @@ from brokers.server.receive_budget import ReceiveBudget
 from brokers.server.settings import ServerSettings
 from brokers.server.slot import Slot
 from brokers.server.stats import ServerStats
+from s3stream.budget import Account
 from s3stream.seams import Clock
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class ConnectionHost:
         self,
         settings: ServerSettings,
         budget: ReceiveBudget,
+        answers: Account,
         dispatcher: Dispatcher,
         stats: ServerStats,
         long_polls: LongPolls,
@@ -47,6 +49,7 @@ class ConnectionHost:
     ) -> None:
         self.settings = settings
         self.budget = budget
+        self.answers = answers
         self.dispatch = dispatcher.dispatch
         self.begin = dispatcher.begin
         self.stats = stats

@@ -43,6 +43,7 @@ class KafkaServer:
         self._host = host = ConnectionHost(
             settings,
             ReceiveBudget(services.budget.account("receive", RECEIVE_SHARE), loop.call_soon),
+            services.answers,
             Dispatcher(services, settings, stats),
             stats,
             services.long_polls,

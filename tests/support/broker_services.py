@@ -8,6 +8,7 @@ from typing import Any
 
 from brokers.handlers.long_polls import LongPolls
 from brokers.handlers.services import Services
+from brokers.limits import ANSWERS_SHARE
 from metadata.image import ClusterImage, NodeImage
 from s3stream.budget import MemoryBudget
 from s3stream.clock import SystemClock
@@ -53,4 +54,5 @@ def make_services(**given: Any) -> Services:
     }
     unknown = given.keys() - values.keys()
     assert not unknown, unknown
-    return Services(**values | given)
+    values |= given
+    return Services(**{"answers": values["budget"].account("answers", ANSWERS_SHARE)} | values)

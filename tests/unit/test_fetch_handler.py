@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from kio.schema.errors import ErrorCode
 
+from brokers.limits import ANSWER_BYTES_MIN
 from brokers.partitions.pending import AppendOrigin
 from brokers.protocol.messages import milliseconds, request_class
 from brokers.records.builder import marker_batch
@@ -463,3 +464,46 @@ async def test_a_duplicate_request_that_overtakes_makes_the_first_invalid() -> N
     fetch(world, 11, [], session_id=session, session_epoch=2)
     produce(world)
     assert waiting.answer.error_code.name == "invalid_fetch_session_epoch"
+
+
+@virtual
+async def test_an_answer_shrinks_with_the_memory_that_all_answers_hold_and_never_to_nothing() -> None:
+    world = make_world()
+    for _ in range(600):
+        produce(world, value=bytes(1000))
+    answers = world.services.answers
+
+    def fetched() -> int:
+        (row,) = rows(fetch(world, 12, [asked("t")]))
+        return len(row.records)
+
+    whole = fetched()
+    answers.take(answers.bytes_max - 4 * ANSWER_BYTES_MIN)
+    half = fetched()
+    answers.take(20 * ANSWER_BYTES_MIN)
+    least = fetched()
+    assert 600_000 < whole
+    assert ANSWER_BYTES_MIN < half <= 2 * ANSWER_BYTES_MIN
+    assert ANSWER_BYTES_MIN - 2000 < least <= ANSWER_BYTES_MIN
+
+
+@virtual
+async def test_a_read_from_objects_holds_its_answers_memory_from_its_begin_to_its_end() -> None:
+    gate = asyncio.Event()
+
+    class GatedStream(ColdStream):
+        async def read(self, *args: Any, **more: Any) -> ReadResult:
+            await gate.wait()
+            return await super().read(*args, **more)
+
+    world = World(clock=VirtualClock())
+    world.topic("t", 2, stream=GatedStream)
+    for partition in range(2):
+        produce(world, partition=partition, value=bytes(1000))
+    call = fetch(world, 12, [asked("t", n, partition_max_bytes=50_000) for n in range(2)])
+    await asyncio.sleep(1)
+    assert world.services.answers.used == 100_000
+    gate.set()
+    await asyncio.sleep(1)
+    assert errors(call) == ["none", "none"]
+    assert world.services.answers.used == 0, "from here on it is the connection's"

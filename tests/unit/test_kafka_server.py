@@ -312,6 +312,28 @@ async def test_a_client_that_leaves_gives_back_its_budget(handlers: Handlers) ->
         assert budget.used == 0
 
 
+async def test_answers_count_until_their_reader_has_taken_them_or_is_gone(handlers: Handlers) -> None:
+    handlers.hot(FETCH, lambda ctx: ctx.respond([bytes(30_000_000)]))
+    services = make_services()
+    answers = services.answers
+    server = KafkaServer(services, SETTINGS)
+    await server.start()
+    writers = []
+    for reads in (True, False):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
+        writers.append(writer)
+        writer.write(request_frame(FETCH, 12, b"", 1))
+        await until(lambda: answers.used > 30_000_000)
+        if reads:
+            (size,) = struct.unpack(">i", await reader.readexactly(4))
+            await reader.readexactly(size)
+        else:
+            writer.transport.abort()
+        await until(lambda: answers.used == 0)
+    writers[0].close()
+    await server.close()
+
+
 async def test_a_slow_reader_stops_its_own_requests_and_nobody_elses(handlers: Handlers) -> None:
     begun = 0
     big = bytes(4_000_000)
