@@ -66,8 +66,8 @@ class _Fetch:
     """One request from its arrival to its answer."""
 
     __slots__ = (
-        "_asked_bytes", "_context", "_ctx", "_done", "_held", "_max_bytes", "_max_wait", "_min_bytes", "_parts", "_replica_id", "_size",
-        "_stopped", "_timer", "_waiting",
+        "_context", "_ctx", "_done", "_held", "_max_bytes", "_max_wait", "_min_bytes", "_parts", "_replica_id",
+        "_size", "_stopped", "_timer", "_waiting",
     )  # fmt: skip
 
     def __init__(self, ctx: RequestContext, request: FetchRequest, context: FetchContext) -> None:
