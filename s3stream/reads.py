@@ -53,11 +53,23 @@ class Reads:
         self, stream: Stream, offset: int, limit: int, max_bytes: int, at_least_one: bool
     ) -> ReadResult | None:
         _check(stream, offset)
+        table_start = stream.table.start
+        if offset == stream.durable_end or (table_start is not None and offset >= table_start):
+            return self._read_memory(stream, offset, limit, max_bytes, at_least_one)
         gather = Gather(stream, self._loader, offset, limit, max_bytes, at_least_one)
         if gather.step() is not None:
             return None
         self._served(stream, gather, [], "cache")
         return gather.result()
+
+    def _read_memory(self, stream: Stream, offset: int, limit: int, max_bytes: int, at_least_one: bool) -> ReadResult:
+        """The tail reader's path: most reads of a healthy cluster, so nothing is made but the answer."""
+        buffers: list[Buffer] = []
+        start, end, size = stream.table.collect(offset, limit, max_bytes, at_least_one, buffers)
+        if size:
+            self._bytes["memtable"].inc(size)
+            self._ahead.caught_up(stream, offset)
+        return ReadResult(buffers, start, end, size)
 
     async def read(self, stream: Stream, offset: int, limit: int, max_bytes: int, at_least_one: bool) -> ReadResult:
         _check(stream, offset)

@@ -312,7 +312,7 @@ async def test_an_upload_that_outlives_its_preparation_is_given_up_so_that_no_or
         store.creates.append(key)
         raise Unavailable("503 for two hours")
 
-    store.create = down  # type: ignore[method-assign, assignment]
+    store.create = down  # type: ignore[method-assign]
     append(engine.streams[0], 2)
     await durable()
     flush = asyncio.ensure_future(engine.storage.flush())
