@@ -52,7 +52,7 @@ def handle(ctx: RequestContext) -> None:
 
 
 def _refuse(ctx: RequestContext, request: FetchRequest) -> None:
-    """An isolation level that does not exist: Kafka fails, and says so of each partition too where topics have names."""
+    """An isolation level that does not exist: Kafka fails, of each partition too where topics have names."""
     code = int(ErrorCode.unknown_server_error)
     count_error(ctx.services.metrics, "Fetch", code)
     partitions = request.partitions if ctx.api_version < TOPIC_IDS else ()
@@ -66,8 +66,8 @@ class _Fetch:
     """One request from its arrival to its answer."""
 
     __slots__ = (
-        "_context", "_ctx", "_done", "_held", "_max_bytes", "_max_wait", "_min_bytes", "_parts", "_replica_id",
-        "_size", "_stopped", "_timer", "_waiting",
+        "_asked_bytes", "_context", "_ctx", "_done", "_held", "_max_bytes", "_max_wait", "_min_bytes", "_parts",
+        "_replica_id", "_size", "_stopped", "_timer", "_waiting",
     )  # fmt: skip
 
     def __init__(self, ctx: RequestContext, request: FetchRequest, context: FetchContext) -> None:

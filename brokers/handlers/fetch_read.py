@@ -73,12 +73,14 @@ class PartitionRead:
                 raise KafkaError(ErrorCode.unknown_topic_id)
         return None if asked.name is None else image.topics.get(asked.name)
 
-    def check(self, replica_id: int) -> None:
-        """What is refused or answered before any record is read."""
+    def check(self, replica_id: int, limit: int) -> None:
+        """What is refused or answered before any record is read. `limit`: the request's max_bytes as it was sent."""
         log, asked = self.log, self.asked
         if log is None:
             return
         try:
+            if limit < 0 or asked.max_bytes < 0:
+                raise KafkaError(ErrorCode.unknown_server_error)
             check_leader_epoch(log, asked.current_leader_epoch)
             if replica_id >= 0:  # nobody replicates from us: no replica is a valid one
                 known = asked.current_leader_epoch != UNDEFINED
@@ -140,7 +142,10 @@ class PartitionRead:
     def answer(self) -> PartitionAnswer:
         asked, log = self.asked, self.log
         if self.error or log is None:
-            return PartitionAnswer(asked.topic, asked.partition, int(self.error))
+            refused = PartitionAnswer(asked.topic, asked.partition, int(self.error))
+            if log is None or self.isolation == READ_COMMITTED:
+                refused.aborted = ()
+            return refused
         answer = PartitionAnswer(
             asked.topic,
             asked.partition,
