@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -143,7 +143,7 @@ def stopped(_: FaultProxy, store: StoreServer) -> Iterator[None]:
 
 @pytest.mark.parametrize("fault", [refusing, hanging, stopped], ids=lambda fault: fault.__name__)
 async def test_a_store_that_is_down_is_felt_at_the_bound_of_memory_and_not_before(
-    fault: Callable[..., Iterator[None]], tmp_path: Path
+    fault: Callable[..., AbstractContextManager[None]], tmp_path: Path
 ) -> None:
     requires("minio")
     with minio_server(tmp_path / "minio") as store, FaultProxy(store.port) as proxy:
@@ -170,7 +170,7 @@ async def test_a_store_that_is_down_is_felt_at_the_bound_of_memory_and_not_befor
                 assert throttled, "producers were not slowed down before they were refused"
                 check_refusal(answer)
                 assert acknowledged * len(PAYLOAD) > MEMORY_BYTES // 4, "refused long before the bound"
-                assert resident_bytes(ponor.pid) < RESIDENT_MAX
+                assert ponor.resident_bytes < RESIDENT_MAX
                 assert any("throttled" in reason for reason in ponor.json("/v1/storage")["ready"])
                 # From the first record on: nothing has left memory but for an object.
                 assert (await fetch(client, "events", 0, 0)).values[0] == (0, numbered(0))
@@ -212,12 +212,5 @@ async def check_whole(ponor: PonorProcess, count: int) -> None:
 
 async def until(reached: Callable[[], bool]) -> None:
     """The test's own time limit ends it."""
-    while not reached():
+    while not reached():  # noqa: ASYNC110
         await asyncio.sleep(0.1)
-
-
-def resident_bytes(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError("no VmRSS")

@@ -88,6 +88,14 @@ class PonorProcess:
         """The broker's process: a child of `ponor up`."""
         return int((self.data_dir / "broker-0" / "pid").read_text())
 
+    @property
+    def resident_bytes(self) -> int:
+        """Of the broker's process."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("no VmRSS")
+
     # --- life ----------------------------------------------------------------------------------
 
     def start(self) -> str:
