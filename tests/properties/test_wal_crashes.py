@@ -140,7 +140,7 @@ async def until_crash(place: SimPlace, life: Coroutine[None, None, None]) -> Non
     await asyncio.sleep(0)  # The life opens the place anew: from here on `place.files` is its own.
     crashing = asyncio.create_task(place.files.crashed.wait())
     await asyncio.wait([living, crashing], return_when=asyncio.FIRST_COMPLETED)
-    if living.done():
+    if not place.files.crashed.is_set():
         living.result()
 
 

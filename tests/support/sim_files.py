@@ -136,7 +136,7 @@ def _put(data: bytearray, offset: int, piece: bytes) -> None:
 
 
 class SimFiles:
-    """One process on the disk. After its crash every further call crashes too."""
+    """One process on the disk. After its crash it calls nothing any more."""
 
     def __init__(self, disk: SimDisk) -> None:
         self._disk = disk
@@ -145,8 +145,11 @@ class SimFiles:
         self.crashed = asyncio.Event()
 
     async def run_blocking(self, call: Callable[..., T], *args: Any) -> T:
-        """The seam's `run_blocking`, inline: one turn of the loop, then the call. A crash never returns."""
+        """The seam's `run_blocking`, inline: one turn of the loop, then the call. The call that crashes never
+        returns; whoever calls later ends as if cancelled."""
         await asyncio.sleep(0)
+        if self.crashed.is_set():
+            raise asyncio.CancelledError
         try:
             return call(*args)
         except Crash:
@@ -184,6 +187,9 @@ class SimFiles:
         _, inode = self._open.pop(handle)
         if inode.locked_by == handle:
             inode.locked_by = None
+
+    def inode(self, handle: int) -> Inode:
+        return self._open[handle][1]
 
     @property
     def open_handles(self) -> int:

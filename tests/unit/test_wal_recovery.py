@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3stream.errors import BadSetting, Corrupt, Unavailable
-from s3stream.types import StreamBatch
+from s3stream.types import Buffer, StreamBatch
 from tests.support.sim_files import Crash, Inode
 from tests.support.wal import SMALL, SimPlace, batch, fields, recover_all, started
 from wal.framing import GROUP_ALIGN_BYTES, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES
@@ -147,7 +147,7 @@ async def test_4_what_only_the_page_cache_holds_is_synced_before_it_is_handed_ou
     wal, listener, _ = await started(place)
     wal.append(batch(0))
     await listener.until_durable(1)
-    place.disk.fail = _crash_at_sync
+    place.disk.fail = _crash_between_write_and_sync()
     wal.append(batch(1))
     await place.files.crashed.wait()
     place.mend()
@@ -159,9 +159,15 @@ async def test_4_what_only_the_page_cache_holds_is_synced_before_it_is_handed_ou
     assert fields(await recovered(place)) == fields(found)
 
 
-def _crash_at_sync(call: str, path: str) -> None:
-    if call == "fdatasync":
-        raise Crash(path)
+def _crash_between_write_and_sync() -> Callable[[str, str], None]:
+    calls: list[str] = []
+
+    def fail(call: str, path: str) -> None:
+        calls.append(call)
+        if call == "fdatasync" and "pwritev" in calls:
+            raise Crash(path)
+
+    return fail
 
 
 async def test_4_records_of_a_failed_sync_are_not_believed_from_the_page_cache() -> None:
@@ -328,3 +334,26 @@ async def test_recovery_and_close_leave_no_handle_open() -> None:
             await anext(groups)
         await wal.close()
     assert place.files.open_handles == 0
+
+
+async def test_4_a_segments_header_is_durable_before_its_first_record_is_written() -> None:
+    """Else a torn header, with a record behind it, would look like a damaged one."""
+    place = SimPlace()
+    with structlog.testing.capture_logs():
+        wal, listener, _ = await started(place)
+        write = place.files.pwritev
+        headers: set[bytes] = set()
+
+        def pwritev(handle: int, buffers: Sequence[Buffer], offset: int) -> int:
+            if offset >= SEGMENT_HEADER_BYTES:
+                inode = place.files.inode(handle)
+                headers.add(bytes(inode.durable[:SEGMENT_HEADER_BYTES]))
+                assert inode.durable[:SEGMENT_HEADER_BYTES] == inode.cache[:SEGMENT_HEADER_BYTES]
+            return write(handle, buffers, offset)
+
+        place.files.pwritev = pwritev  # type: ignore[method-assign]
+        for n in range(30):
+            wal.append(batch(n, 3000))
+        await listener.until_durable(30)
+        await wal.close()
+    assert len(headers) >= 3, "the log has rolled"
