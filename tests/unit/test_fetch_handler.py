@@ -346,6 +346,43 @@ async def test_replicas_are_not_known_here() -> None:
 
 
 @virtual
+async def test_a_replica_is_not_told_where_brokers_are() -> None:
+    world = make_world()
+    topic = world.partitions.image.topics["t"]
+    state = make_state(2)
+    call = fetch(world, 16, [asked(topic.topic_id, 2)], replica_state=state)
+    assert errors(call) == ["not_leader_or_follower"]
+    assert not call.answer.node_endpoints
+
+
+def make_state(replica_id: int) -> Any:
+    import sys
+
+    module = sys.modules[request_class(FETCH, 16).__module__]
+    return module.ReplicaState(replica_id=replica_id, replica_epoch=-1)
+
+
+@pytest.mark.parametrize("version", [4, 7, 12])
+@virtual
+async def test_limits_below_zero_and_unknown_isolation_fail_as_in_kafka(version: int) -> None:
+    world = make_world()
+    produce(world)
+    assert errors(fetch(world, version, [asked("t")], max_bytes=-1)) == ["unknown_server_error"]
+    assert errors(fetch(world, version, [asked("t", partition_max_bytes=-1)])) == ["unknown_server_error"]
+    call = fetch(world, version, [asked("t")], isolation_level=2)
+    assert errors(call) == ["unknown_server_error"]
+    if version >= 7:
+        assert call.answer.error_code == ErrorCode.unknown_server_error
+
+
+@virtual
+async def test_partitions_that_were_not_found_name_no_aborted_transactions() -> None:
+    world = make_world()
+    call = fetch(world, 11, [asked("nope"), asked("t", 9), asked("t", 0, 77)])
+    assert [row.aborted_transactions for row in rows(call)] == [(), (), None]
+
+
+@virtual
 async def test_drain_and_a_lost_client_end_the_wait() -> None:
     world = make_world()
     call = fetch(world, 11, [asked("t")], max_wait_ms=10_000)
