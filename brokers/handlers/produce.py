@@ -41,6 +41,10 @@ THROTTLE_MS: Final = 100
 _ATTRIBUTES: Final = 22
 """Low byte of a batch's attributes."""
 _TRANSACTIONAL: Final = 0x10
+_CODEC: Final = 0x07
+_ZSTD: Final = 4
+ZSTD_KNOWN: Final = 7
+"""First version whose batches may be compressed with zstd (KIP-110)."""
 _NO_LEADER: Final = ErrorCode.not_leader_or_follower
 
 
@@ -83,6 +87,7 @@ class _Produce:
         services = self.ctx.services
         refusal = _refusal(request)
         internal_allowed = self.ctx.client_id == ADMIN_CLIENT
+        old = self.ctx.api_version < ZSTD_KNOWN
         for topic, partitions in request.topics:
             parts: list[_Part] = []
             self.topics.append((topic, parts))
@@ -96,6 +101,8 @@ class _Produce:
                     log = _log(services, topic, index)
                     if records is None or (log.topic in INTERNAL_TOPICS and not internal_allowed):
                         raise _unwritable(log, records)
+                    if old and len(records) > _ATTRIBUTES and records[_ATTRIBUTES] & _CODEC == _ZSTD:
+                        raise KafkaError(ErrorCode.unsupported_compression_type)
                 except KafkaError as error:
                     part(AppendResult(error.code, error_message=error.message))
                 else:

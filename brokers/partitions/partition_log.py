@@ -25,7 +25,7 @@ from brokers.partitions.pending import NO_OFFSET, AppendOrigin, AppendResult, Do
 from brokers.partitions.producer_state import AbortedTransaction, DurableBatch, ProducerState
 from brokers.partitions.snapshots import Snapshot, Snapshots, SnapshotSource
 from brokers.partitions.timestamps import TimestampOffset, first_at_or_after, first_of_newest
-from brokers.partitions.validation import RecordsRefused
+from brokers.partitions.validation import NotOneBatch, RecordsRefused
 from brokers.partitions.waiters import Waiters, call
 from brokers.records.batch import NO_PRODUCER_ID, BatchHeader, last_sequence, parse_header, stamp_in_place
 from brokers.records.record import EndMarker, end_marker
@@ -242,7 +242,8 @@ class PartitionLog:
                 record_errors=error.record_errors,
             )
         message = error.message if isinstance(error, KafkaError) else str(error)
-        start = NO_OFFSET if code in _WITHOUT_LOG_START else self.stream.start_offset
+        unread = isinstance(error, NotOneBatch) or code in _WITHOUT_LOG_START
+        start = NO_OFFSET if unread else self.stream.start_offset
         return AppendResult(code, log_start_offset=start, error_message=message)
 
     # --- durability (StreamListener) -----------------------------------------------------------

@@ -50,6 +50,13 @@ class RecordsRefused(KafkaError):
         self.record_errors = record_errors
 
 
+class NotOneBatch(KafkaError):
+    """What was sent is not one record batch of magic 2: there is nothing to look at."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorCode.invalid_record, message)
+
+
 def _invalid(message: str) -> KafkaError:
     return KafkaError(ErrorCode.invalid_record, message)
 
@@ -78,12 +85,12 @@ def only_batch(records: memoryview) -> memoryview:
     total = len(records)
     size = batch_bytes(records)
     if size is None:
-        raise _invalid("a produce request must hold one record batch per partition")
+        raise NotOneBatch("a produce request must hold one record batch per partition")
     if records[MAGIC_POSITION] != MAGIC:
-        raise _invalid(f"record batches of magic {records[MAGIC_POSITION]} are not accepted, only {MAGIC}")
+        raise NotOneBatch(f"record batches of magic {records[MAGIC_POSITION]} are not accepted, only {MAGIC}")
     if size < total:
         if batch_bytes(records, size) is not None:
-            raise _invalid("a produce request must hold exactly one record batch per partition")
+            raise NotOneBatch("a produce request must hold exactly one record batch per partition")
         records = records[:size]
     if size < HEADER_BYTES:
         raise KafkaError(ErrorCode.corrupt_message, f"record batch of {size} bytes is smaller than its header")
@@ -204,6 +211,6 @@ def check_segment(size: int, config: LogConfig) -> None:
 
 
 __all__ = [
-    "RecordsRefused", "batch_bytes", "check_client_batch", "check_records", "check_segment",
+    "NotOneBatch", "RecordsRefused", "batch_bytes", "check_client_batch", "check_records", "check_segment",
     "needs_prepare", "only_batch", "prepare",
 ]  # fmt: skip

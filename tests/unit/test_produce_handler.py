@@ -11,6 +11,7 @@ import pytest
 from kio.schema.errors import ErrorCode
 
 from brokers.protocol.messages import milliseconds, request_class
+from brokers.records.batch import Compression
 from s3stream.errors import Overloaded, Unavailable
 from tests.support.handler_world import Call, World
 from tests.support.partitions import batch, idempotent
@@ -70,6 +71,30 @@ async def test_the_answer_waits_for_durability(world: World, version: int, acks:
     assert (topic.name, partition.index, partition.error_code) == ("t", 0, 0)
     assert partition.base_offset == 3
     assert errors(first) == ["none"]
+
+
+@pytest.mark.parametrize("version", [3, 6, 7])
+async def test_zstd_is_refused_from_clients_that_do_not_know_it(world: World, version: int) -> None:
+    call = world.hot(PRODUCE, version, request(version, [("t", 0, one(compression=Compression.ZSTD))]))
+    world.stream("t").make_durable()
+    assert errors(call) == ["none" if version >= 7 else "unsupported_compression_type"]
+
+
+async def test_what_is_not_one_batch_is_answered_without_a_log_start(world: World) -> None:
+    corrupt = bytearray(one())
+    corrupt[-1] ^= 1
+    for records, start in ((b"", -1), (one() + one(), -1), (one()[:-1], -1), (bytes(corrupt), -1), (patched(), 0)):
+        call = world.hot(PRODUCE, 9, request(9, [("t", 0, records)]))
+        (partition,) = call.answer.responses[0].partition_responses
+        assert partition.error_code != ErrorCode.none
+        assert partition.log_start_offset == start, records
+
+
+def patched() -> bytes:
+    """One batch whose base offset is not 0."""
+    records = bytearray(one())
+    records[7] = 5
+    return bytes(records)
 
 
 async def test_topics_are_named_by_id_from_version_13(world: World) -> None:
