@@ -51,7 +51,8 @@ async def handle(ctx: RequestContext, request: ListOffsetsRequest) -> ListOffset
     for topic in request.topics:
         answers = await gather_bounded(
             _partition(ctx, topic.name, partition, isolation, asked[topic.name, partition.partition_index] > 1)
-            for partition in topic.partitions
+            # A partition asked for more than once is refused once.
+            for partition in {partition.partition_index: partition for partition in topic.partitions}.values()
         )
         topics.append(ListOffsetsTopicResponse(name=topic.name, partitions=tuple(answers)))
     return ListOffsetsResponse(throttle_time=NO_TIME, topics=tuple(topics))
@@ -62,6 +63,8 @@ async def _partition(
 ) -> ListOffsetsPartitionResponse:
     index = partition.partition_index
     try:
+        if isolation not in (READ_UNCOMMITTED, READ_COMMITTED):
+            raise KafkaError(ErrorCode.unknown_server_error)
         if repeated:
             raise KafkaError(ErrorCode.invalid_request)
         timestamp = partition.timestamp
@@ -69,7 +72,7 @@ async def _partition(
             raise KafkaError(ErrorCode.unsupported_version)
         found_log = ctx.services.partitions.log(topic, index)
         check_leader_epoch(found_log, partition.current_leader_epoch)
-        found = await _find(found_log, timestamp, READ_COMMITTED if isolation == READ_COMMITTED else READ_UNCOMMITTED)
+        found = await _find(found_log, timestamp, isolation)
     except (KafkaError, PonorError) as error:
         return _refused(ctx, index, error_code(error))
     except Exception as error:

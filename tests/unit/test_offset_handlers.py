@@ -77,6 +77,24 @@ async def test_earliest_latest_and_by_timestamp_in_every_version(version: int) -
 
 
 @virtual
+async def test_a_partition_asked_for_twice_is_refused_once_and_isolation_levels_are_known() -> None:
+    world = make_world()
+    kio = module(LIST_OFFSETS, 7)
+    rows = tuple(
+        kio.ListOffsetsPartition(partition_index=index, timestamp=-1, current_leader_epoch=-1) for index in (0, 1, 0)
+    )
+
+    async def found(**more: Any) -> list[tuple[int, str]]:
+        topics = (kio.ListOffsetsTopic(name="t", partitions=rows),)
+        request = make(LIST_OFFSETS, 7, topics=topics, **{"replica_id": -1, "isolation_level": 0} | more)
+        answer = await world.entity(LIST_OFFSETS, 7, request)
+        return sorted((row.partition_index, row.error_code.name) for row in answer.topics[0].partitions)
+
+    assert await found() == [(0, "invalid_request"), (1, "none")]
+    assert {code for _, code in await found(isolation_level=2)} == {"unknown_server_error"}
+
+
+@virtual
 async def test_the_record_of_the_greatest_timestamp() -> None:
     world = make_world()
     (row,) = await list_offsets(world, 7, ("t", 0, -3))
