@@ -26,7 +26,7 @@ class GroupListing(NamedTuple):
     group_id: str
     protocol_type: str
     state: str
-    type: str = "Classic"
+    type: str = CLASSIC
 
 
 class DescribedMember(NamedTuple):

@@ -216,7 +216,7 @@ class TestOperators:
             assert [(g.group_id, g.group_state) for g in chosen.groups] == [("simple", "Empty")]
         if version >= 5:
             classic = await client.call("ListGroups", version, types_filter=["CLASSIC", "nonsense"])
-            assert {g.group_type for g in classic.groups} == {"Classic"} and len(classic.groups) == 2
+            assert {g.group_type for g in classic.groups} == {"classic"} and len(classic.groups) == 2
             assert (await client.call("ListGroups", version, types_filter=["consumer"])).groups == ()
 
     @versions("DescribeGroups")
