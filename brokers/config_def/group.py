@@ -57,13 +57,36 @@ CLIENT_METRICS_CONFIGS: Final[Table] = table(
 )  # fmt: skip
 
 
+GROUP_BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
+    "consumer.session.timeout.ms": (45_000, 60_000),
+    "consumer.heartbeat.interval.ms": (5_000, 15_000),
+    "consumer.assignment.interval.ms": (0, 15_000),
+    "share.session.timeout.ms": (45_000, 60_000),
+    "share.heartbeat.interval.ms": (5_000, 15_000),
+    "share.record.lock.duration.ms": (15_000, 60_000),
+    "share.delivery.count.limit": (2, 10),
+    "share.partition.max.record.locks": (100, 4_000),
+    "share.assignment.interval.ms": (0, 15_000),
+    "streams.session.timeout.ms": (45_000, 60_000),
+    "streams.heartbeat.interval.ms": (5_000, 15_000),
+    "streams.num.standby.replicas": (0, 2),
+    "streams.assignment.interval.ms": (0, 15_000),
+}
+"""What Kafka's broker settings (`group.consumer.min.session.timeout.ms` and its like) allow by default."""
+
+
 def validate_group_configs(configs: Mapping[str, str]) -> None:
     """Raises ConfigError in Kafka's words."""
     for name, text in configs.items():
         key = GROUP_CONFIGS.get(name)
         if key is None:
             raise ConfigError(f"Unknown group config name: {name}")
-        key.parse(text)
+        value = key.parse(text)
+        low, high = GROUP_BOUNDS.get(name, (None, None))
+        if low is not None and isinstance(value, int) and value < low:
+            raise ConfigError(f"{name} must be greater than or equal to {low}")
+        if high is not None and isinstance(value, int) and value > high:
+            raise ConfigError(f"{name} must be less than or equal to {high}")
 
 
 INTERVAL_MS_MIN, INTERVAL_MS_MAX = 100, 3_600_000

@@ -40,10 +40,10 @@ async def handle(ctx: RequestContext, request: Any) -> DescribeConfigsResponse:
     for resource in request.resources:
         try:
             configs = await _configs(resource, request, ctx.services)
-            results.append(_result(resource, ErrorCode.none, None, configs))
+            results.append(_result(resource, ErrorCode.none, "", configs))
         except Exception as error:
             code, message = fault_of(error, f"describe configs of {resource.resource_name}")
-            results.append(_result(resource, code, message))
+            results.append(_result(resource, code, message or ""))
     return DescribeConfigsResponse(throttle_time=NO_TIME, results=tuple(results))
 
 

@@ -262,6 +262,28 @@ async def test_groups_keep_configs_of_their_own() -> None:
         assert refused.error_code == ErrorCode.invalid_config
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("consumer.session.timeout.ms", "44999"), ("consumer.session.timeout.ms", "60001"),
+        ("consumer.heartbeat.interval.ms", "4999"), ("share.delivery.count.limit", "11"),
+        ("streams.num.standby.replicas", "3"),
+    ],
+)  # fmt: skip
+async def test_group_configs_keep_within_kafkas_bounds(key: str, value: str) -> None:
+    async with AdminWorld() as world:
+        result = await change(world, GROUP, "g", (SET, key, value))
+        assert result.error_code == ErrorCode.invalid_config
+        assert key in result.error_message
+
+
+async def test_what_is_described_without_error_has_an_empty_message() -> None:
+    async with AdminWorld() as world:
+        await create_one(world, "t")
+        assert (await describe(world, TOPIC, "t")).error_message == ""
+        assert (await describe(world, TOPIC, "nope")).error_message == ""
+
+
 async def test_client_metrics_subscriptions_are_kept() -> None:
     async with AdminWorld() as world:
         await change(world, METRICS, "sub", (SET, "interval.ms", "1000"), (SET, "metrics", "org.apache,a.b"))
