@@ -48,7 +48,7 @@ def _plan(topic: Any, services: Services) -> tuple[TopicImage, Sequence[Sequence
     image = services.partitions.image
     found = image.topics.get(topic.name)
     if found is None:
-        raise KafkaError(ErrorCode.unknown_topic_or_partition, "This server does not host this topic-partition.")
+        raise KafkaError(ErrorCode.unknown_topic_or_partition)
     existing = len(found.partitions)
     if topic.count == existing:
         raise KafkaError(ErrorCode.invalid_partitions, f"Topic already has {existing} partition(s).")

@@ -39,7 +39,11 @@ class Plan:
 
 async def handle(ctx: RequestContext, request: Any) -> CreateTopicsResponse:
     services = ctx.services
-    _check_size(request, services.config.num_partitions)
+    try:
+        _check_size(request, services.config.num_partitions)
+    except KafkaError as error:
+        refused = tuple(_refused(topic.name, error.code, error.message) for topic in request.topics)
+        return CreateTopicsResponse(throttle_time=NO_TIME, topics=refused)
     repeated = duplicates(topic.name for topic in request.topics)
     results: list[CreatableTopicResult] = []
     for topic in request.topics:
@@ -64,12 +68,16 @@ async def handle(ctx: RequestContext, request: Any) -> CreateTopicsResponse:
 
 
 def _check_size(request: Any, default_partitions: int) -> None:
+    """Raises POLICY_VIOLATION. Kafka bounds the partitions, and the metadata records: one for a topic, a config, a
+    partition each."""
     total = sum(
         len(topic.assignments) or (default_partitions if topic.num_partitions == -1 else max(0, topic.num_partitions))
         for topic in request.topics
     )
     if total > topic_rules.PARTITIONS_PER_REQUEST_MAX:
         raise KafkaError(ErrorCode.policy_violation, "Excessively large number of partitions per request.")
+    if total + sum(1 + len(topic.configs) for topic in request.topics) > topic_rules.PARTITIONS_PER_REQUEST_MAX:
+        raise KafkaError(ErrorCode.policy_violation, "Unable to perform excessively large batch operation.")
 
 
 def _plan(topic: Any, services: Services) -> Plan:

@@ -23,7 +23,7 @@ async def handle(ctx: RequestContext, request: Any) -> DescribeClusterResponse:
     image = ctx.services.partitions.image
     fault = _endpoint_fault(request.endpoint_type, ctx.api_version)
     if fault is not None:
-        return _answer(image.cluster_id, error=fault)
+        return _answer("", error=fault)
     nodes = tuple(
         DescribeClusterBroker(
             broker_id=BrokerId(node.node_id),

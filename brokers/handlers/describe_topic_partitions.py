@@ -89,16 +89,16 @@ def _topic(
 
 
 def _unknown(name: str, code: ErrorCode | None = None) -> DescribeTopicPartitionsResponseTopic:
-    if code is None:
-        bad = topic_rules.name_fault(name) is not None
-        code = ErrorCode.invalid_topic_exception if bad else ErrorCode.unknown_topic_or_partition
+    bad = topic_rules.name_fault(name) is not None
+    missing = ErrorCode.invalid_topic_exception if bad else ErrorCode.unknown_topic_or_partition
     return DescribeTopicPartitionsResponseTopic(
-        error_code=code,
+        error_code=missing if code is None else code,
         name=TopicName(name),
         topic_id=None,
         is_internal=name in topic_rules.INTERNAL_TOPICS,
         partitions=(),
-        topic_authorized_operations=i32(NO_OPERATIONS),
+        # Told of any name, so that nobody learns from it which topics there are.
+        topic_authorized_operations=i32(TOPIC_OPERATIONS if code is None else NO_OPERATIONS),
     )
 
 

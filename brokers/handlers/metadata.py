@@ -27,6 +27,7 @@ from metadata.image import ClusterImage, TopicImage
 log = structlog.get_logger(__name__)
 
 KEY: Final = 3
+NO_CONTROLLER: Final = -1
 PARTITIONS_PER_STEP: Final = 1_000
 """Partitions encoded before others get a turn: about 5 ms."""
 
@@ -51,6 +52,8 @@ async def _body(ctx: RequestContext, request: Any) -> bytes:
     everything = request.topics is None or (version == 0 and not request.topics)
     if not everything and _names_badly(request.topics, version):
         return _refusal(ctx, request, ErrorCode.invalid_request)
+    if not everything and _names_nothing(request.topics, version):
+        return _refusal(ctx, request, ErrorCode.unknown_server_error)
     image = services.partitions.image
     if everything:
         return _respond(ctx, request, image, await _known(ctx, request, image.topics.values()))
@@ -64,10 +67,10 @@ async def _body(ctx: RequestContext, request: Any) -> bytes:
         ]
         return _respond(ctx, request, image, unknown + await _known(ctx, request, known))
     names = list(dict.fromkeys(topic.name for topic in request.topics))
-    errors = await _create_missing(ctx, request, names)
+    await _create_missing(ctx, request, names)
     image = services.partitions.image
     found = await _known(ctx, request, [image.topics[name] for name in names if name in image.topics])
-    missing = [_error(version, errors.get(name) or _missing(name), name) for name in names if name not in image.topics]
+    missing = [_error(version, _missing(name), name) for name in names if name not in image.topics]
     return _respond(ctx, request, image, found + missing)
 
 
@@ -76,14 +79,22 @@ def _names_badly(topics: Sequence[Any], version: int) -> bool:
     return version < 12 and any(topic.name is None or getattr(topic, "topic_id", None) is not None for topic in topics)
 
 
-async def _create_missing(ctx: RequestContext, request: Any, names: Sequence[str]) -> dict[str, ErrorCode]:
+def _names_nothing(topics: Sequence[Any], version: int) -> bool:
+    """Kafka fails on a topic with neither name nor id, unless the ids of others have it look at those alone."""
+    return (
+        version >= 12
+        and all(topic.topic_id is None for topic in topics)
+        and any(topic.name is None for topic in topics)
+    )
+
+
+async def _create_missing(ctx: RequestContext, request: Any, names: Sequence[str]) -> None:
+    """A topic that could not be created is told as unknown, as by Kafka: whatever the reason, clients ask again."""
     services = ctx.services
     allowed = getattr(request, "allow_auto_topic_creation", True) and services.config.auto_create_topics_enable
     missing = [name for name in names if name not in services.partitions.image.topics]
-    if not allowed or not missing:
-        return {}
-    errors: dict[str, ErrorCode] = await services.auto_create(missing)
-    return errors
+    if allowed and missing:
+        await services.auto_create(missing)
 
 
 def _missing(name: str) -> ErrorCode:
@@ -114,7 +125,7 @@ def _error(version: int, code: ErrorCode, name: str | None, topic_id: UUID | Non
     return encode_topic(version, code, name, topic_id, internal, ())
 
 
-def _respond(ctx: RequestContext, request: Any, image: ClusterImage, topics: list[bytes], error: int = 0) -> bytes:
+def _respond(ctx: RequestContext, request: Any, image: ClusterImage, topics: list[bytes]) -> bytes:
     nodes = [NodeEndpoint(node.node_id, node.host, node.port, node.rack) for node in image.nodes.values() if node.alive]
     asked = getattr(request, "include_cluster_authorized_operations", False)
     return encode_metadata_response(
@@ -125,7 +136,6 @@ def _respond(ctx: RequestContext, request: Any, image: ClusterImage, topics: lis
         ctx.services.node_id,
         topics,
         cluster_authorized_operations=CLUSTER_OPERATIONS if asked else OPERATIONS_OMITTED,
-        error_code=error,
     )
 
 
@@ -133,10 +143,10 @@ def _refusal(ctx: RequestContext, request: Any, code: ErrorCode) -> bytes:
     """The same error for every topic asked for."""
     version = ctx.api_version
     topics = [
-        _error(version, code, topic.name if version >= 12 else topic.name or "", getattr(topic, "topic_id", None))
-        for topic in request.topics or ()
+        _error(version, code, topic.name or "", getattr(topic, "topic_id", None)) for topic in request.topics or ()
     ]
-    return _respond(ctx, request, ctx.services.partitions.image, topics, code if version >= 13 else 0)
+    # As Kafka's: without the cluster, so that a client does not take this for news of it.
+    return encode_metadata_response(version, (), None, NO_CONTROLLER, topics, error_code=code if version >= 13 else 0)
 
 
 API = Api(KEY, "Metadata", 0, 13, handle, kind=HOT)

@@ -135,6 +135,17 @@ async def test_too_many_partitions_refuse_the_whole_request() -> None:
         assert not world.image.topics
 
 
+async def test_metadata_records_are_bounded_as_in_kafka() -> None:
+    async with AdminWorld() as world:
+        (most,) = await create(world, topic_of(7, "t", 9_999), validate_only=True)
+        (all_but_one,) = await create(world, topic_of(7, "t", 9_999, configs={"a": "b"}), validate_only=True)
+        (beyond,) = await create(world, topic_of(7, "t", 10_000), validate_only=True)
+        assert most.error_code == ErrorCode.none
+        for refused in (all_but_one, beyond):
+            assert refused.error_code == ErrorCode.policy_violation
+            assert refused.error_message
+
+
 async def test_a_database_that_does_not_answer_is_retriable() -> None:
     async with AdminWorld() as world:
 
@@ -358,6 +369,27 @@ async def test_topics_are_found_by_id_from_version_12_on() -> None:
         assert found == {topic_id: ("t", ErrorCode.none), UUID(int=5): (None, ErrorCode.unknown_topic_id)}
 
 
+@pytest.mark.parametrize("version", [10, 11, 12, 13])
+async def test_a_request_that_makes_no_sense_learns_nothing_of_the_cluster(version: int) -> None:
+    module = __import__(f"kio.schema.metadata.v{version}.request", fromlist=["x"])
+    async with AdminWorld() as world:
+        await create_one(world, "t")
+        nameless = (module.MetadataRequestTopic(topic_id=None, name=None),)
+        answer = await world.call("Metadata", version, **metadata_request(version, None) | {"topics": nameless})
+        code = ErrorCode.invalid_request if version < 12 else ErrorCode.unknown_server_error
+        assert [(topic.name, topic.error_code) for topic in answer.topics] == [("", code)]
+        assert (answer.brokers, answer.cluster_id, answer.controller_id) == ((), None, -1)
+        if version >= 13:
+            assert answer.error_code == code
+
+
+async def test_a_topic_that_cannot_be_created_on_first_use_is_unknown() -> None:
+    async with AdminWorld() as world:
+        await create_one(world, "dot.ted")
+        answer = await world.call("Metadata", 8, **metadata_request(8, ("dot_ted",), allow_auto_topic_creation=True))
+        assert answer.topics[0].error_code == ErrorCode.unknown_topic_or_partition
+
+
 async def test_authorized_operations_are_shown_when_asked_for() -> None:
     async with AdminWorld() as world:
         await create_one(world, "t")
@@ -409,6 +441,7 @@ async def test_controllers_are_not_described_by_a_broker(endpoint: int, code: Er
             "DescribeCluster", 1, include_cluster_authorized_operations=False, endpoint_type=endpoint
         )
         assert answer.error_code == code
+        assert answer.cluster_id == "", "an error tells nothing of the cluster"
 
 
 async def describe(world: AdminWorld, names: tuple[str, ...], limit: int, cursor: Any = None) -> Any:
@@ -449,6 +482,7 @@ async def test_unknown_topics_and_bad_cursors() -> None:
             "nope": ErrorCode.unknown_topic_or_partition,
             "b@d": ErrorCode.invalid_topic_exception,
         }
+        assert len({topic.topic_authorized_operations for topic in answer.topics}) == 1, "none tells that it is there"
         for cursor in (Cursor(topic_name="z", partition_index=0), Cursor(topic_name="a", partition_index=-1)):  # type: ignore[arg-type]
             refused = await describe(world, ("a",), 10, cursor)
             assert [topic.error_code for topic in refused.topics] == [ErrorCode.invalid_request]
