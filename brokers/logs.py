@@ -2,13 +2,14 @@
 
 Owns: the form of a line, and the level, which a running broker can change (BROKER_LOGGER in AlterConfigs).
 The level is process-wide on purpose: it belongs to standard error, of which there is one.
+Invariant: a log that cannot be written costs lines, never the work that wanted to say something.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import MutableMapping
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, cast
 
 import structlog
 
@@ -44,6 +45,30 @@ class Level:
 LEVEL: Final = Level()
 
 
+class Lines:
+    """A stream that takes lines and never raises: its disk may be full, its reader gone. It says what was lost."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self.lost = 0
+        """Lines since the last one that could be written."""
+
+    def write(self, text: str) -> int:
+        if self.lost:
+            # The last one may have been written in part.
+            text = f'\n{{"level": "warning", "event": "log lines were lost", "lines": {self.lost}}}\n' + text
+        try:
+            self._out.write(text)
+            self._out.flush()
+            self.lost = 0
+        except (OSError, ValueError):  # ValueError: closed
+            self.lost += 1
+        return len(text)
+
+    def flush(self) -> None:
+        """Every line is flushed when it is written."""
+
+
 def configure(level: str, form: str, stream: TextIO | None = None) -> None:
     """`form`: console, json, or auto (console where `stream`, by default standard error, is a terminal)."""
     out = stream or sys.stderr
@@ -58,7 +83,7 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
             structlog.processors.StackInfoRenderer(),
             *_renderers(console, out),
         ],
-        logger_factory=structlog.PrintLoggerFactory(out),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, Lines(out))),
         cache_logger_on_first_use=True,
     )
 

@@ -8,6 +8,7 @@ before anything heavy is imported, so that a broker starts as fast as by itself.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -16,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TextIO
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 FORCE_AFTER_SECONDS: Final = 1.0
@@ -128,12 +129,12 @@ class LocalCluster:
             return  # it ended before it was ready: `_bury` says so
         child.addresses = json.loads(line)
         if self._announced:
-            print(f"ponor: broker {child.number} is back, process {child.pid}", flush=True)
+            _say(f"ponor: broker {child.number} is back, process {child.pid}", sys.stdout)
         elif all(other.addresses for other in self._children):
             self._announced = True
             kafka = ",".join(other.addresses["kafka"] for other in self._children if other.addresses)
             http = ",".join(other.addresses["http"] for other in self._children if other.addresses)
-            print(f"ponor ready: kafka {kafka} http {http}", flush=True)
+            _say(f"ponor ready: kafka {kafka} http {http}", sys.stdout)
 
     # --- the end -------------------------------------------------------------------------------
 
@@ -172,8 +173,14 @@ class LocalCluster:
             self._tell()
             return
         again = f"; starting it again in {RESTART_SECONDS:.0f} s" if self._restart else ""
-        print(f"ponor: broker {child.number} (process {pid}) {how}{again}", file=sys.stderr, flush=True)
+        _say(f"ponor: broker {child.number} (process {pid}) {how}{again}", sys.stderr)
         if self._restart:
             child.restart_at = time.monotonic() + RESTART_SECONDS
         elif not any(other.pid for other in self._children):
             self._exit_code = 1 if code else 0
+
+
+def _say(line: str, out: TextIO) -> None:
+    """Nobody may be listening, or the disk of the log be full: that ends no broker."""
+    with contextlib.suppress(OSError):
+        print(line, file=out, flush=True)

@@ -132,6 +132,51 @@ async def test_a_full_disk_is_told_to_producers_and_heals_when_there_is_room_aga
         assert await read_back(ponor) == acknowledged
 
 
+async def test_a_disk_full_for_wal_objects_and_database_alike_heals_too(tmp_path: Path) -> None:
+    """The embedded default has all three on one disk."""
+    with PonorProcess(tmp_path, settings={"ponor.flush.interval.ms": "200"}) as ponor:
+        ponor.create_topic(TOPIC)
+        client = await WireClient.connect(ponor.port)
+        acknowledged = [value(number) + bytes(100_000) for number in range(5)]
+        assert (await produce(client, TOPIC, 0, acknowledged)).error == "none"
+        with file_size_limit(ponor.pid, 4096):
+            refused = await produce(client, TOPIC, 0, [b"x" * 50_000])
+            assert refused.error == "kafka_storage_error"
+            # A flush that was under way may have ended before the disk was full.
+            patient = PatientProducer(ponor.bootstrap)
+            patient.send(value(1_000_000))
+            for _ in range(10):
+                assert (await produce(client, TOPIC, 0, [b"not taken"])).error == "kafka_storage_error"
+                await asyncio.sleep(0.2)
+            assert await fetch_all(client, TOPIC, 0) == acknowledged
+            assert ponor.text("/health/live")
+        assert patient.wait() == [None]
+        acknowledged.append(value(1_000_000))
+        while ponor.metric("ponor_memtable_bytes"):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        assert not_ready(ponor) == []
+        await client.close()
+        ponor.kill()
+        ponor.start()
+        assert await read_back(ponor) == acknowledged
+
+
+async def test_a_start_on_a_full_disk_says_so_and_works_when_there_is_room(tmp_path: Path) -> None:
+    with PonorProcess(tmp_path, settings=LATE_FLUSH) as ponor:
+        ponor.create_topic(TOPIC)
+        values = await produce_batches(ponor, 5)
+        ponor.kill()
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16 << 20, before[1]))
+        try:
+            reason = refused_start(ponor)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert "cannot create a segment" in reason and "File too large" in reason
+        ponor.start()
+        assert await read_back(ponor) == values
+
+
 class PatientProducer:
     """A stock producer that retries for minutes."""
 
