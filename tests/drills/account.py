@@ -26,6 +26,9 @@ class History:
     changed: list[tuple[Place, str, str]] = field(default_factory=list)
     """An offset that showed two different records: (place, first, second). Must stay empty."""
 
+    committed: dict[tuple[str, int], int] = field(default_factory=dict)
+    """Offsets that a group was told are committed; they only rise."""
+
     def acknowledge(self, place: Place, value: str) -> None:
         self._put(self.acknowledged, place, value)
 
@@ -90,6 +93,15 @@ def settle(history: History, log: Mapping[Place, str], idempotent_topics: Iterab
         repeated=repeated,
         problems=problems[:20],
     )
+
+
+def settle_commits(told: Mapping[tuple[str, int], int], found: Mapping[tuple[str, int], int]) -> list[str]:
+    """Problems with a group's offsets. One above what was told is a commit whose answer was lost."""
+    return [
+        f"offset {offset} of {partition} was committed, found {found.get(partition)}"
+        for partition, offset in told.items()
+        if found.get(partition, -1) < offset
+    ]
 
 
 def _repeats(log: Mapping[Place, str], idempotent: set[str]) -> tuple[int, int]:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from tests.drills.account import Account, History, Place, settle
-from tests.drills.load import LiveReader, NumberedProducer, read_all
+from tests.drills.account import Account, History, Place, settle, settle_commits
+from tests.drills.load import LiveReader, NumberedProducer, read_all, read_commits
 from tests.support.ponor_process import PonorProcess
 from tests.support.servers import MinioServer, minio_server
 
@@ -75,7 +75,7 @@ class KillDrill:
         for producer in producers:
             producer.join(180)
         reader.stop()
-        reader.join(30)
+        reader.join(90)
         problems = [
             f"{producer.name}: {producer.unflushed} records unanswered" for producer in producers if producer.unflushed
         ]
@@ -127,11 +127,15 @@ class KillDrill:
         self._broker.start()
         recovered = read_all(self._broker.bootstrap, self._topics)
         account = settle(self._history, recovered, [IDEMPOTENT])
+        problems += settle_commits(self._history.committed, read_commits(self._broker.bootstrap, self._topics))
         self._broker.stop()
         self._broker.start()
         stored = read_all(self._broker.bootstrap, self._topics)
         if self._broker.metric("ponor_read_bytes_total", source="memtable"):
             problems.append("the last read was to come from object storage alone, and came from memory too")
+        problems += settle_commits(self._history.committed, read_commits(self._broker.bootstrap, self._topics))
+        if not self._history.committed:
+            problems.append("no offset was committed: the drill proves nothing of them")
         if stored != recovered:
             problems += _differences(recovered, stored)
         account.problems.extend(problems)

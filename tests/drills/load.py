@@ -6,7 +6,7 @@ import threading
 import time
 from collections import defaultdict
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from tests.drills.account import History, Place
 
@@ -68,24 +68,49 @@ class NumberedProducer(threading.Thread):
 
 
 class LiveReader(threading.Thread):
-    """Reads everything from the start, over and over through faults, and writes down what each offset showed."""
+    """Reads everything from the start, on through faults, writes down what each offset showed and commits how far
+    it has come."""
 
     def __init__(self, history: History, bootstrap: str, topics: dict[str, int]) -> None:
         super().__init__(name="reader", daemon=True)
         self._history = history
         self._stopping = threading.Event()
         self._consumer = _consumer(bootstrap)
-        self._consumer.assign(_all_partitions(topics))
+        self._partitions = _all_partitions(topics)
+        self._consumer.assign(self._partitions)
 
     def run(self) -> None:
         while not self._stopping.is_set():
             for message in self._consumer.consume(1000, timeout=0.2):
                 if message.error() is None:
                     self._history.see(*_entry(message))
+            self._commit()
         self._consumer.close()
+
+    def _commit(self) -> None:
+        reached = [place for place in self._consumer.position(self._partitions) if place.offset >= 0]
+        if not reached:
+            return
+        try:
+            done = self._consumer.commit(offsets=reached, asynchronous=False)
+        except KafkaException:
+            return  # the broker is away: whether it was committed is not known
+        for place in done or ():
+            if place.error is None:
+                self._history.committed[place.topic, place.partition] = place.offset
 
     def stop(self) -> None:
         self._stopping.set()
+
+
+def read_commits(bootstrap: str, topics: dict[str, int]) -> dict[tuple[str, int], int]:
+    """The offsets that the reader's group has committed."""
+    consumer = _consumer(bootstrap)
+    try:
+        found = consumer.committed(_all_partitions(topics), timeout=60)
+        return {(place.topic, place.partition): place.offset for place in found}
+    finally:
+        consumer.close()
 
 
 def read_all(bootstrap: str, topics: dict[str, int], timeout: float = 120) -> dict[Place, str]:

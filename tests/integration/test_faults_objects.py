@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
+from brokers.cli.process import FORCE_AFTER_SECONDS
 from s3stream.object_format import FOOTER_BYTES, parse_object_key, unpack_entry, unpack_footer
 from s3stream.types import ObjectRef
 from tests.support.damage import flip_bit
@@ -185,6 +187,33 @@ async def test_a_store_that_is_down_is_felt_at_the_bound_of_memory_and_not_befor
             ponor.start()
             await check_whole(ponor, acknowledged)
             assert ponor.metric("ponor_read_bytes_total", source="memtable") == 0
+
+
+async def test_a_stop_that_waits_for_the_store_can_be_forced_and_loses_nothing(tmp_path: Path) -> None:
+    requires("minio")
+    with minio_server(tmp_path / "minio") as store, FaultProxy(store.port) as proxy:
+        store.create_bucket("ponor")
+        url = f"s3://ponor?endpoint={proxy.endpoint}&region=us-east-1"
+        with PonorProcess(tmp_path / "ponor", object_store=url, env=store.environment) as ponor:
+            ponor.create_topic("events")
+            client = await WireClient.connect(ponor.port)
+            for number in range(20):
+                assert (await produce(client, "events", 0, [numbered(number)])).error == "none"
+            await client.close()
+            proxy.set(Mode.REFUSE)
+            ponor.send_signal(signal.SIGTERM)
+            await until(lambda: '"stopping"' in ponor.log.read_text() and proxy.refused > 3)
+            assert ponor.process is not None and ponor.process.poll() is None
+            await asyncio.sleep(FORCE_AFTER_SECONDS)
+            ponor.send_signal(signal.SIGTERM)
+            assert ponor.process.wait(60) == 1
+            # A store that does not answer is no reason to serve without it: the start says so.
+            with pytest.raises(AssertionError, match="exit code 2"):
+                ponor.start()
+            assert "503" in ponor.log_tail(3) or "SlowDown" in ponor.log_tail(3)
+            proxy.set(Mode.PASS)
+            ponor.start()
+            await check_whole(ponor, 20)
 
 
 def numbered(number: int) -> bytes:

@@ -135,8 +135,13 @@ class PonorProcess:
                 self._last_metrics = self._get("/metrics")
             except OSError:
                 pass  # the broker is dead already
-            os.killpg(self.process.pid, signal.SIGTERM)
+            self.send_signal(signal.SIGTERM)
         return self.process.wait(STOP_SECONDS)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """To the whole group, as a terminal sends it."""
+        assert self.process is not None
+        os.killpg(self.process.pid, number)
 
     def kill(self) -> None:
         """kill -9 of the broker, if it runs; `ponor up` reports it and ends, since nothing is left to watch."""

@@ -1,6 +1,6 @@
 """The drills' own judge: it must see a loss, a duplicate, a changed record and disorder."""
 
-from tests.drills.account import History, settle
+from tests.drills.account import History, settle, settle_commits
 
 
 def history(*acknowledged: tuple[int, str]) -> History:
@@ -43,3 +43,16 @@ def test_a_record_read_once_and_gone_later_is_a_problem() -> None:
 
 def test_an_earlier_record_after_a_later_one_is_disorder() -> None:
     assert settle(history(), {("t", 0, 0): "p:1", ("t", 0, 1): "p:0"}, ["t"]).problems
+
+
+def test_a_committed_offset_may_be_found_higher_and_never_lower_or_not_at_all() -> None:
+    told = {("t", 0): 5, ("t", 1): 7, ("t", 2): 9}
+    assert settle_commits(told, {("t", 0): 5, ("t", 1): 8, ("t", 2): 9}) == []
+    assert len(settle_commits(told, {("t", 0): 4, ("t", 1): 7})) == 2
+
+
+def test_a_record_that_failed_for_good_is_a_problem() -> None:
+    history = History()
+    history.failures["timed out"] = 2
+    account = settle(history, {}, [])
+    assert account.failed == 2 and len(account.problems) == 1
