@@ -37,6 +37,9 @@ FETCH_SESSION_PARTITIONS_MAX = 500_000
 """In all fetch sessions together, about 300 bytes each; beyond it clients fetch without a session."""
 COLD_READS_PER_FETCH_MAX = 4
 """Partitions of one Fetch that are read from objects at the same time."""
+COLD_READ_PATIENCE_S = 3.0
+"""A Fetch that has partitions in memory too answers without those that the store has not brought by then: a store that
+hangs must not hold up what is recent. Far above a slow read; what comes later is in the cache the next time."""
 FETCH_BYTES_MAX = 55 * MIB
 """Kafka's fetch.max.bytes default: bounds one answer."""
 # Fetches of one connection run one after another: at most one answer is added past the high-water mark.

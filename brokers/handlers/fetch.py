@@ -10,9 +10,9 @@ with the memory that all answers hold.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import structlog
@@ -23,7 +23,7 @@ from brokers.handlers.context import RequestContext
 from brokers.handlers.errors import count_error
 from brokers.handlers.fetch_read import PartitionRead
 from brokers.handlers.fetch_session import FetchContext
-from brokers.limits import ANSWER_BYTES_MIN, COLD_READS_PER_FETCH_MAX
+from brokers.limits import ANSWER_BYTES_MIN, COLD_READ_PATIENCE_S, COLD_READS_PER_FETCH_MAX
 from brokers.partitions.partition_log import READ_COMMITTED, READ_UNCOMMITTED
 from brokers.protocol.fetch_codec import FetchRequest, PartitionAnswer, decode_fetch_request, encode_fetch_response
 from brokers.protocol.tags import NodeEndpoint
@@ -67,7 +67,7 @@ class _Fetch:
 
     __slots__ = (
         "_asked_bytes", "_context", "_ctx", "_done", "_held", "_max_bytes", "_max_wait", "_min_bytes", "_parts",
-        "_replica_id", "_size", "_stopped", "_timer", "_waiting",
+        "_patience", "_replica_id", "_size", "_stopped", "_timer", "_waiting",
     )  # fmt: skip
 
     def __init__(self, ctx: RequestContext, request: FetchRequest, context: FetchContext) -> None:
@@ -85,6 +85,8 @@ class _Fetch:
         self._size = 0
         self._held = 0
         """Bytes of the answers' account that are this request's, until its answer is the connection's."""
+        self._patience: float | None = None
+        """How long partitions in memory wait for those that a slow or silent store has; None: there are none."""
         self._timer: asyncio.TimerHandle | None = None
         self._waiting = False
         self._stopped = False
@@ -180,6 +182,8 @@ class _Fetch:
         ctx = self._ctx
         # Before anything is read: many may begin before the first has brought a byte.
         self._hold(min(self._max_bytes, self._size + sum(max(0, part.asked.max_bytes) for part in parts)))
+        if len(parts) < sum(part.open for part in self._parts):
+            self._patience = max(self._max_wait, COLD_READ_PATIENCE_S)
         ctx.services.long_polls.add(ctx.connection_id, self._end)
         ctx.services.tasks.spawn(self._read_cold(parts), "fetch from objects")
 
@@ -198,7 +202,7 @@ class _Fetch:
         many found room, at least one."""
         left = self._max_bytes - self._size
         at_least_one = self._size == 0
-        reads: list[Coroutine[Any, Any, int]] = []
+        reads: list[asyncio.Task[int]] = []
         limits: list[int] = []
         for part in parts:
             limit = max(0, min(left, part.asked.max_bytes - part.size))
@@ -206,13 +210,20 @@ class _Fetch:
                 break
             left -= limit
             limits.append(limit)
-            reads.append(part.read(limit, at_least_one))
-        results = await asyncio.gather(*reads, return_exceptions=True)
-        for part, limit, added in zip(parts, limits, results, strict=False):
-            if isinstance(added, BaseException):
-                log.error("fetch failed", topic=part.asked.name, partition=part.asked.partition, exc_info=added)
+            reads.append(asyncio.ensure_future(part.read(limit, at_least_one)))
+        try:
+            _, late = await asyncio.wait(reads, timeout=self._patience)
+        finally:
+            for read in reads:
+                read.cancel()  # what it waits for is loaded all the same, for the next request
+        self._stopped = self._stopped or bool(late)
+        for part, limit, read in zip(parts, limits, reads, strict=False):
+            if read in late:
+                continue
+            if (failure := read.exception()) is not None:
+                log.error("fetch failed", topic=part.asked.name, partition=part.asked.partition, exc_info=failure)
                 part.error = ErrorCode.unknown_server_error
-            elif added > limit and self._size:
+            elif (added := read.result()) > limit and self._size:
                 part.drop()  # a batch larger than its limit passes only as the first of an answer
             else:
                 self._size += added

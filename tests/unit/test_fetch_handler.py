@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from kio.schema.errors import ErrorCode
 
-from brokers.limits import ANSWER_BYTES_MIN
+from brokers.limits import ANSWER_BYTES_MIN, COLD_READ_PATIENCE_S
 from brokers.partitions.pending import AppendOrigin
 from brokers.protocol.messages import milliseconds, request_class
 from brokers.records.builder import marker_batch
@@ -544,3 +544,39 @@ async def test_a_read_from_objects_holds_its_answers_memory_from_its_begin_to_it
     await asyncio.sleep(1)
     assert errors(call) == ["none", "none"]
     assert world.services.answers.used == 0, "from here on it is the connection's"
+
+
+class SilentStream(ColdStream):
+    """Its objects are in a store that does not answer."""
+
+    async def read(self, *args: Any, **more: Any) -> ReadResult:
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError("not reached")
+
+
+@virtual
+async def test_a_silent_store_does_not_hold_up_partitions_that_are_in_memory() -> None:
+    world = World(clock=VirtualClock())
+    world.topic("hot", 2)
+    world.topic("cold", 6, stream=SilentStream)
+    produce(world, "hot", 0)
+    for partition in range(6):
+        produce(world, "cold", partition)
+    call = fetch(world, 11, [*(asked("cold", n) for n in range(6)), asked("hot", 0), asked("hot", 1)], max_wait_ms=500)
+    await asyncio.sleep(COLD_READ_PATIENCE_S - 0.01)
+    assert not call.done
+    await asyncio.sleep(0.02)
+    assert [offsets(row.records) for row in rows(call)] == [[]] * 6 + [[0], []]
+    assert errors(call) == ["none"] * 8
+    assert world.services.answers.used == 0
+
+
+@virtual
+async def test_a_fetch_from_objects_alone_waits_for_them() -> None:
+    world = World(clock=VirtualClock())
+    world.topic("cold", 2, stream=SilentStream)
+    for partition in range(2):
+        produce(world, "cold", partition)
+    call = fetch(world, 11, [asked("cold", 0), asked("cold", 1)], max_wait_ms=500)
+    await asyncio.sleep(20)
+    assert not call.done, "an empty answer would make the client ask again, over and over"
