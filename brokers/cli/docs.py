@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from brokers.cli.compatibility import DEPARTURES, NOT_SERVED
 from brokers.cli.sources import variable_of
 from brokers.config_def import (
     CLIENT_METRICS_CONFIGS,
@@ -105,7 +106,21 @@ def _compatibility() -> Iterator[str]:
     yield "|---|---|---|---|"
     for api in APIS.values():
         versions = f"{api.min}" if api.min == api.max else f"{api.min} – {api.max}"
-        yield f"| {api.key} | {api.name} | {versions} | {'yes' if api.key in SERVED else ''} |"
+        served = "yes" if api.key in SERVED else f"no: {NOT_SERVED[api.name]}"
+        yield f"| {api.key} | {api.name} | {versions} | {served} |"
+    yield ""
+    yield "## Where answers differ"
+    yield ""
+    yield (
+        "`tests/compatibility` holds the same conversations with Ponor and with Apache Kafka 4.3, in every version of "
+        "every served API, and compares the answers field by field, the wording of messages aside. These are all "
+        "the differences that are left, on purpose."
+    )
+    yield ""
+    yield "| API | here | Apache Kafka 4.3 |"
+    yield "|---|---|---|"
+    for departure in DEPARTURES:
+        yield f"| {departure.where} | {departure.here} | {departure.kafka} |"
 
 
 PAGES: Final = {"CONFIGURATION.md": configuration, "COMPATIBILITY.md": compatibility}

@@ -1,0 +1,45 @@
+"""The two systems, each started once for all tests of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.kafka_reference import KafkaProcess
+from tests.support.ponor_process import PonorProcess
+from tests.support.tools import ToolMissing
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("compatibility")
+    group.addoption("--record", action="store_true", help="store what Apache Kafka answers as what is expected")
+    group.addoption(
+        "--reference",
+        choices=("auto", "never"),
+        default="auto",
+        help="auto (the default): ask Apache Kafka too, where it is installed; never: its stored answers do",
+    )
+
+
+@pytest.fixture(scope="session")
+def ponor_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    process = PonorProcess(tmp_path_factory.mktemp("compared"))
+    process.start()
+    yield process.port
+    process.stop()
+
+
+@pytest.fixture(scope="session")
+def kafka_port(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[int | None]:
+    """None where Apache Kafka is not installed."""
+    if request.config.getoption("--reference", default="auto") == "never":
+        yield None
+        return
+    try:
+        kafka = KafkaProcess(tmp_path_factory.mktemp("reference") / "kafka", heap="512m")
+    except ToolMissing:
+        yield None
+        return
+    with kafka:
+        yield kafka.port

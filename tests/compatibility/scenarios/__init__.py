@@ -1,0 +1,1 @@
+"""The conversations. Each is an `async def scenario(broker: Broker) -> None` that notes what it was answered."""
