@@ -34,6 +34,10 @@ assert BLOCK_BYTES <= STREAM_OBJECT_BYTES <= OBJECT_BYTES_MAX
 WAL_SEGMENT_BYTES = 128 * MIB
 WAL_GROUP_BYTES_MAX = 16 * MIB
 """A group commit takes at most this much, so that one sync's latency stays bounded."""
+WAL_INLINE_BYTES = 64 * KIB
+"""A group up to this size is written on the event loop itself, while the disk syncs that quickly: handing it to a
+thread and back costs more CPU (the interpreter's lock changes hands) than the write."""
+WAL_INLINE_SYNC_US = 500
 WAL_BYTES_MAX = 4 * GIB
 """Retained WAL. At the bound appends are Overloaded until a flush trims it."""
 WAL_SEGMENTS_KEPT = 4

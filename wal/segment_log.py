@@ -29,6 +29,9 @@ from wal.settings import WalSettings
 
 log = structlog.get_logger(__name__)
 
+PACE_SAMPLES = 8
+"""Weight of the past in the average by which the disk is judged quick: one stall of 30 ms sends the next dozens of
+groups to the thread."""
 WASTE_SHARE = 16
 """A closed segment keeps up to 1/16 of its room unused, and its file is used again; a larger rest is cut off."""
 
@@ -55,6 +58,8 @@ class SegmentLog:
         self._spare: Handle | None = None
         """The prepared successor of the active segment."""
         self._prepare_due = False
+        self._pace_us = 2.0 * settings.inline_sync_us
+        """Moving average of what a group's write and sync took. Begins as a slow disk's."""
         self._maintenance = asyncio.Lock()
         self.retained = sum(segment.record_bytes for segment in self._closed)
         """Bytes of groups. The files hold a header each besides, and at most WASTE_SHARE of room not used."""
@@ -68,7 +73,11 @@ class SegmentLog:
     async def write(self, batches: Sequence[StreamBatch], size: int, synced: WalPosition) -> GroupTimes:
         writer = self._writer
         used = writer.used
-        times = await self._run_blocking(writer.write, batches, size, synced)
+        if size <= self._settings.inline_bytes and self._pace_us <= self._settings.inline_sync_us:
+            times = writer.write(batches, size, synced)
+        else:
+            times = await self._run_blocking(writer.write, batches, size, synced)
+        self._pace_us += (1e6 * (times.write_seconds + times.sync_seconds) - self._pace_us) / PACE_SAMPLES
         self.retained += writer.used - used
         if self._prepare_due:
             self._prepare_due = False

@@ -20,6 +20,10 @@ class WalSettings:
     leaves unused), and the prepared segment and those kept for reuse."""
     segments_kept: int = limits.WAL_SEGMENTS_KEPT
     """Trimmed files that wait to be used again; more are deleted."""
+    inline_bytes: int = limits.WAL_INLINE_BYTES
+    """Groups up to this size are written on the event loop while the disk is quick. 0: none is."""
+    inline_sync_us: int = limits.WAL_INLINE_SYNC_US
+    """How long a write and its sync may take, on the average of the last ones, for the disk to be quick."""
     recovery_read_bytes: int = limits.WAL_RECOVERY_READ_BYTES
     """Recovery reads and hands out about this much at a time."""
 

@@ -13,7 +13,7 @@ from tests.support.wal import SMALL, DiskPlace, MemoryPlace, Place, SimPlace, ba
 from wal.framing import GROUP_ALIGN_BYTES, RECORD_HEADER_BYTES
 
 
-@pytest.fixture(params=["memory", "simulated", "disk"])
+@pytest.fixture(params=["memory", "simulated", "disk", "disk, inline"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     if request.param == "memory":
         yield MemoryPlace()
@@ -21,7 +21,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
         yield SimPlace()
     else:
         with ThreadPoolExecutor(2) as pool:
-            yield DiskPlace(tmp_path / "deep" / "wal", pool)
+            yield DiskPlace(tmp_path / "deep" / "wal", pool, inline=request.param == "disk, inline")
 
 
 async def test_a_new_log_is_empty_and_begins_at_zero(place: Place) -> None:

@@ -31,7 +31,10 @@ from wal.settings import WalSettings
 
 STREAMS = 4
 LIVES = 6
-WAL = WalSettings(segment_bytes=16 * 1024, group_bytes_max=4 * 1024, bytes_max=256 * 1024, recovery_read_bytes=8 * 1024)
+WAL = WalSettings(
+    segment_bytes=16 * 1024, group_bytes_max=4 * 1024, bytes_max=256 * 1024, recovery_read_bytes=8 * 1024,
+    inline_bytes=0,  # crash points are in the blocking calls
+)  # fmt: skip
 ENGINE = EngineSettings(
     flush_bytes=12_000, flush_interval_ms=3_000, stream_object_bytes=1_500, object_bytes_max=4_000, block_bytes=400,
     collect_interval_ms=20_000, object_delete_grace_ms=5_000,

@@ -29,8 +29,9 @@ SMALL = WalSettings(
     bytes_max=128 * 1024,
     recovery_read_bytes=8 * 1024,
     segments_kept=1,
+    inline_bytes=0,
 )
-"""A log that rolls after a few records."""
+"""A log that rolls after a few records. Writes in threads: a simulated crash is one of a blocking call."""
 
 
 class Listener:
@@ -128,15 +129,17 @@ class BreakableFiles(OsFiles):
 class DiskPlace:
     name = "real disk"
 
-    def __init__(self, path: Path, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, path: Path, pool: ThreadPoolExecutor, inline: bool = False) -> None:
+        """`inline`: groups are written on the event loop, however slow the disk is."""
         self.path = path
+        self.inline = {"inline_bytes": 1 << 20, "inline_sync_us": 1 << 60} if inline else {}
         self.files = BreakableFiles()
         self.run_blocking = run_in(pool)
 
     def open(self, settings: WalSettings = SMALL) -> FileWal:
         return FileWal(
-            str(self.path), files=self.files, settings=settings, clock=SystemClock(), metrics=Metrics(),
-            run_blocking=self.run_blocking, chance=Random(7),
+            str(self.path), files=self.files, settings=replace(settings, **self.inline), clock=SystemClock(),
+            metrics=Metrics(), run_blocking=self.run_blocking, chance=Random(7),
         )  # fmt: skip
 
     def break_writes(self) -> None:

@@ -7,8 +7,11 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -16,6 +19,7 @@ import structlog
 from s3stream.clock import SystemClock
 from s3stream.errors import BadSetting, Unavailable
 from s3stream.metrics import Counter, Histogram, Metrics
+from s3stream.seams import WriteAheadLog
 from tests.support.wal import SMALL, DiskPlace, Listener, SimPlace, batch, fields, recover_all, run_in, started
 from wal import open_wal
 from wal.files import IOV_MAX, OsFiles, write_all
@@ -267,4 +271,31 @@ async def _reopened(place: SimPlace) -> list[object]:
     try:
         return list(await recover_all(wal))
     finally:
+        await wal.close()
+
+
+async def test_small_groups_are_written_on_the_loop_only_while_the_disk_is_quick(tmp_path: Path) -> None:
+    calls = 0
+
+    async def counted(call: Callable[..., Any], /, *args: object) -> Any:
+        nonlocal calls
+        calls += 1
+        return call(*args)
+
+    async def calls_of(wal: WriteAheadLog, listener: Listener, numbers: range) -> int:
+        before = calls
+        for number in numbers:
+            wal.append(batch(number))
+            await listener.until_durable(number + 1)
+        return calls - before
+
+    with ThreadPoolExecutor(2) as pool:
+        place = DiskPlace(tmp_path, pool)
+        place.run_blocking = counted
+        never_quick = replace(SMALL, inline_bytes=1 << 20, inline_sync_us=0, segment_bytes=1 << 20, bytes_max=1 << 22)
+        wal, listener, _ = await started(place, settings=never_quick)
+        assert await calls_of(wal, listener, range(20)) >= 20
+        await wal.close()
+        wal, listener, _ = await started(place, node_epoch=2, settings=replace(never_quick, inline_sync_us=1 << 60))
+        assert await calls_of(wal, listener, range(20, 60)) <= 12
         await wal.close()
