@@ -91,7 +91,7 @@ class Broker:
         self.note(label, version, answer)
         return answer
 
-    async def outcome(self, label: str, version: int, frame: bytes, wait: float = 0.5) -> None:
+    async def outcome(self, label: str, version: int, frame: bytes, wait: float = 2) -> None:
         """Write down what a connection of its own gets for these bytes: an answer of some bytes, nothing, an end."""
         client = await self.connect()
         client.writer.write(frame)

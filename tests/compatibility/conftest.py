@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.kafka_reference import KafkaProcess
 from tests.support.ponor_process import PonorProcess
-from tests.support.tools import ToolMissing
+from tests.support.tools import ToolMissing, requires
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,6 +40,8 @@ def kafka_port(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixture
     try:
         kafka = KafkaProcess(tmp_path_factory.mktemp("reference") / "kafka", heap="512m")
     except ToolMissing:
+        if os.environ.get("PONOR_REQUIRE_TOOLS") == "1":
+            requires("kafka")  # fails
         yield None
         return
     with kafka:

@@ -452,6 +452,11 @@ async def administration(broker: Broker) -> None:
         await broker.ask("deleted, empty id", "DeleteGroups", version, groups_names=[""])
         await broker.ask("deleted, same twice", "DeleteGroups", version, groups_names=[gone, gone])
         await broker.ask("deleted, none", "DeleteGroups", version, groups_names=[])
+    await _topic_goes(broker, full, empty)
+
+
+async def _topic_goes(broker: Broker, full: str, empty: str) -> None:
+    """The offsets of a topic go with it."""
     await broker.produce("t", batch(1))
     await broker.call("DeleteTopics", 5, topic_names=[full], timeout=20_000)
     for _ in range(200):
