@@ -15,6 +15,7 @@ from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from brokers import logs
+from brokers.cli import runtime
 from brokers.config import BrokerConfig, broker_config
 from s3stream.errors import BadSetting, PonorError
 
@@ -34,6 +35,7 @@ def run(settings: Mapping[str, str], ready_fd: int | None = None, lifeline_fd: i
     try:
         config = broker_config(settings)
         logs.configure(config.log_level, config.log_format)
+        runtime.tune()
         import uvloop
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -66,6 +68,7 @@ class _Process:
         started = await self._unless_told(broker.start())
         if not started:
             return 0
+        runtime.settle()
         self._say_ready(broker)
         await self._told.wait()
         return await self._stop(broker)

@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 
 from brokers.limits import ANSWER_BYTES_MIN, CONNECTION_RECEIVE_BYTES_MAX, SEND_HIGH_WATER_BYTES, SMALL_FRAME_BYTES
 from brokers.protocol.primitives import MalformedRequest
+from brokers.server.frames import new_frame
 from brokers.server.host import ConnectionHost, keep_alive
 from brokers.server.slot import Slot
 from s3stream.types import Buffer
@@ -148,7 +149,7 @@ class Connection(asyncio.BufferedProtocol):
             self._host.budget.take(size)
             self._unanswered_bytes += size
             if stop > end:
-                self._frame = frame = bytearray(size)
+                self._frame = frame = new_frame(size)
                 self._filled = end - position - 4
                 frame[: self._filled] = data[position + 4 :]
                 self._frame_view = memoryview(frame)
