@@ -145,6 +145,7 @@ class _Produce:
                         )
                     )
             topics.append((topic, answers))
+        self.topics = []  # parts and request hold each other: without this each request waits for the collector
         throttle_ms = 0
         if services.storage.throttled:
             throttle_ms = THROTTLE_MS
