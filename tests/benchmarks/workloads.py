@@ -66,12 +66,15 @@ class Paired:
         self._rate(system, f"rate-{suffix}")
         self._samples = kept
 
-    def _measured(self, system: System, row: str, work: Callable[[], float]) -> tuple[float, float]:
-        """(work's own result, broker CPU-seconds it cost, uploads included)."""
+    def _measured(
+        self, system: System, row: str, work: Callable[[], float], writes: bool = True
+    ) -> tuple[float, float]:
+        """(work's own result, broker CPU-seconds it cost, the uploads of what it `writes` included)."""
         profiler = self._start_profile(system, row)
         before = system.cpu_seconds()
         result = work()
-        system.settle()
+        if writes:
+            system.settle()
         used = system.cpu_seconds() - before
         if profiler is not None:
             profiler.wait(30)
@@ -106,7 +109,9 @@ class Paired:
         rate, used = self._measured(system, "produce", produce)
         self._samples.add("produce 1 KiB, 64 KiB batches, 8 partitions", "CPU-s/GB", system.name, used / gigabytes)
         self._samples.add("produce 1 KiB, 64 KiB batches, 8 partitions", "MB/s", system.name, rate)
-        rate, used = self._measured(system, "fetch", lambda: self._java.consume(system.bootstrap, topic, records))
+        rate, used = self._measured(
+            system, "fetch", lambda: self._java.consume(system.bootstrap, topic, records), writes=False
+        )
         self._samples.add("fetch hot data", "CPU-s/GB", system.name, used / gigabytes)
         self._samples.add("fetch hot data", "MB/s", system.name, rate)
         system.delete_topic(topic)
@@ -120,6 +125,7 @@ class Paired:
                 system,
                 f"librdkafka {action}",
                 lambda: confluent(action, system.bootstrap, topic, records, KIB),  # noqa: B023
+                writes=action == "produce",
             )
             self._samples.add(f"librdkafka {action} 1 KiB", "CPU-s/GB", system.name, used / gigabytes)
             self._samples.add(f"librdkafka {action} 1 KiB", "MB/s", system.name, rate)
