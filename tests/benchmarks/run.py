@@ -92,7 +92,8 @@ def main() -> None:
     note = (
         f"{scale.rounds} counted rounds after one warm-up, systems in turn; client, broker and MinIO share "
         f"{os.cpu_count()} cores; load average before the run {load_before:.2f}. Ponor: file WAL, every "
-        "acknowledgement after fdatasync, objects on MinIO, uploads included, flush interval 5 s. Kafka: no fsync, heap 1 GiB."
+        "acknowledgement after fdatasync, objects on MinIO, uploads included, flush interval 5 s. "
+        "Kafka: no fsync, heap 1 GiB."
     )
     print(report.save(report.rows(samples), options.output, note))
 
