@@ -37,7 +37,7 @@ WAL_GROUP_BYTES_MAX = 16 * MIB
 WAL_INLINE_BYTES = 64 * KIB
 """A group up to this size is written on the event loop itself, while the disk syncs that quickly: handing it to a
 thread and back costs more CPU (the interpreter's lock changes hands) than the write."""
-WAL_INLINE_SYNC_US = 500
+WAL_INLINE_SYNC_US = 1000
 WAL_BYTES_MAX = 4 * GIB
 """Retained WAL. At the bound appends are Overloaded until a flush trims it."""
 WAL_SEGMENTS_KEPT = 4

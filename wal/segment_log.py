@@ -30,7 +30,7 @@ from wal.settings import WalSettings
 log = structlog.get_logger(__name__)
 
 PACE_SAMPLES = 8
-"""Weight of the past in the average by which the disk is judged quick: one stall of 30 ms sends the next dozens of
+"""Weight of the past in the average by which the disk is judged quick: one stall of 30 ms sends the next ten or so
 groups to the thread."""
 WASTE_SHARE = 16
 """A closed segment keeps up to 1/16 of its room unused, and its file is used again; a larger rest is cut off."""
