@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 ARGS ?=
 
-.PHONY: up install test check format docs bench drill tools clean
+.PHONY: help up install test check format docs bench drill tools clean
 .DEFAULT_GOAL := help
 
 help:
