@@ -69,7 +69,7 @@ class Stream:
         self.dirty = False
         """Marked while one group commit is being taken in."""
         self.turn: asyncio.Future[None] | None = None
-        """Done when the last of the flushes, openings and closings queued on this stream is: their order."""
+        """Done when the last of the flushes and openings queued on this stream is: their order."""
         # What was trimmed counts as committed, whether an object ever held it or not.
         self.committed_end = max(snapshot.committed_end, snapshot.start_offset)
         self.durable_end = self.committed_end
