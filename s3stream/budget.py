@@ -1,4 +1,4 @@
-"""One memory budget for everything a broker retains: receive buffers, memtable, block cache, reads under way.
+"""One memory budget for everything a broker retains: receive buffers, answers, memtable, block cache, reads.
 
 Owns: the arithmetic. Does not own: what its accounts do at the bound (they ask before they take).
 Invariant: what must not be forgotten (receive, memtable) may push out what may be (cache), never the reverse.
