@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from tests.support.ponor_process import PonorProcess
 from tests.support.servers import minio_server
 from tests.support.tools import find_tool, requires
 
-TOTAL_BYTES = int(os.environ.get("PONOR_REAL_INPUT_MB", "300")) * 1_000_000
+TOTAL_BYTES = 300_000_000
 TOPIC, PARTITIONS, MEMBERS = "access-log", 4, 2
 
 
