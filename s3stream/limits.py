@@ -69,8 +69,6 @@ INDEX_CACHE_BYTES = 32 * MIB
 INDEX_BYTES_MAX = 256 * MIB
 """An object's index beyond this is corruption, not an index: 4 million blocks of 64 bytes."""
 assert BLOCK_BYTES <= READ_REQUEST_BYTES_MAX
-CHECKPOINT_INLINE_BYTES = 64 * KIB
-"""Larger checkpoints lie in the flushed object, with a pointer in the row."""
 READ_AHEAD_SHARE = 0.5
 """Of the block cache: all readers' read-ahead together, so that readers cannot push out each other's blocks."""
 READERS_TRACKED_MAX = 1_024
