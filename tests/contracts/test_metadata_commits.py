@@ -51,6 +51,7 @@ async def test_correctness_9_one_refused_stream_does_not_cost_the_others(metadat
 
 
 async def test_a_commit_after_an_unknown_outcome_is_a_success(metadata: Metadata) -> None:
+    """CORRECTNESS 9: carried out, never heard of, and repeated."""
     one, two = await make_streams(metadata, 2)
     node = await Node.register(metadata)
     await node.open(one)
