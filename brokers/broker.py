@@ -44,7 +44,7 @@ from brokers.version import VERSION
 from cache import open_block_cache
 from metadata.store import Metadata, open_metadata
 from metadata.store import check_url as check_metadata_url
-from s3stream.budget import MemoryBudget
+from s3stream.budget import MemoryBudget, countable_bytes
 from s3stream.clock import SystemClock
 from s3stream.errors import PonorError
 from s3stream.metrics import Metrics
@@ -139,7 +139,7 @@ class Broker:
         )
         self._stack.push_async_callback(metadata.close)
         check_cluster(config.broker_dir, identity, metadata.cluster_id, config.metadata_url)
-        budget = MemoryBudget(config.memory_bytes)
+        budget = MemoryBudget(countable_bytes(config.memory_bytes))
         storage = Storage(
             wal=wal,
             metadata=metadata,

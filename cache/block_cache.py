@@ -42,13 +42,13 @@ class MemoryBlockCache:
             self._hits.inc()
         return block
 
-    def admit(self, object_id: ObjectId, position: int, block: CachedBlock) -> None:
+    def admit(self, object_id: ObjectId, position: int, block: CachedBlock, written: bool = False) -> None:
         size = block.retained_bytes
         key = (object_id, position)
         if size > self._account.bytes_max * BLOCK_SHARE_MAX or key in self._blocks:
             return
         self._make_room(self._account.used + size - self._account.bytes_max)
-        self._blocks.put(key, block, size)
+        self._blocks.put(key, block, size, wanted=written)
         self._positions.setdefault(object_id, set()).add(position)
         self._account.take(size)
 

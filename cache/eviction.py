@@ -2,7 +2,7 @@
 
 Pure bookkeeping over keys and sizes. New entries are on probation in a small FIFO; only those asked for again move to
 the main one, so that one long scan passes through without pushing out what is used. Keys that left probation unused
-are remembered for a while: when they come again, they go straight to main.
+are remembered for a while: when they come again, they go straight to main. So do entries that are sure to be wanted.
 """
 
 from __future__ import annotations
@@ -61,14 +61,15 @@ class S3Fifo(Generic[K, V]):
             entry.uses += 1
         return entry.value
 
-    def put(self, key: K, value: V, size: int) -> None:
-        """Add an entry that is not there."""
+    def put(self, key: K, value: V, size: int, wanted: bool = False) -> None:
+        """Add an entry that is not there. `wanted`: sure to be asked for, so without probation."""
         assert key not in self._entries
         known = key in self._ghosts
         if known:
             del self._ghosts[key]
-        home = self._main if known else self._probation
+        home = self._main if known or wanted else self._probation
         entry = Entry(value, size, home)
+        entry.uses = int(wanted)
         self._entries[key] = entry
         home[key] = entry
         self.bytes += size

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from s3stream.limits import UNCOUNTED_BYTES_MAX, UNCOUNTED_SHARE
+
 
 class Account:
     """One user of the budget. `used` is in bytes and is the account's own truth."""
@@ -65,3 +67,8 @@ class MemoryBudget:
                 shrinker(excess)
         finally:
             self._shrinking = False
+
+
+def countable_bytes(memory_bytes: int) -> int:
+    """What the accounts of a process that may hold `memory_bytes` share."""
+    return memory_bytes - min(int(memory_bytes * UNCOUNTED_SHARE), UNCOUNTED_BYTES_MAX)

@@ -78,6 +78,10 @@ RANGES_WINDOW_MAX = 64
 assert READ_GAP_BYTES <= READ_AHEAD_BYTES_MIN <= READ_REQUEST_BYTES_MAX <= READ_AHEAD_BYTES_MAX
 
 # --- memory ------------------------------------------------------------------------------------
+UNCOUNTED_SHARE = 1 / 3
+UNCOUNTED_BYTES_MAX = 192 * MIB
+"""Of the memory setting, what no account sees: objects on their way inside the store's client (up to
+FLUSHES_IN_FLIGHT_MAX of FLUSH_BYTES) and what the allocator cannot use again at once."""
 MEMTABLE_SHARE = 0.5
 """Of the memory budget: uncommitted batches. At the bound appends are Overloaded until a flush commits."""
 CACHE_SHARE = 0.5

@@ -98,7 +98,7 @@ class Outcomes:
             self._appender.forget(stream, segment)
         if outcome is RangeOutcome.COMMITTED:
             for ref, block in written.blocks[stream.stream_id]:
-                self._cache.admit(ref.object_id, block.entry.position, block.block)
+                self._cache.admit(ref.object_id, block.entry.position, block.block, written=True)
         if stream.listener is not None:
             try:
                 stream.listener.committed(None if share.checkpoint is None else share.checkpoint.offset)

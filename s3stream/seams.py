@@ -227,7 +227,8 @@ class BlockCache(Protocol):
 
     def get(self, object_id: ObjectId, position: int) -> CachedBlock | None: ...
 
-    def admit(self, object_id: ObjectId, position: int, block: CachedBlock) -> None: ...
+    def admit(self, object_id: ObjectId, position: int, block: CachedBlock, written: bool = False) -> None:
+        """`written`: it comes from a flush, and consumers near the end are about to want it."""
 
     def consumed(self, object_id: ObjectId, position: int) -> None:
         """The reader for whom the block was fetched is past it: unless another asks first, it may go early."""

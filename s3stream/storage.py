@@ -52,6 +52,7 @@ class Storage:
     ) -> None:
         random = Random() if random is None else random
         self._wal = wal
+        self._cache = cache
         self._metadata = metadata
         self._clock = clock
         self._tasks = tasks
@@ -59,7 +60,7 @@ class Storage:
         self._interval_s = settings.flush_interval_ms / 1000
         self._account = budget.account("memtable", MEMTABLE_SHARE)
         # A small budget must hold the active memtable and those on their way, or appends stop during each flush.
-        flush_bytes = min(settings.flush_bytes, self._account.bytes_max // 4)
+        flush_bytes = min(settings.flush_bytes, self._account.bytes_max // 8)
         self._appender = Appender(wal, self._account, clock, tasks, random, metrics, flush_bytes, self._on_full)
         self._reads = Reads(
             metadata, objects, cache, budget.account("reads", READS_SHARE), tasks, metrics, run_blocking
@@ -230,6 +231,9 @@ class Storage:
         self._recovered.discard(stream_id)
         stream = self._appender.streams.get(stream_id)
         if stream is not None:
+            # Shared objects go too: what others want of them is read again, and few topics are deleted.
+            for object_id in stream.ranges.objects():
+                self._cache.drop_object(object_id)
             self._appender.lose(stream, NotFound(f"stream {stream_id} was deleted"))
 
     # --- StreamLog ---------------------------------------------------------------------------------

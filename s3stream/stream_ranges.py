@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from operator import attrgetter
 
 from s3stream.limits import RANGES_WINDOW_MAX
-from s3stream.types import ObjectRange
+from s3stream.types import ObjectId, ObjectRange
 
 _start = attrgetter("start")
 
@@ -43,6 +43,9 @@ class RangeWindow:
         insort(self._ranges, found, key=_start)
         if len(self._ranges) > RANGES_WINDOW_MAX:
             del self._ranges[0]
+
+    def objects(self) -> set[ObjectId]:
+        return {known.ref.object_id for known in self._ranges}
 
     def clear(self) -> None:
         self._ranges = []

@@ -35,7 +35,7 @@ def run(settings: Mapping[str, str], ready_fd: int | None = None, lifeline_fd: i
     try:
         config = broker_config(settings)
         logs.configure(config.log_level, config.log_format)
-        runtime.tune()
+        runtime.tune(config.memory_bytes)
         import uvloop
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -138,3 +138,20 @@ def test_every_entry_is_counted_until_it_leaves_and_leaves_once(steps: list[tupl
     while policy.evict() is not None:
         pass
     assert policy.bytes == 0 == len(policy)
+
+
+def test_what_a_flush_wrote_outlives_what_a_scan_brought_in() -> None:
+    cache, _, _ = cache_of(20)
+    for position in range(10):
+        cache.admit(1, position, Block(), written=True)
+    for position in range(100):
+        cache.admit(2, position, Block())
+    assert held(cache, [(1, position) for position in range(10)]) == [(1, position) for position in range(10)]
+
+
+def test_what_a_flush_wrote_last_outlives_what_one_wrote_before() -> None:
+    cache, _, _ = cache_of(10)
+    for object_id in (1, 2, 3):
+        for position in range(8):
+            cache.admit(object_id, position, Block(), written=True)
+    assert held(cache, [(3, position) for position in range(8)]) == [(3, position) for position in range(8)]

@@ -206,6 +206,20 @@ async def test_a_dropped_stream_is_forgotten_and_its_pending_appends_fail() -> N
 
 
 @virtual
+async def test_a_dropped_stream_leaves_its_place_in_the_cache_to_others() -> None:
+    _, engine = await manual_engine()
+    engine.wal.automatic = True
+    stream = engine.streams[0]
+    append(stream, 4)
+    await asyncio.sleep(1)
+    await engine.storage.flush()
+    held = engine.metrics.gauge("ponor_cache_bytes", "", kind="block")
+    assert held.current() > 0
+    engine.storage.drop_stream(stream.stream_id)
+    assert held.current() == 0
+
+
+@virtual
 async def test_a_closed_stream_is_committed_and_takes_no_appends() -> None:
     world, engine = await manual_engine()
     engine.wal.automatic = True
