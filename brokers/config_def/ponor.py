@@ -38,9 +38,9 @@ PONOR_CONFIGS: Final[Table] = table(
     ConfigKey("ponor.metadata.url", STRING, None,
               "The metadata database: `sqlite:///path`. Default: `metadata.db` in ponor.data.dir.", importance=HIGH),
     ConfigKey("ponor.memory.bytes", LONG, None,
-              "One bound for the process: receive buffers, answers, memtable, block cache and reads under way share it, less a "
-              "third, at most 192 MiB, for uploads under way and the allocator. Default: a quarter "
-              "of the machine's memory, at most 4 GiB.", at_least(MEMORY_BYTES_MIN), HIGH),
+              "One bound for the process: receive buffers, answers, memtable, block cache and reads under way share "
+              "it, less a third, at most 192 MiB, for uploads under way and the allocator. Default: a quarter of the "
+              "machine's memory, at most 4 GiB.", at_least(MEMORY_BYTES_MIN), HIGH),
     ConfigKey("ponor.http.host", STRING, "127.0.0.1", "Address of the HTTP listener (metrics, health, /v1)."),
     ConfigKey("ponor.http.port", INT, 9080, "Port of the HTTP listener.", Between(0, 65535)),
     ConfigKey("ponor.log.level", STRING, "info", "Least level that is logged.", OneOf(LOG_LEVELS)),
