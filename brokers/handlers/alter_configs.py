@@ -8,7 +8,6 @@ from kio.schema.alter_configs.v2.response import AlterConfigsResourceResponse, A
 from kio.schema.errors import ErrorCode
 
 from brokers.handlers import config_change
-from brokers.handlers.admin import fault_of
 from brokers.handlers.context import RequestContext
 from brokers.handlers.services import Services
 from brokers.handlers.table import Api
@@ -16,20 +15,8 @@ from brokers.protocol.messages import NO_TIME
 
 
 async def handle(ctx: RequestContext, request: Any) -> AlterConfigsResponse:
-    services = ctx.services
-    repeated = config_change.repeated_resources(request)
-    results = []
-    for resource in request.resources:
-        try:
-            if config_change.resource_key(resource) in repeated:
-                raise config_change.invalid_request("Each resource must appear at most once.")
-            await _replace(resource, request.validate_only, services)
-            results.append(_result(resource, ErrorCode.none))
-        except Exception as error:
-            results.append(_result(resource, *fault_of(error, f"alter configs of {resource.resource_name}")))
-    if not request.validate_only:
-        await services.refresh()
-    return AlterConfigsResponse(throttle_time=NO_TIME, responses=tuple(results))
+    responses = await config_change.change_each(ctx.services, request, _replace, _result)
+    return AlterConfigsResponse(throttle_time=NO_TIME, responses=responses)
 
 
 async def _replace(resource: Any, validate_only: bool, services: Services) -> None:

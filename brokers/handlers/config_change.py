@@ -6,8 +6,8 @@ changed whole or not at all; its neighbours in the request are not touched by it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeVar
 
 from kio.schema.errors import ErrorCode
 
@@ -26,10 +26,12 @@ from brokers.config_def import (
 )
 from brokers.errors import KafkaError
 from brokers.handlers import topic_rules
-from brokers.handlers.admin import duplicates
+from brokers.handlers.admin import duplicates, fault_of
 from brokers.handlers.describe_configs import BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP, ROOT_LOGGER, TOPIC
 from brokers.handlers.services import Services
 from metadata.image import CLUSTER_DEFAULT
+
+R = TypeVar("R")
 
 KINDS: Final = {TOPIC: "topic", BROKER: "broker", GROUP: "group", CLIENT_METRICS: "client-metrics"}
 TABLES: Final[Mapping[int, Table]] = {
@@ -40,6 +42,28 @@ TABLES: Final[Mapping[int, Table]] = {
 }
 VALUE_LENGTH_MAX: Final = 32_767
 """Kafka's bound of one value (Short.MAX_VALUE)."""
+
+
+async def change_each(
+    services: Services,
+    request: Any,
+    change: Callable[[Any, bool, Services], Awaitable[None]],
+    result: Callable[[Any, ErrorCode, str | None], R],
+) -> tuple[R, ...]:
+    """Carry out `change` for each resource of a request, one's fault not touching the others; `result` of each."""
+    repeated = repeated_resources(request)
+    results = []
+    for resource in request.resources:
+        try:
+            if resource_key(resource) in repeated:
+                raise invalid_request("Each resource must appear at most once.")
+            await change(resource, request.validate_only, services)
+            results.append(result(resource, ErrorCode.none, None))
+        except Exception as error:
+            results.append(result(resource, *fault_of(error, f"alter configs of {resource.resource_name}")))
+    if not request.validate_only:
+        await services.refresh()
+    return tuple(results)
 
 
 def invalid_request(message: str) -> KafkaError:

@@ -14,7 +14,6 @@ from kio.schema.incremental_alter_configs.v1.response import (
 from brokers.config_def import ConfigType, render
 from brokers.errors import KafkaError
 from brokers.handlers import config_change
-from brokers.handlers.admin import fault_of
 from brokers.handlers.context import RequestContext
 from brokers.handlers.describe_configs import BROKER, BROKER_LOGGER, TOPIC
 from brokers.handlers.services import Services
@@ -29,20 +28,8 @@ NAMES: Final = {APPEND: "APPEND", SUBTRACT: "SUBTRACT"}
 
 
 async def handle(ctx: RequestContext, request: Any) -> IncrementalAlterConfigsResponse:
-    services = ctx.services
-    repeated = config_change.repeated_resources(request)
-    results = []
-    for resource in request.resources:
-        try:
-            if config_change.resource_key(resource) in repeated:
-                raise config_change.invalid_request("Each resource must appear at most once.")
-            await _change(resource, request.validate_only, services)
-            results.append(_result(resource, ErrorCode.none))
-        except Exception as error:
-            results.append(_result(resource, *fault_of(error, f"alter configs of {resource.resource_name}")))
-    if not request.validate_only:
-        await services.refresh()
-    return IncrementalAlterConfigsResponse(throttle_time=NO_TIME, responses=tuple(results))
+    responses = await config_change.change_each(ctx.services, request, _change, _result)
+    return IncrementalAlterConfigsResponse(throttle_time=NO_TIME, responses=responses)
 
 
 async def _change(resource: Any, validate_only: bool, services: Services) -> None:
