@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.benchmarks import procfs
 from tests.support.kafka_reference import KafkaProcess
-from tests.support.ponor_process import free_port
+from tests.support.ports import free_port
 
 
 class System:

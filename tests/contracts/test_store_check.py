@@ -14,7 +14,8 @@ from s3stream.objectstore.factory import open_bare_store
 from s3stream.objectstore.url import parse_store_url
 from s3stream.seams import ObjectStore
 from tests.support.object_stores import BUCKET, CLIENTS, SERVERS
-from tests.support.servers import StoreServer, free_port, minio, moto, versitygw  # noqa: F401 - fixtures
+from tests.support.ports import free_port
+from tests.support.servers import StoreServer, minio, moto, versitygw  # noqa: F401 - fixtures
 
 
 class Opener:

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from tests.support.ponor_process import PonorProcess, free_port, ponor_command
+from tests.support.ponor_process import PonorProcess, ponor_command
+from tests.support.ports import free_port
 
 BAD_SETTING = 2
 

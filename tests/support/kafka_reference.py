@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.support.ponor_process import free_port
+from tests.support.ports import free_port
 from tests.support.tools import find_tool
 
 START_SECONDS = 60.0

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from tests.support.ports import free_port
 from tests.support.tools import find_tool, requires
 
 ACCESS_KEY, SECRET_KEY, REGION = "ponor-test", "ponor-test-secret", "us-east-1"
@@ -217,12 +217,6 @@ class MotoServer(StoreServer):
 
     def _ready_path(self) -> str:
         return "/moto-api/"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
