@@ -1,4 +1,4 @@
-"""Brings the programs that tests and benchmarks use: python tools/install.py [minio] [versitygw] [kafka] [kcat].
+"""Brings the programs that tests and benchmarks use: python3 tools/install.py [minio] [versitygw] [kafka] [kcat].
 
 Without names: all of them. Needs only Python's standard library, installs into ~/.cache/ponor (PONOR_TOOLS names
 another place), skips what is there, and says what cannot be installed here and how it could be had. It fails only
@@ -68,10 +68,13 @@ def bring(name: str, place: Path) -> bool:
         say(f"{name}: {problem}")
         return False
     except subprocess.TimeoutExpired:
-        say(f"{name}: gave up after {INSTALL_S_MAX // 60} minutes; try again: python tools/install.py {name}")
+        say(f"{name}: gave up after {INSTALL_S_MAX // 60} minutes; try again: python3 tools/install.py {name}")
         return False
     except OSError as error:
         say(f"{name}: {error}")
+        return False
+    if not tool.present(place):
+        say(f"{name}: installed, but neither in {place} nor on the PATH")
         return False
     say(f"{name}: installed")
     return True
@@ -98,7 +101,7 @@ def install_kafka(place: Path) -> None:
     if shutil.which("java") is None or shutil.which("mvn") is None:
         raise CannotInstall(
             "Java 17 or newer and Maven are needed for it (Debian: apt-get install default-jdk-headless maven); "
-            "then: python tools/install.py kafka"
+            "then: python3 tools/install.py kafka"
         )
     with tempfile.TemporaryDirectory(prefix="ponor-kafka-", dir=place) as folder:
         pom = Path(folder) / "pom.xml"

@@ -44,7 +44,7 @@ async def test_ponor_answers_as_kafka_does(
         talks.append(_talk(scenario, "Kafka", kafka_port, run))
     here, *there = await asyncio.gather(*talks)
     if request.config.getoption("--record", default=False):
-        assert there, "--record needs Apache Kafka: python tools/install.py kafka"
+        assert there, "--record needs Apache Kafka: python3 tools/install.py kafka"
         transcript.store(name, there[0])
     kafka = transcript.stored(name)
     for live in there:

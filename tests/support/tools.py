@@ -39,7 +39,7 @@ def find_tool(name: str) -> Path:
             return found
     on_path = None if name == "kafka" else shutil.which(name)
     if on_path is None:
-        raise ToolMissing(f"{name} is not installed; python tools/install.py {name} brings it (needs {_NEEDS[name]})")
+        raise ToolMissing(f"{name} is not installed; python3 tools/install.py {name} brings it (needs {_NEEDS[name]})")
     return Path(on_path)
 
 

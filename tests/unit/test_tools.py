@@ -58,8 +58,8 @@ def test_a_run_names_what_it_left_out_and_passes(tmp_path: Path) -> None:
     assert "1 passed, 4 skipped" in done.stdout
     lines = [line for line in done.stdout.splitlines() if " not run: " in line]
     assert lines == [
-        "1 test not run: minio is not installed; python tools/install.py minio brings it (needs Go)",
-        "2 tests not run: versitygw is not installed; python tools/install.py versitygw brings it (needs Go)",
+        "1 test not run: minio is not installed; python3 tools/install.py minio brings it (needs Go)",
+        "2 tests not run: versitygw is not installed; python3 tools/install.py versitygw brings it (needs Go)",
     ]
 
 
@@ -67,7 +67,7 @@ def test_where_tools_are_required_an_absent_one_fails_the_run(tmp_path: Path) ->
     done = run_suite(tmp_path, PONOR_REQUIRE_TOOLS="1")
     assert done.returncode == 1
     assert "1 passed, 1 skipped" in done.stdout
-    assert "versitygw is not installed; python tools/install.py versitygw brings it" in done.stdout
+    assert "versitygw is not installed; python3 tools/install.py versitygw brings it" in done.stdout
 
 
 def test_tools_are_looked_for_in_three_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,6 +129,14 @@ def test_the_installer_installs_once(tmp_path: Path) -> None:
     calls = (tmp_path / "go-calls").read_text().splitlines()
     assert len(calls) == 1
     assert calls[0].startswith("install github.com/versity/versitygw/cmd/versitygw@v")
+
+
+def test_an_installation_that_brought_nothing_is_not_called_one(tmp_path: Path) -> None:
+    tools = f"{tmp_path}/path:/usr/bin:/bin"
+    program(tmp_path / "path" / "go")
+    done = install(tmp_path, tools, "versitygw", "--require")
+    assert done.returncode == 1
+    assert f"versitygw: installed, but neither in {tmp_path}/.cache/ponor nor on the PATH" in done.stdout
 
 
 def test_kafka_is_there_only_when_it_is_whole(tmp_path: Path) -> None:
