@@ -4,27 +4,29 @@ Owns: what becomes of each stream's range (`decide`, pure), and carrying it out.
 `committed_end` is a success, so that a retry after an unknown outcome, or an upload under a new id, finds its
 work done. Order of locks: node, its WAL row, streams ascending, objects ascending.
 Invariant: a stream's ranges are committed in order and without holes; one refused stream costs no other
-(CORRECTNESS 9); the trim never passes a record whose range was not committed (CORRECTNESS 2).
+(CORRECTNESS 9); the trim never passes a record whose range was not committed (CORRECTNESS 2); a checkpoint is
+stored, and its object held, in the transaction that commits the range it describes (CORRECTNESS 12).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sqlalchemy import bindparam, insert, select, update
 
-from metadata import fencing
+from metadata import checkpoints, fencing
+from metadata.checkpoints import Change
 from metadata.engine import AnyRow, Transaction
+from metadata.objects import lower_live
 from metadata.packing import EMPTY, ChunkEntry, append_chunk, append_object_ranges, count_chunk, unpack_chunk
 from metadata.ranges import chunk_row
-from metadata.schema import ObjectState, checkpoints, objects, stream_chunks, streams
+from metadata.schema import ObjectState, objects, stream_chunks, streams
 from metadata.streams import parts
 from s3stream.errors import Expired
 from s3stream.limits import RANGES_PER_CHUNK, RANGES_PER_COMMIT_MAX
 from s3stream.types import (
-    Checkpoint,
     CommitResult,
     CommittedObject,
     CommittedRange,
@@ -32,6 +34,7 @@ from s3stream.types import (
     NodeId,
     ObjectId,
     RangeOutcome,
+    StoredCheckpoint,
     StreamId,
     StreamState,
 )
@@ -39,12 +42,11 @@ from s3stream.types import (
 _LOCK_STREAMS = (
     select(
         streams.c.stream_id, streams.c.state, streams.c.epoch, streams.c.owner_node, streams.c.start_offset,
-        streams.c.committed_end, streams.c.size_bytes, streams.c.open_chunk, checkpoints.c.checkpoint_offset,
+        streams.c.committed_end, streams.c.size_bytes, streams.c.open_chunk,
     )
-    .join_from(streams, checkpoints, checkpoints.c.stream_id == streams.c.stream_id, isouter=True)
     .where(streams.c.stream_id.in_(bindparam("ids", expanding=True)))
     .order_by(streams.c.stream_id)
-    .with_for_update(of=streams)
+    .with_for_update()
 )  # fmt: skip
 _LOCK_OBJECTS = (
     select(objects.c.object_id, objects.c.incarnation, objects.c.state, objects.c.live_ranges, objects.c.ranges)
@@ -75,19 +77,13 @@ _MARK_OBJECT = (
     .where(objects.c.object_id == bindparam("object"))
     .values(state=ObjectState.MARKED, size=bindparam("new_size"), marked_ms=bindparam("now"))
 )
-_SET_CHECKPOINT = (
-    update(checkpoints)
-    .where(checkpoints.c.stream_id == bindparam("stream"))
-    .values(
-        checkpoint_offset=bindparam("new_offset"), blob=bindparam("new_blob"), object_id=None, position=None, size=None
-    )
-)
-
 _WEIGHT = (
     RangeOutcome.ALREADY, RangeOutcome.TRIMMED, RangeOutcome.COMMITTED, RangeOutcome.GAP,
     RangeOutcome.FENCED, RangeOutcome.DELETED,
 )  # fmt: skip
 """Of several ranges of one stream in one flush, the later outcome here is reported."""
+_DONE = _WEIGHT[:3]
+"""The stream is committed to the range's end."""
 
 
 class Decision(NamedTuple):
@@ -143,6 +139,7 @@ class _Stream:
 @dataclass(slots=True)
 class _Object:
     live: int = 0
+    """Ranges that become readable in it, and checkpoints."""
     settled: list[CommittedRange] = field(default_factory=list)
     waiting: bool = False
     """A range met a GAP: the same object will be committed again."""
@@ -154,9 +151,12 @@ def commit(tx: Transaction, flush: FlushCommit) -> CommitResult:
     stored_trim = fencing.raise_trim(tx, flush.node, 0)
     rows = _lock_streams(tx, {committed.stream_id for one in flush.objects for committed in one.ranges})
     outcomes, changed = _decide_all(flush, rows)
-    _store_objects(tx, flush.objects, changed)
+    checkpoint_change = checkpoints.decide(tx, _done_with(flush.checkpoints, outcomes, rows))
+    for object_id in checkpoint_change.held():
+        changed[object_id].live += 1
+    _store_objects(tx, flush.objects, changed, checkpoint_change)
     _store_streams(tx, rows.values())
-    _store_checkpoints(tx, flush.checkpoints, outcomes, rows)
+    checkpoints.store(tx, checkpoint_change)
     if RangeOutcome.GAP not in outcomes.values():
         # The caller's trim supposes that all of this flush is committed.
         stored_trim = fencing.raise_trim(tx, flush.node, flush.wal_trim)
@@ -205,10 +205,24 @@ def _note(change: _Object, committed: CommittedRange, decision: Decision) -> Non
         change.waiting = True
 
 
-def _store_objects(tx: Transaction, committed: Sequence[CommittedObject], changed: dict[ObjectId, _Object]) -> None:
-    """Objects with a new live range become COMMITTED; prepared ones that will never have any are MARKED."""
+def _done_with(
+    given: Mapping[StreamId, StoredCheckpoint], outcomes: dict[StreamId, RangeOutcome], rows: dict[StreamId, _Stream]
+) -> dict[StreamId, StoredCheckpoint]:
+    """Checkpoints of streams whose range is committed, none above the committed end."""
+    return {
+        stream_id: checkpoint
+        for stream_id, checkpoint in given.items()
+        if outcomes.get(stream_id) in _DONE and checkpoint.offset <= rows[stream_id].committed_end
+    }
+
+
+def _store_objects(
+    tx: Transaction, committed: Sequence[CommittedObject], changed: dict[ObjectId, _Object], checkpoint_change: Change
+) -> None:
+    """Objects with a new live range or checkpoint become COMMITTED; prepared ones that will never have any are MARKED,
+    as are those that lose their last one to a newer checkpoint."""
     rows: dict[ObjectId, AnyRow] = {}
-    for ids in parts(sorted(changed)):
+    for ids in parts(sorted(changed.keys() | checkpoint_change.released.keys())):
         rows.update((row.object_id, row) for row in tx.connection.execute(_LOCK_OBJECTS, {"ids": ids}))
     for one in sorted(committed, key=lambda one: one.ref.object_id):
         object_id = one.ref.object_id
@@ -228,6 +242,7 @@ def _store_objects(tx: Transaction, committed: Sequence[CommittedObject], change
         elif row is not None and usable and row.state == ObjectState.PREPARED and not change.waiting:
             names = {"object": object_id, "new_size": one.ref.size, "now": tx.now_ms}
             tx.connection.execute(_MARK_OBJECT, names)
+    lower_live(tx, checkpoint_change.released)
 
 
 def _store_streams(tx: Transaction, rows: Iterable[_Stream]) -> None:
@@ -253,27 +268,3 @@ def _store_streams(tx: Transaction, rows: Iterable[_Stream]) -> None:
     ]
     if full:
         tx.connection.execute(insert(stream_chunks), full)
-
-
-def _store_checkpoints(
-    tx: Transaction,
-    given: dict[StreamId, Checkpoint],
-    outcomes: dict[StreamId, RangeOutcome],
-    rows: dict[StreamId, _Stream],
-) -> None:
-    """Keep the newer checkpoint of streams whose range is committed, never one above the committed end."""
-    done = (RangeOutcome.COMMITTED, RangeOutcome.TRIMMED, RangeOutcome.ALREADY)
-    new, newer = [], []
-    for stream_id, checkpoint in given.items():
-        if outcomes.get(stream_id) not in done or checkpoint.offset > rows[stream_id].committed_end:
-            continue
-        stored = rows[stream_id].row.checkpoint_offset
-        if stored is None:
-            row = {"stream_id": stream_id, "checkpoint_offset": checkpoint.offset, "blob": checkpoint.blob}
-            new.append(row)
-        elif checkpoint.offset > stored:
-            newer.append({"stream": stream_id, "new_offset": checkpoint.offset, "new_blob": checkpoint.blob})
-    if new:
-        tx.connection.execute(insert(checkpoints), new)
-    if newer:
-        tx.connection.execute(_SET_CHECKPOINT, newer)

@@ -1,7 +1,7 @@
 """Object rows: prepared → committed → marked for deletion → forgotten. Ids are never given twice.
 
-Invariant: an object is marked in the transaction that takes its last live range, or when its preparation ran out;
-only marked objects are deleted from the store, and only their rows are dropped.
+Invariant: an object is marked in the transaction that takes its last live range (a checkpoint in it counts as one),
+or when its preparation ran out; only marked objects are deleted from the store, and only their rows are dropped.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
-from metadata import fencing, objects
+from metadata import checkpoints, fencing, objects
 from metadata.engine import AnyRow, Transaction
 from metadata.limits import CHUNKS_PER_TRANSACTION, RANGES_DROPPED_PER_TRANSACTION
 from metadata.packing import ChunkEntry, pack_chunk, unpack_chunk
@@ -98,7 +98,8 @@ def trim_stream(tx: Transaction, node: NodeIdentity, stream_id: StreamId, epoch:
 
 
 def drop_ranges_of(tx: Transaction, stream_ids: Sequence[StreamId]) -> list[StreamId]:
-    """Drop ranges of deleted streams, a bounded number at a time; returns the streams that have none left."""
+    """Drop ranges of deleted streams, a bounded number at a time; returns the streams that have none left, whose
+    checkpoints no longer hold an object either: the caller drops their rows."""
     dead: Counter[ObjectId] = Counter()
     empty: list[StreamId] = []
     for stream_id in sorted(stream_ids):
@@ -109,6 +110,7 @@ def drop_ranges_of(tx: Transaction, stream_ids: Sequence[StreamId]) -> list[Stre
         empty.append(stream_id)
         if dead.total() >= RANGES_DROPPED_PER_TRANSACTION:
             break
+    dead.update(checkpoints.objects_held(tx, empty))  # Their rows go in this transaction.
     objects.lower_live(tx, dead)
     return empty
 

@@ -151,7 +151,7 @@ checkpoints = Table(
     tables,
     Column("stream_id", _Key, primary_key=True, autoincrement=False),
     Column("checkpoint_offset", BigInteger, nullable=False),
-    # Exactly one of `blob` and the pointer (object_id, position, size) is set.
+    # Exactly one of `blob` and the pointer (object_id, position, size) is set; its object counts it.
     Column("blob", LargeBinary),
     Column("object_id", BigInteger),
     Column("position", BigInteger),

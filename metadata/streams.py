@@ -15,19 +15,32 @@ from metadata import cluster, fencing
 from metadata.engine import AnyRow, Transaction
 from metadata.limits import EPOCHS_PER_STREAM_MAX, IDS_PER_STATEMENT
 from metadata.packing import pack_epochs, unpack_epochs
-from metadata.schema import checkpoints, streams, tail_rows, topics
+from metadata.schema import checkpoints, objects, streams, tail_rows, topics
 from s3stream.errors import Fenced, NotFound, Unavailable
-from s3stream.types import Checkpoint, NodeId, NodeIdentity, OpenRequest, StreamId, StreamSnapshot, StreamState
+from s3stream.types import (
+    Checkpoint,
+    CheckpointPointer,
+    NodeId,
+    NodeIdentity,
+    ObjectRef,
+    OpenRequest,
+    StoredCheckpoint,
+    StreamId,
+    StreamSnapshot,
+    StreamState,
+)
 
 T = TypeVar("T")
 
 _SNAPSHOT: Select[Any] = select(
     streams.c.stream_id, streams.c.topic_id, streams.c.state, streams.c.epoch, streams.c.owner_node,
     streams.c.owner_node_epoch, streams.c.start_offset, streams.c.committed_end, streams.c.size_bytes,
-    streams.c.epochs, checkpoints.c.checkpoint_offset, checkpoints.c.blob,
-).join_from(streams, checkpoints, checkpoints.c.stream_id == streams.c.stream_id, isouter=True).order_by(
-    streams.c.stream_id
-)  # fmt: skip
+    streams.c.epochs, checkpoints.c.checkpoint_offset, checkpoints.c.blob, checkpoints.c.object_id,
+    checkpoints.c.position, checkpoints.c.size, objects.c.incarnation, objects.c.size.label("object_size"),
+).select_from(
+    streams.outerjoin(checkpoints, checkpoints.c.stream_id == streams.c.stream_id)
+    .outerjoin(objects, objects.c.object_id == checkpoints.c.object_id)
+).order_by(streams.c.stream_id)  # fmt: skip
 _BY_IDS = _SNAPSHOT.where(streams.c.stream_id.in_(bindparam("ids", expanding=True)))
 _LOCK_BY_IDS = _BY_IDS.with_for_update(of=streams)
 _OF_STREAM = streams.c.stream_id == bindparam("id")
@@ -73,11 +86,21 @@ def snapshot(row: AnyRow) -> StreamSnapshot:
         state=StreamState(row.state),
         start_offset=row.start_offset,
         committed_end=row.committed_end,
-        checkpoint=None if row.blob is None else Checkpoint(row.checkpoint_offset, row.blob),
+        checkpoint=_checkpoint(row),
         epochs=unpack_epochs(row.epochs, row.stream_id),
         owner=row.owner_node,
         size_bytes=row.size_bytes,
     )
+
+
+def _checkpoint(row: AnyRow) -> StoredCheckpoint | None:
+    if row.checkpoint_offset is None:
+        return None
+    if row.object_id is None:
+        return Checkpoint(row.checkpoint_offset, row.blob)
+    assert row.object_size is not None, f"stream {row.stream_id}: object {row.object_id} of its checkpoint has no row"
+    ref = ObjectRef(row.object_id, row.incarnation, row.object_size)
+    return CheckpointPointer(row.checkpoint_offset, ref, row.position, row.size)
 
 
 def lock(tx: Transaction, stream_ids: Iterable[StreamId]) -> dict[StreamId, AnyRow]:

@@ -22,7 +22,7 @@ from s3stream.object_index import ObjectIndex
 from s3stream.object_reader import ObjectReader
 from s3stream.seams import BlockCache, ObjectStore, RunBlocking
 from s3stream.tasks import Tasks
-from s3stream.types import ObjectId, ObjectRef
+from s3stream.types import CheckpointPointer, ObjectId, ObjectRef, StreamId
 
 T = TypeVar("T")
 Loaded = DataBlock | PonorError
@@ -118,6 +118,20 @@ class BlockLoader:
             futures[future] = None
             self._tasks.spawn(self._load_blocks(ref, group, future, ahead), "load blocks")
         return list(futures)
+
+    async def checkpoint(self, stream_id: StreamId, pointer: CheckpointPointer) -> bytes:
+        """A checkpoint's bytes, by one request. Not cached: whoever opens a stream asks once. Raises Unavailable,
+        NotFound, Corrupt."""
+        await self._take(pointer.size)
+        try:
+            async with self._slots:
+                reader = ObjectReader(self._objects, pointer.ref, self._run_blocking)
+                return await reader.read_checkpoint(stream_id, pointer)
+        except Corrupt:
+            self._corrupt.inc()
+            raise
+        finally:
+            self._give(pointer.size)
 
     # --- the loads ---------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """What one flush writes: a sealed memtable's streams, and their division into objects. Pure.
 
 Invariant: every batch of the flush is in exactly one object; a stream's pieces are in offset order; within an object
-streams ascend.
+streams ascend; a checkpoint too large for its row is in the object that holds the end of its stream's range.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from s3stream.limits import CHECKPOINT_ROW_BYTES_MAX
 from s3stream.memtable import Memtable, Segment
 from s3stream.stream import Stream
 from s3stream.types import Checkpoint, ObjectKind, StreamBatch, StreamId
@@ -38,13 +39,21 @@ class StreamShare:
     def payload_bytes(self) -> int:
         return sum(segment.payload_bytes for segment in self.segments)
 
+    @property
+    def large_checkpoint(self) -> Checkpoint | None:
+        """The checkpoint, if it has to lie in an object."""
+        found = self.checkpoint
+        return None if found is None or len(found.blob) <= CHECKPOINT_ROW_BYTES_MAX else found
+
 
 @dataclass(slots=True)
 class ObjectPlan:
     kind: ObjectKind
     pieces: list[Sequence[StreamBatch]] = field(default_factory=list)
     """Each of one stream, ascending by (stream id, offset)."""
+    checkpoints: dict[StreamId, Checkpoint] = field(default_factory=dict)
     payload_bytes: int = 0
+    """Of batches and checkpoints."""
 
     def add(self, piece: Sequence[StreamBatch], size: int) -> None:
         self.pieces.append(piece)
@@ -79,10 +88,12 @@ def shares_of(memtable: Memtable, streams: Mapping[StreamId, Stream]) -> tuple[l
 
 def plan_objects(shares: Iterable[StreamShare], stream_object_bytes: int, object_bytes_max: int) -> list[ObjectPlan]:
     """Streams with `stream_object_bytes` or more get objects of their own, the rest share; all are cut at about
-    `object_bytes_max` of payload (one batch larger than that is not cut)."""
+    `object_bytes_max` of payload (one batch or checkpoint larger than that is not cut)."""
     own: list[ObjectPlan] = []
     shared: list[ObjectPlan] = []
     for share in shares:
+        large = share.large_checkpoint
+        large_bytes = 0 if large is None else len(large.blob)
         if share.payload_bytes >= stream_object_bytes:
             for piece, size in _pieces(share, object_bytes_max):
                 if (
@@ -92,11 +103,16 @@ def plan_objects(shares: Iterable[StreamShare], stream_object_bytes: int, object
                 ):
                     own.append(ObjectPlan(ObjectKind.STREAM))
                 own[-1].add(piece, size)
+            last = own[-1]
         else:
-            if not shared or shared[-1].payload_bytes + share.payload_bytes > object_bytes_max:
+            if not shared or shared[-1].payload_bytes + share.payload_bytes + large_bytes > object_bytes_max:
                 shared.append(ObjectPlan(ObjectKind.STREAM_SET))
+            last = shared[-1]
             for segment in share.segments:
-                shared[-1].add(segment.batches, segment.payload_bytes)
+                last.add(segment.batches, segment.payload_bytes)
+        if large is not None:
+            last.checkpoints[share.stream_id] = large
+            last.payload_bytes += large_bytes
     return own + shared
 
 

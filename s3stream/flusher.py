@@ -19,6 +19,7 @@ from s3stream.backoff import Backoff
 from s3stream.errors import Expired, Fenced, Unavailable
 from s3stream.flush_plan import StreamShare, plan_objects, shares_of
 from s3stream.limits import (
+    CHECKPOINT_BYTES_MAX,
     FLUSHES_IN_FLIGHT_MAX,
     OBJECT_PREPARE_TTL_MS,
     RANGES_PER_COMMIT_MAX,
@@ -38,6 +39,8 @@ from s3stream.types import (
     CommittedObject,
     FlushCommit,
     NodeIdentity,
+    StoredCheckpoint,
+    StreamId,
     WalPosition,
 )
 from s3stream.uploader import KeyTaken, Uploader
@@ -97,6 +100,9 @@ class Flusher:
         self._seconds = metrics.histogram("ponor_flush_seconds", "From seal to commit.")
         self._bytes = metrics.counter("ponor_flush_bytes_total", "Bytes of objects committed by flushes.")
         self._retries = metrics.counter("ponor_flush_retries_total", "Attempts of flushes that failed.")
+        self._too_large = metrics.counter(
+            "ponor_checkpoints_too_large_total", "Checkpoints beyond their bound: opening replays from an older one."
+        )
 
     # --- sealing -----------------------------------------------------------------------------------
 
@@ -167,8 +173,13 @@ class Flusher:
         except Exception:
             log.exception("a stream's checkpoint failed; the older one stands", stream=stream.stream_id)
             return
-        if blob is not None:
-            share.checkpoint = Checkpoint(share.end, blob)
+        if blob is None:
+            return
+        if len(blob) > CHECKPOINT_BYTES_MAX:
+            self._too_large.inc()
+            log.error("a checkpoint is too large; the older one stands", stream=stream.stream_id, size=len(blob))
+            return
+        share.checkpoint = Checkpoint(share.end, blob)
 
     async def _persist(self, flush: Flush) -> None:
         """Upload and commit, for as long as it takes. Raises Fenced."""
@@ -237,7 +248,13 @@ class Flusher:
         for built in objects:
             ranges = [one._replace(stream_epoch=epochs[one.stream_id]) for one in built.ranges]
             committed.append(CommittedObject(built.ref, built.kind, ranges))
-        checkpoints = {share.stream_id: share.checkpoint for share in flush.shares if share.checkpoint is not None}
+        checkpoints: dict[StreamId, StoredCheckpoint] = {
+            share.stream_id: share.checkpoint
+            for share in flush.shares
+            if share.checkpoint is not None and share.large_checkpoint is None
+        }
+        for built in objects:
+            checkpoints.update(built.checkpoints)
         return FlushCommit(node, committed, checkpoints, self._trim_after(flush))
 
     # --- the WAL's trim ----------------------------------------------------------------------------

@@ -30,6 +30,14 @@ BATCH_BYTES_MAX = 100 * MIB
 assert BATCH_BYTES_MAX < BLOCK_BYTES_MAX
 assert BLOCK_BYTES <= STREAM_OBJECT_BYTES <= OBJECT_BYTES_MAX
 
+# --- checkpoints -------------------------------------------------------------------------------
+CHECKPOINT_ROW_BYTES_MAX = 64 * KIB
+"""A checkpoint up to this size lies in its stream's metadata row, a larger one in the object flushed with it. Most have
+some hundred bytes; this is the state of about 400 idempotent producers."""
+CHECKPOINT_BYTES_MAX = BLOCK_BYTES_MAX
+"""A checkpoint is one block. A larger one is not taken: the older one stands, and opening the stream replays more."""
+assert CHECKPOINT_ROW_BYTES_MAX < CHECKPOINT_BYTES_MAX <= BLOCK_BYTES_MAX
+
 # --- WAL ---------------------------------------------------------------------------------------
 WAL_SEGMENT_BYTES = 128 * MIB
 WAL_GROUP_BYTES_MAX = 16 * MIB
@@ -118,5 +126,9 @@ STORE_REQUEST_TIMEOUT_MAX_S = 300.0
 """What the HTTP client itself allows one request: only a second line of defence."""
 STORE_CONNECT_TIMEOUT_S = 5.0
 STORE_IDLE_CONNECTIONS_MAX = 64
-assert STORE_REQUEST_TIMEOUT_S + OBJECT_BYTES_MAX / STORE_BYTES_PER_S_MIN < STORE_REQUEST_TIMEOUT_MAX_S
+# An object's last stream may bring one checkpoint past the size at which objects are cut.
+assert (
+    STORE_REQUEST_TIMEOUT_S + (OBJECT_BYTES_MAX + CHECKPOINT_BYTES_MAX) / STORE_BYTES_PER_S_MIN
+    < STORE_REQUEST_TIMEOUT_MAX_S
+)
 assert STORE_IDLE_CONNECTIONS_MAX >= GETS_IN_FLIGHT_MAX + UPLOADS_IN_FLIGHT_MAX

@@ -79,14 +79,6 @@ class BlockEntry(NamedTuple):
         return self.size != HEADER_BYTES + self.batch_count * BATCH_ENTRY_BYTES + self.payload_bytes
 
 
-class CheckpointPointer(NamedTuple):
-    """Where a checkpoint lies in its object."""
-
-    position: int
-    size: int
-    crc: int
-
-
 class Footer(NamedTuple):
     kind: ObjectKind
     object_id: int

@@ -17,13 +17,12 @@ from s3stream.limits import FOOTER_READ_BYTES, MIB, READ_GAP_BYTES, READ_REQUEST
 from s3stream.object_format import (
     FOOTER_BYTES,
     BlockEntry,
-    CheckpointPointer,
     object_key,
     unpack_footer,
 )
 from s3stream.object_index import ObjectIndex
 from s3stream.seams import ObjectStore, RunBlocking
-from s3stream.types import Buffer, ObjectRef
+from s3stream.types import Buffer, CheckpointPointer, ObjectRef
 
 DECODE_INLINE_BYTES = 4 * MIB
 """Checksums of more than this (a millisecond) are left to a thread, if there is one. Decompressing always is."""
@@ -77,13 +76,19 @@ class ObjectReader:
             blocks = self._decode(requests, buffers)
         return [blocks[entry.position] for entry in entries]
 
-    async def read_checkpoint(self, stream_id: int, offset: int, pointer: CheckpointPointer) -> bytes:
-        """The blob that `ObjectWriter.add_checkpoint` was given for this stream and offset."""
+    async def read_checkpoint(self, stream_id: int, pointer: CheckpointPointer) -> bytes:
+        """The blob that `ObjectWriter.add_checkpoint` was given for this stream and offset. One request."""
         (raw,) = await self._read([(pointer.position, pointer.position + pointer.size)])
+        if self._run_blocking is not None and len(raw) > DECODE_INLINE_BYTES:
+            return await self._run_blocking(self._decode_checkpoint, raw, stream_id, pointer)
+        return self._decode_checkpoint(raw, stream_id, pointer)
+
+    def _decode_checkpoint(self, raw: Buffer, stream_id: int, pointer: CheckpointPointer) -> bytes:
         block = decode_block(raw, self.key, pointer.position)
-        named = (block.kind, block.stream_id, block.start, block.crc)
-        if named != (BlockKind.CHECKPOINT, stream_id, offset, pointer.crc):
-            raise corrupt(self.key, pointer.position, f"not the checkpoint of stream {stream_id} at offset {offset}")
+        if (block.kind, block.stream_id, block.start) != (BlockKind.CHECKPOINT, stream_id, pointer.offset):
+            raise corrupt(
+                self.key, pointer.position, f"not the checkpoint of stream {stream_id} at offset {pointer.offset}"
+            )
         return bytes(block.payload)
 
     async def _read(self, ranges: Sequence[tuple[int, int]]) -> list[Buffer]:

@@ -18,7 +18,6 @@ from s3stream.limits import BLOCK_BYTES_MAX, KIB
 from s3stream.object_format import (
     FOOTER_BYTES,
     BlockEntry,
-    CheckpointPointer,
     Footer,
     object_key,
     pack_footer,
@@ -28,12 +27,14 @@ from s3stream.settings import EngineSettings
 from s3stream.types import (
     NO_TIMESTAMP,
     Buffer,
+    CheckpointPointer,
     CommittedObject,
     CommittedRange,
     ObjectId,
     ObjectKind,
     ObjectRef,
     StreamBatch,
+    StreamId,
 )
 
 JOIN_BELOW_BYTES = 8 * KIB
@@ -54,6 +55,7 @@ class BuiltObject(NamedTuple):
     ranges: list[CommittedRange]
     """One a stream, ascending."""
     blocks: list[BuiltBlock]
+    checkpoints: dict[StreamId, CheckpointPointer]
 
     @property
     def key(self) -> str:
@@ -94,8 +96,9 @@ class ObjectWriter:
         for group in cut_blocks(batches, self._settings.block_bytes):
             self._add_block(group, compress)
 
-    def add_checkpoint(self, stream_id: int, offset: int, blob: Buffer) -> CheckpointPointer:
-        """A checkpoint too large for its row, as a block of its own. The pointer goes into the row."""
+    def add_checkpoint(self, stream_id: int, offset: int, blob: Buffer) -> None:
+        """A checkpoint too large for its row, as a block of its own; one a stream. The pointer that goes into the row
+        comes from `finish`. A large one blocks for its checksum: use a thread."""
         position = self.size
         buffers, size, crc = encode_block(BlockKind.CHECKPOINT, stream_id, offset, offset, b"", [blob], compress=False)
         self._buffers += buffers
@@ -103,7 +106,6 @@ class ObjectWriter:
         self._checkpoints.append(
             BlockEntry(stream_id, offset, offset, position, size, 0, NO_TIMESTAMP, NO_TIMESTAMP, crc, len(blob))
         )
-        return CheckpointPointer(position, size, crc)
 
     def finish(self) -> BuiltObject:
         """The object's bytes. The writer is done: it holds nothing that a second object could share."""
@@ -121,7 +123,11 @@ class ObjectWriter:
         size = self.size + len(index) + FOOTER_BYTES
         buffers = [*self._buffers, index + pack_footer(footer)]
         ref = ObjectRef(self._object_id, self._incarnation, size)
-        return BuiltObject(ref, self.kind, buffers, self._ranges, self._blocks)
+        checkpoints = {
+            entry.stream_id: CheckpointPointer(entry.start, ref, entry.position, entry.size)
+            for entry in self._checkpoints
+        }
+        return BuiltObject(ref, self.kind, buffers, self._ranges, self._blocks, checkpoints)
 
     def _add_block(self, batches: list[StreamBatch], compress: bool) -> None:
         first, last = batches[0], batches[-1]

@@ -23,7 +23,7 @@ from s3stream.read_ahead import ReadAhead
 from s3stream.seams import BlockCache, MetadataStore, ObjectStore, RunBlocking
 from s3stream.stream import Stream
 from s3stream.tasks import Tasks
-from s3stream.types import Buffer, ObjectRange, ObjectRef, ReadResult
+from s3stream.types import Buffer, Checkpoint, ObjectRange, ObjectRef, ReadResult
 
 T = TypeVar("T")
 
@@ -205,6 +205,17 @@ class Reads:
             return await find()
         except NotFound as error:
             raise Corrupt(f"stream {stream.stream_id}: an object is missing from the store: {error}") from error
+
+    # --- checkpoints -------------------------------------------------------------------------------
+
+    async def checkpoint(self, stream: Stream) -> Checkpoint | None:
+        found = stream.checkpoint
+        if found is None or isinstance(found, Checkpoint):
+            return found
+        try:
+            return Checkpoint(found.offset, await self._loader.checkpoint(stream.stream_id, found))
+        except NotFound as error:
+            raise Corrupt(f"stream {stream.stream_id}: the object of its checkpoint is missing: {error}") from error
 
     # --- ranges ------------------------------------------------------------------------------------
 

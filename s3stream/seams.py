@@ -195,8 +195,8 @@ class MetadataStore(Protocol):
         """The rows, in the order asked for; streams that do not exist are left out."""
 
     async def trim_stream(self, node: NodeIdentity, stream_id: StreamId, stream_epoch: int, start: int) -> int:
-        """Raise the stream's start offset; returns the stored one (the greater of old and new). Objects
-        left without any live range are marked for deletion. Raises Fenced on a wrong stream epoch, NotFound."""
+        """Raise the stream's start offset; returns the stored one (the greater of old and new). Objects left without
+        any live range or checkpoint are marked for deletion. Raises Fenced on a wrong stream epoch, NotFound."""
 
     async def prepare_objects(self, node: NodeIdentity, count: int, expires_ms: int) -> list[ObjectId]:
         """Reserve object ids, never given before and never again, prepared until `expires_ms`."""
@@ -205,8 +205,11 @@ class MetadataStore(Protocol):
         """Commit one flush, each stream on its own (CORRECTNESS 9). Idempotent.
 
         Raises Fenced when the node's epoch is raised, Expired (and does nothing) when a range would become
-        readable in an object that is no longer prepared. After a GAP the same commit may come again; the trim
-        is not raised by it.
+        readable, or a checkpoint kept, in an object that is no longer prepared. After a GAP the same commit may
+        come again; the trim is not raised by it.
+
+        A checkpoint is stored with its range (COMMITTED, TRIMMED, ALREADY) unless a newer one is there: when this
+        returns, the row's is at least as new. An object that one lies in is kept until a newer one replaces it.
         """
 
     async def object_ranges(self, stream_id: StreamId, start: int, limit: int) -> list[ObjectRange]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from s3stream.errors import PonorError
 from s3stream.memtable import Memtable, Segment, StreamTable
 from s3stream.stream_ranges import RangeWindow
-from s3stream.types import Buffer, ReadResult, StreamBatch, StreamSnapshot
+from s3stream.types import Buffer, Checkpoint, ReadResult, StreamBatch, StreamSnapshot
 
 if TYPE_CHECKING:
     from s3stream.reads import Reads
@@ -147,6 +147,13 @@ class Stream:
     async def batch_of_max_timestamp(self, limit_offset: int) -> Buffer | None:
         """Bytes of the first batch among those with the greatest max_timestamp and base offset < `limit_offset`."""
         return await self._reads.batch_of_max_timestamp(self, limit_offset)
+
+    async def read_checkpoint(self) -> Checkpoint | None:
+        """The checkpoint this stream was opened with; one request if it lies in an object.
+
+        Raises Unavailable, and Corrupt when its bytes are damaged or gone.
+        """
+        return await self._reads.checkpoint(self)
 
     @property
     def size_bytes(self) -> int:

@@ -6,7 +6,7 @@ Ranges are half-open. Offsets are record offsets (a partition's stream offsets a
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
@@ -124,6 +124,22 @@ class Checkpoint:
     blob: bytes
 
 
+class CheckpointPointer(NamedTuple):
+    """Where a checkpoint too large for its row lies: one block of an object that was committed with it."""
+
+    offset: int
+    """What the checkpoint describes."""
+    ref: ObjectRef
+    position: int
+    """Of the block's header in the object."""
+    size: int
+    """Bytes of the block, header included."""
+
+
+StoredCheckpoint: TypeAlias = Checkpoint | CheckpointPointer
+"""As the stream's row has it: up to CHECKPOINT_ROW_BYTES_MAX the blob itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class StreamSnapshot:
     """A stream's metadata row."""
@@ -134,7 +150,7 @@ class StreamSnapshot:
     state: StreamState
     start_offset: int
     committed_end: int
-    checkpoint: Checkpoint | None = None
+    checkpoint: StoredCheckpoint | None = None
     epochs: Sequence[tuple[int, int]] = ()
     """(stream epoch, start offset) of every opening, ascending; epochs without records included (CORRECTNESS 20)."""
     owner: NodeId | None = None
@@ -171,7 +187,8 @@ class FlushCommit:
 
     node: NodeIdentity
     objects: Sequence[CommittedObject]
-    checkpoints: dict[StreamId, Checkpoint]
+    checkpoints: Mapping[StreamId, StoredCheckpoint]
+    """Those whose stream's range is done become the row's, unless it has a newer one. Pointers lead into `objects`."""
     wal_trim: WalPosition
     """Lowest WAL position that nobody has committed once this commit is done (CORRECTNESS 2)."""
 

@@ -14,13 +14,14 @@ from random import Random
 import structlog
 
 from s3stream.backoff import Backoff
-from s3stream.errors import AlreadyExists, Expired, NotFound, PonorError, Unavailable
+from s3stream.errors import AlreadyExists, Expired, PonorError, Unavailable
 from s3stream.flush_plan import ObjectPlan
-from s3stream.limits import FOOTER_READ_BYTES, STEP_BATCHES, STEP_BYTES, UPLOADS_IN_FLIGHT_MAX
+from s3stream.limits import STEP_BATCHES, STEP_BYTES, UPLOADS_IN_FLIGHT_MAX
 from s3stream.object_writer import BuiltObject, ObjectWriter, cut_blocks
+from s3stream.objectstore.exists import create_or_confirm
 from s3stream.seams import Clock, ObjectStore, RunBlocking
 from s3stream.settings import EngineSettings
-from s3stream.types import Buffer, NodeIdentity, ObjectId
+from s3stream.types import NodeIdentity, ObjectId
 
 log = structlog.get_logger(__name__)
 
@@ -65,17 +66,23 @@ class Uploader:
                 if worked >= STEP_BYTES or batches >= STEP_BATCHES:
                     worked = batches = 0
                     await asyncio.sleep(0)
+        for stream_id, checkpoint in plan.checkpoints.items():
+            # All of these are large: each is a step, and one beyond a step's size is left to a thread.
+            if len(checkpoint.blob) > STEP_BYTES:
+                await self._run_blocking(writer.add_checkpoint, stream_id, checkpoint.offset, checkpoint.blob)
+            else:
+                writer.add_checkpoint(stream_id, checkpoint.offset, checkpoint.blob)
+                await asyncio.sleep(0)
         return writer.finish()
 
     async def _create(self, built: BuiltObject, expires_ms: int) -> None:
         backoff = Backoff(self._random)
         while self._clock.now_ms() < expires_ms:
             try:
-                await self._store.create(built.key, built.buffers)
+                await create_or_confirm(self._store, built.key, built.buffers)
                 return
-            except AlreadyExists:
-                if await self._is_ours(built):
-                    return
+            except AlreadyExists as error:
+                raise KeyTaken(f"object {built.key} exists with other bytes") from error
             except Unavailable as error:
                 log.warning("an upload is tried again", key=built.key, size=built.size, error=str(error))
             except PonorError as error:
@@ -83,30 +90,3 @@ class Uploader:
                 log.error("an upload was refused; it is tried again", key=built.key, error=str(error))
             await self._clock.sleep(backoff.next())
         raise Expired(f"object {built.key} could not be uploaded before its preparation ran out")
-
-    async def _is_ours(self, built: BuiltObject) -> bool:
-        """Whether the key holds what we meant to write: same size, same index and footer, whose checksums name
-        every block. False: it is not there, or cannot be read now; repeat the attempt."""
-        tail = _tail(built.buffers, min(FOOTER_READ_BYTES, built.size))
-        try:
-            size = await self._store.size(built.key)
-            if size == built.size:
-                (found,) = await self._store.get_ranges(built.key, [(size - len(tail), size)])
-                if found == tail:
-                    return True
-        except (NotFound, Unavailable) as error:
-            log.warning("an object that is said to exist cannot be read", key=built.key, error=str(error))
-            return False
-        raise KeyTaken(f"object {built.key} exists with other bytes")
-
-
-def _tail(buffers: list[Buffer], size: int) -> bytes:
-    """The last `size` bytes."""
-    parts: list[bytes] = []
-    for buffer in reversed(buffers):
-        if size <= 0:
-            break
-        part = bytes(memoryview(buffer)[max(0, len(buffer) - size) :])
-        parts.append(part)
-        size -= len(part)
-    return b"".join(reversed(parts))

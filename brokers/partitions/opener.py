@@ -15,7 +15,7 @@ import structlog
 
 from brokers.limits import PARTITION_OPENS_IN_FLIGHT_MAX
 from brokers.partitions.log_config import LogConfig
-from brokers.partitions.opening import needs_replay, open_log
+from brokers.partitions.opening import needs_reads, open_log
 from brokers.partitions.partition_log import PartitionLog
 from brokers.partitions.settings import PartitionSettings
 from metadata.image import PartitionImage, TopicImage
@@ -54,8 +54,8 @@ class Opener:
         found += await self._open_streams([placed for placed in wanted if not self._is_half_open(placed)])
         for placed, stream in found:
             self._half_open[placed.part.stream_id] = stream
-        slow = [(placed, stream) for placed, stream in found if needs_replay(stream)]
-        quick = [(placed, stream) for placed, stream in found if not needs_replay(stream)]
+        slow = [(placed, stream) for placed, stream in found if needs_reads(stream)]
+        quick = [(placed, stream) for placed, stream in found if not needs_reads(stream)]
         for index, (placed, stream) in enumerate(quick):
             await self._make(placed, stream, opened)
             if index % _YIELD_EVERY == _YIELD_EVERY - 1:

@@ -22,17 +22,17 @@ from brokers.records.record import end_marker
 from s3stream.errors import Corrupt
 from s3stream.seams import Clock
 from s3stream.stream import Stream
-from s3stream.types import Buffer
+from s3stream.types import Buffer, CheckpointPointer
 
 log = structlog.get_logger(__name__)
 
 
-def needs_replay(stream: Stream) -> bool:
-    """Whether opening the log has to read batches."""
+def needs_reads(stream: Stream) -> bool:
+    """Whether opening the log has to read: batches to replay, or a checkpoint that lies in an object."""
     start = stream.start_offset
     if stream.checkpoint is not None:
         start = max(start, stream.checkpoint.offset)
-    return start < stream.durable_end
+    return start < stream.durable_end or isinstance(stream.checkpoint, CheckpointPointer)
 
 
 async def open_log(
@@ -45,7 +45,7 @@ async def open_log(
     producer_id_expiration_ms: int,
 ) -> PartitionLog:
     """Raises Unavailable, Corrupt, Fenced: the partition stays closed, others are not touched."""
-    found = _restore(f"{topic}-{partition}", stream)
+    found = await _restore(f"{topic}-{partition}", stream)
     producers = ProducerState()
     producers.restore(found.producers, found.aborted)
     await replay(stream, max(found.offset, stream.start_offset), stream.durable_end, producers)
@@ -66,12 +66,12 @@ async def open_log(
     )
 
 
-def _restore(name: str, stream: Stream) -> PartitionCheckpoint:
+async def _restore(name: str, stream: Stream) -> PartitionCheckpoint:
     """The stream's checkpoint, or an empty one at the start of a log that can still be replayed whole."""
-    stored = stream.checkpoint
-    if stored is None:
-        return PartitionCheckpoint(stream.start_offset)
     try:
+        stored = await stream.read_checkpoint()
+        if stored is None:
+            return PartitionCheckpoint(stream.start_offset)
         found = checkpoint.decode(stored.blob)
         if found.offset != stored.offset:
             raise Corrupt(f"partition checkpoint of {name} is for {found.offset}, not for {stored.offset}")

@@ -1,7 +1,7 @@
 """Tries again what a store failed to do: jittered exponential backoff within a deadline, a timeout for each request.
 
-Owns: when to try again, and what the answer to a repeated create means (CORRECTNESS 5).
-Does not own: trying on beyond the deadline (the caller knows what waiting costs it).
+Owns: when to try again. Does not own: what the answer to a repeated create means (exists.py), trying on beyond the
+deadline (the caller knows what waiting costs it).
 Invariant: every attempt at one key carries identical bytes; so "exists already" with identical content is success,
 whoever's attempt it was.
 """
@@ -16,7 +16,8 @@ from typing import TypeVar
 
 from s3stream import limits
 from s3stream.backoff import Backoff
-from s3stream.errors import AlreadyExists, NotFound, Unavailable
+from s3stream.errors import Unavailable
+from s3stream.objectstore.exists import create_or_confirm
 from s3stream.objectstore.faults import Refused, gather_all, listing
 from s3stream.objectstore.probe import probe
 from s3stream.seams import Clock, ObjectInfo, ObjectStore
@@ -57,32 +58,7 @@ class RetryingStore:
 
     async def create(self, key: str, data: Buffers) -> None:
         timeout_s = self._policy.timeout_s(sum(map(len, data)))
-        await self._retry(lambda: self._create_once(key, data), f"create {key}", timeout_s)
-
-    async def _create_once(self, key: str, data: Buffers) -> None:
-        try:
-            await self._inner.create(key, data)
-        except AlreadyExists:
-            if await self._holds(key, data):
-                return
-            raise
-
-    async def _holds(self, key: str, data: Buffers) -> bool:
-        """Whether the object is, byte for byte, what was to be created. Raises Unavailable where there is none: a
-        conflict between two writers that neither has won yet, or that a third has deleted since. Then: again."""
-        size = sum(map(len, data))
-        try:
-            if await self._inner.size(key) != size:
-                return False
-            stored = memoryview(await self._inner.get(key))
-        except NotFound:
-            raise Unavailable(f"object {key} is said to exist, and cannot be read") from None
-        at = 0
-        for buffer in data:
-            if stored[at : at + len(buffer)] != buffer:
-                return False
-            at += len(buffer)
-        return True
+        await self._retry(lambda: create_or_confirm(self._inner, key, data), f"create {key}", timeout_s)
 
     async def get(self, key: str) -> Buffer:
         # The size is not known beforehand: time for the largest object there is.

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from s3stream.block_codec import HEADER_BYTES, data_block, decode_block
 from s3stream.errors import Corrupt
-from s3stream.object_format import FOOTER_BYTES, BlockEntry, CheckpointPointer, unpack_footer
+from s3stream.object_format import FOOTER_BYTES, unpack_footer
 from s3stream.object_reader import ObjectReader
 from s3stream.object_writer import BuiltObject, ObjectWriter
 from s3stream.settings import EngineSettings
-from s3stream.types import ObjectKind, ObjectRef, StreamBatch
+from s3stream.types import CheckpointPointer, ObjectKind, ObjectRef, StreamBatch
 from tests.support.objects import batches_of, fields_of, joined, read_everything, stored
 
 timestamps = st.integers(-1, (1 << 63) - 1)
@@ -113,18 +113,14 @@ async def outcome(reader: ObjectReader, intact: list[object]) -> str:
     try:
         found: list[object] = [*await read_everything(reader)]
         checkpoints = (await reader.index()).checkpoints()
-        found += [
-            await reader.read_checkpoint(entry.stream_id, entry.start, pointer_of(entry)) for entry in checkpoints
-        ]
+        for entry in checkpoints:
+            pointer = CheckpointPointer(entry.start, reader.ref, entry.position, entry.size)
+            found.append(await reader.read_checkpoint(entry.stream_id, pointer))
     except Corrupt as error:
         assert reader.key in str(error)
         return "corrupt"
     assert found == intact
     return "intact"
-
-
-def pointer_of(entry: BlockEntry) -> CheckpointPointer:
-    return CheckpointPointer(entry.position, entry.size, entry.crc)
 
 
 def intact_of() -> list[object]:

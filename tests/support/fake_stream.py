@@ -64,6 +64,9 @@ class FakeStream:
         batches = [batch for batch in self._kept() if batch.base_offset < limit_offset]
         return max(batches, key=lambda batch: batch.max_timestamp).payload if batches else None
 
+    async def read_checkpoint(self) -> Checkpoint | None:
+        return self.checkpoint
+
     async def trim(self, start_offset: int) -> None:
         assert start_offset <= self.durable_end
         self.start_offset = max(self.start_offset, start_offset)

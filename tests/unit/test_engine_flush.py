@@ -8,7 +8,7 @@ import pytest
 
 from s3stream.errors import Fenced, NotFound, Unavailable
 from s3stream.settings import EngineSettings
-from s3stream.types import OpenRequest
+from s3stream.types import Checkpoint, OpenRequest
 from tests.support.engine import Engine, World, append, read_all
 from tests.support.faulty_metadata import FaultyMetadata, Method, answer_lost, gap_for, refused
 from tests.support.holding_store import HoldingStore
@@ -69,8 +69,7 @@ async def test_a_checkpoint_names_the_boundary_that_is_committed_with_it() -> No
     await engine.storage.flush()
     assert listener.committed_offsets == [3, None]
     engine = await restarted(world, engine)
-    assert engine.streams[0].checkpoint is not None
-    assert (engine.streams[0].checkpoint.offset, engine.streams[0].checkpoint.blob) == (3, b"3")
+    assert engine.streams[0].checkpoint == Checkpoint(3, b"3")
 
 
 @virtual

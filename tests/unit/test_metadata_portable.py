@@ -47,7 +47,7 @@ def test_tables_compile_for_postgresql_and_keep_64_bit_keys() -> None:
         (fencing._CHECK, "FOR SHARE"),
         (fencing._TRIM, "FOR UPDATE"),
         (streams._LOCK_BY_IDS, "FOR UPDATE OF streams"),
-        (commits._LOCK_STREAMS, "FOR UPDATE OF streams"),
+        (commits._LOCK_STREAMS, "FOR UPDATE"),
         (commits._LOCK_OBJECTS, "FOR UPDATE"),
         (ranges._LOCK_ROW, "FOR UPDATE"),
         (topics._LOCK_STREAMS, "FOR UPDATE"),

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from s3stream.object_format import CheckpointPointer
 from s3stream.object_reader import ObjectReader
 from s3stream.object_writer import BuiltObject, ObjectWriter
 from s3stream.settings import EngineSettings
-from s3stream.types import ObjectKind, ObjectRef, StreamBatch
+from s3stream.types import CheckpointPointer, ObjectKind, ObjectRef, StreamBatch
 from tests.support.objects import CountingStore, fields_of, joined, read_everything
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -28,16 +27,16 @@ CHECKPOINT = (3, 110, b"state of stream 3 at 110")
 BATCHES = [batch for batches in STREAMS for batch in batches]
 
 
-def write(compress: bool) -> tuple[BuiltObject, CheckpointPointer]:
+def write(compress: bool) -> BuiltObject:
     writer = ObjectWriter(ObjectKind.STREAM_SET, REF.object_id, REF.incarnation, EngineSettings(block_bytes=200))
     writer.add(STREAMS[0], compress)
-    pointer = writer.add_checkpoint(*CHECKPOINT)
+    writer.add_checkpoint(*CHECKPOINT)
     writer.add(STREAMS[1], compress)
-    return writer.finish(), pointer
+    return writer.finish()
 
 
 def test_the_bytes_of_an_object_are_those_of_format_1() -> None:
-    built, _ = write(compress=False)
+    built = write(compress=False)
     assert built.key == KEY
     assert joined(built) == (GOLDEN / "object_v1.bin").read_bytes()
 
@@ -54,5 +53,5 @@ async def test_the_golden_object_is_read(name: str) -> None:
     assert await read_everything(reader) == fields_of(BATCHES)
     assert any(entry.compressed for entry in index.entries()) is ("zstd" in name)
     (entry,) = index.checkpoints()
-    pointer = CheckpointPointer(entry.position, entry.size, entry.crc)
-    assert await reader.read_checkpoint(CHECKPOINT[0], CHECKPOINT[1], pointer) == CHECKPOINT[2]
+    pointer = CheckpointPointer(CHECKPOINT[1], reader.ref, entry.position, entry.size)
+    assert await reader.read_checkpoint(CHECKPOINT[0], pointer) == CHECKPOINT[2]

@@ -10,11 +10,11 @@ import pytest
 from s3stream.block_codec import Block
 from s3stream.errors import Corrupt, NotFound
 from s3stream.limits import FOOTER_READ_BYTES, KIB, MIB, READ_GAP_BYTES, READ_REQUEST_BYTES_MAX
-from s3stream.object_format import BlockEntry, CheckpointPointer
+from s3stream.object_format import BlockEntry
 from s3stream.object_reader import ObjectReader, plan_requests
 from s3stream.object_writer import ObjectWriter
 from s3stream.settings import EngineSettings
-from s3stream.types import ObjectKind, ObjectRef, StreamBatch
+from s3stream.types import CheckpointPointer, ObjectKind, ObjectRef, StreamBatch
 from tests.support.objects import CountingStore, batches_of, build, fields_of, joined, read_everything, stored
 
 
@@ -127,13 +127,14 @@ def test_requests_are_bounded_and_skip_gaps() -> None:
 async def test_checkpoints_lie_between_blocks_and_are_read_by_pointer() -> None:
     writer = ObjectWriter(ObjectKind.STREAM_SET, 7, 8, EngineSettings(block_bytes=500))
     writer.add(batches_of(1, 10))
-    first = writer.add_checkpoint(1, 20, b"state of 1")
+    writer.add_checkpoint(1, 20, b"state of 1")
     writer.add(batches_of(2, 10))
-    second = writer.add_checkpoint(2, 20, memoryview(b"state of 2" * 1000))
+    writer.add_checkpoint(2, 20, memoryview(b"state of 2" * 1000))
     built = writer.finish()
+    first, second = built.checkpoints[1], built.checkpoints[2]
     _, reader = await stored(built)
-    assert await reader.read_checkpoint(1, 20, first) == b"state of 1"
-    assert await reader.read_checkpoint(2, 20, second) == b"state of 2" * 1000
+    assert await reader.read_checkpoint(1, first) == b"state of 1"
+    assert await reader.read_checkpoint(2, second) == b"state of 2" * 1000
     assert await read_everything(reader) == fields_of([*batches_of(1, 10), *batches_of(2, 10)])
     index = await reader.index()
     assert [(entry.stream_id, entry.start, entry.position) for entry in index.checkpoints()] == [
@@ -145,22 +146,22 @@ async def test_checkpoints_lie_between_blocks_and_are_read_by_pointer() -> None:
 async def test_a_pointer_to_something_else_is_refused() -> None:
     writer = ObjectWriter(ObjectKind.STREAM, 7, 8, EngineSettings())
     writer.add(batches_of(1, 10))
-    pointer = writer.add_checkpoint(1, 20, b"state")
+    writer.add_checkpoint(1, 20, b"state")
     built = writer.finish()
+    pointer = built.checkpoints[1]
     _, reader = await stored(built)
     block = built.blocks[0].entry
-    for stream_id, offset, wrong in [
-        (2, 20, pointer),
-        (1, 21, pointer),
-        (1, 20, pointer._replace(crc=pointer.crc ^ 1)),
-        (1, 20, pointer._replace(position=pointer.position + 1)),
-        (1, 20, pointer._replace(size=pointer.size - 1)),
-        (1, 20, pointer._replace(position=built.size)),
-        (1, 20, pointer._replace(position=-1)),
-        (1, 0, CheckpointPointer(block.position, block.size, block.crc)),
+    for stream_id, wrong in [
+        (2, pointer),
+        (1, pointer._replace(offset=21)),
+        (1, pointer._replace(position=pointer.position + 1)),
+        (1, pointer._replace(size=pointer.size - 1)),
+        (1, pointer._replace(position=built.size)),
+        (1, pointer._replace(position=-1)),
+        (1, CheckpointPointer(0, built.ref, block.position, block.size)),
     ]:
         with pytest.raises(Corrupt, match=reader.key):
-            await reader.read_checkpoint(stream_id, offset, wrong)
+            await reader.read_checkpoint(stream_id, wrong)
 
 
 async def test_an_index_that_leads_to_another_block_is_refused() -> None:
