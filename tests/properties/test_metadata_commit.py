@@ -1,7 +1,7 @@
 """Random interleavings of prepare, commit, retry, trim, open, close, restart, delete and expiry, against a model.
 
-The model knows no ranges: it keeps, for every offset, the object that holds it. Chunks are made tiny, so that
-full chunks, and transactions that drop only a part, come up all the time.
+The model knows no ranges: it keeps, for every offset, the object that holds it, and the newest checkpoint. Chunks are
+made tiny, so that full chunks, and transactions that drop only a part, come up all the time.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from metadata.store import Metadata
 from s3stream.errors import Expired, Fenced, Unavailable
 from s3stream.types import (
     Checkpoint,
+    CheckpointPointer,
     CommittedRange,
     FlushCommit,
     ObjectId,
+    ObjectRef,
     OpenRequest,
     RangeOutcome,
+    StoredCheckpoint,
     StreamId,
     StreamState,
 )
@@ -56,7 +59,7 @@ class ModelStream:
     owner: tuple[int, int] | None = None
     start: int = 0
     end: int = 0
-    checkpoint: int | None = None
+    checkpoint: StoredCheckpoint | None = None
     deleted: bool = False
     holder: dict[int, ObjectId] = field(default_factory=dict)
     openings: list[tuple[int, int]] = field(default_factory=list)
@@ -75,6 +78,9 @@ class ModelStream:
         readable = [offset for offset in missing if offset >= self.start]
         self.holder.update(dict.fromkeys(readable, object_id))
         return "COMMITTED" if readable else "TRIMMED"
+
+    def checkpoint_object(self) -> set[ObjectId]:
+        return {self.checkpoint.ref.object_id} if isinstance(self.checkpoint, CheckpointPointer) else set()
 
 
 class Commits(RuleBasedStateMachine):
@@ -184,21 +190,34 @@ class Commits(RuleBasedStateMachine):
         objects=st.integers(1, 2),
         trim=st.integers(0, 50),
         at_once=st.booleans(),
+        large=st.sampled_from(((), (0, 1, 2), (1,))),
     )
-    def upload(self, who: int, parts: list[tuple[int, int, int, int]], objects: int, trim: int, at_once: bool) -> None:
-        """Make a flush; it is committed later, any number of times. Ranges near the end, some under an old epoch."""
+    def upload(
+        self, who: int, parts: list[tuple[int, int, int, int]], objects: int, trim: int, at_once: bool,
+        large: tuple[int, ...],
+    ) -> None:  # fmt: skip
+        """Make a flush; it is committed later, any number of times. Ranges near the end, some under an old epoch.
+        `large`: the streams whose checkpoint lies in the object of their last range."""
         node = self.nodes[who]
         object_ids = now(self.metadata.prepare_objects(node.identity, objects, FAR_MS))
         self.prepared.update(object_ids)
         ranges: dict[ObjectId, list[CommittedRange]] = {object_id: [] for object_id in object_ids}
         ends: dict[StreamId, int] = {}
+        lasts: dict[StreamId, ObjectId] = {}
         for number, (index, shift, length, luck) in enumerate(parts):
             stream_id, model = self.stream(index)
             start = ends.get(stream_id, max(0, model.end + shift))
             ends[stream_id] = start + length
             part = CommittedRange(stream_id, model.epoch - (luck == 9), start, start + length, length * 10)
-            ranges[object_ids[number % objects]].append(part)
-        checkpoints = {stream_id: Checkpoint(end - end % 2, b"%d" % end) for stream_id, end in ends.items()}
+            lasts[stream_id] = object_ids[number % objects]
+            ranges[lasts[stream_id]].append(part)
+        checkpoints: dict[StreamId, StoredCheckpoint] = {
+            stream_id: Checkpoint(end - end % 2, b"%d" % end) for stream_id, end in ends.items()
+        }
+        for stream_id in {self.stream(index)[0] for index in large} & lasts.keys():
+            object_id = lasts[stream_id]
+            ref = ObjectRef(object_id, node.identity.incarnation, 1000 + object_id)
+            checkpoints[stream_id] = CheckpointPointer(checkpoints[stream_id].offset, ref, 48, 100)
         self.flushes.append((who, node.flush(ranges, checkpoints, trim)))
         if at_once:
             self.commit(0)
@@ -222,6 +241,8 @@ class Commits(RuleBasedStateMachine):
                 fresh.add(object_id)
             if outcome == "GAP":
                 waiting.add(object_id)
+        newer = self.newer_checkpoints(flush, outcomes)
+        fresh |= {one.ref.object_id for one in newer.values() if isinstance(one, CheckpointPointer)}
         if fresh & self.dead:
             for stream_id, (end, holder) in saved.items():
                 self.streams[stream_id].end, self.streams[stream_id].holder = end, holder
@@ -237,11 +258,17 @@ class Commits(RuleBasedStateMachine):
         spent = self.prepared & {one.ref.object_id for one in flush.objects} - waiting
         self.prepared -= spent
         self.dead |= spent
-        for stream_id, outcome in outcomes.items():
-            model, offset = self.streams[stream_id], flush.checkpoints[stream_id].offset
-            newer = model.checkpoint is None or offset > model.checkpoint
-            if outcome in ("ALREADY", "TRIMMED", "COMMITTED") and offset <= model.end and newer:
-                model.checkpoint = offset
+        for stream_id, checkpoint in newer.items():
+            self.streams[stream_id].checkpoint = checkpoint
+
+    def newer_checkpoints(self, flush: FlushCommit, outcomes: dict[StreamId, str]) -> dict[StreamId, StoredCheckpoint]:
+        found = {}
+        for stream_id, checkpoint in flush.checkpoints.items():
+            model, done = self.streams[stream_id], outcomes[stream_id] in ("ALREADY", "TRIMMED", "COMMITTED")
+            newer = model.checkpoint is None or checkpoint.offset > model.checkpoint.offset
+            if done and newer and checkpoint.offset <= model.end:
+                found[stream_id] = checkpoint
+        return found
 
     @rule(index=st.integers(0, 2), by=st.sampled_from((-3, 1, 2, 3, 8, 60)))
     def trim(self, index: int, by: int) -> None:
@@ -268,7 +295,7 @@ class Commits(RuleBasedStateMachine):
         if mine:
             now(self.metadata.delete_topic(UUID(int=topic)))
         for model in mine:
-            model.deleted, model.owner, model.holder = True, None, {}
+            model.deleted, model.owner, model.holder, model.checkpoint = True, None, {}, None
 
     @rule()
     def forget(self) -> None:
@@ -282,6 +309,7 @@ class Commits(RuleBasedStateMachine):
             for offset, object_id in model.holder.items()
             if offset >= model.start
         }
+        referenced.update(*(model.checkpoint_object() for model in self.streams.values()))
         return self.dead | self.committed - referenced
 
     @invariant()
@@ -298,7 +326,7 @@ class Commits(RuleBasedStateMachine):
             assert (row.epoch, row.start_offset, row.committed_end) == (model.epoch, model.start, model.end)
             assert row.state == (StreamState.CLOSED if model.owner is None else StreamState.OPEN)
             assert list(row.epochs) == model.openings
-            assert (row.checkpoint.offset if row.checkpoint else None) == model.checkpoint
+            assert row.checkpoint == model.checkpoint
             ranges = now(self.metadata.object_ranges(stream_id, 0, 1000))
             found = {offset: part.ref.object_id for part in ranges for offset in range(part.start, part.end)}
             assert {offset: id for offset, id in found.items() if offset >= model.start} == {

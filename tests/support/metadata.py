@@ -13,7 +13,6 @@ import pytest
 from metadata.store import Metadata, open_metadata
 from s3stream.metrics import Metrics
 from s3stream.types import (
-    Checkpoint,
     CommitResult,
     CommittedObject,
     CommittedRange,
@@ -23,6 +22,7 @@ from s3stream.types import (
     ObjectKind,
     ObjectRef,
     OpenRequest,
+    StoredCheckpoint,
     StreamId,
     StreamSnapshot,
 )
@@ -101,7 +101,7 @@ class Node:
     def flush(
         self,
         objects: Mapping[ObjectId, Sequence[CommittedRange]],
-        checkpoints: dict[StreamId, Checkpoint] | None = None,
+        checkpoints: Mapping[StreamId, StoredCheckpoint] | None = None,
         trim: int = 0,
     ) -> FlushCommit:
         return FlushCommit(
@@ -117,7 +117,7 @@ class Node:
         )
 
     async def commit(
-        self, *ranges: CommittedRange, checkpoints: dict[StreamId, Checkpoint] | None = None, trim: int = 0
+        self, *ranges: CommittedRange, checkpoints: Mapping[StreamId, StoredCheckpoint] | None = None, trim: int = 0
     ) -> CommitResult:
         """Commit the ranges in one object of their own."""
         return await self.metadata.commit(self.flush({await self.prepare(): ranges}, checkpoints, trim))
