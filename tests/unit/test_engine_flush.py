@@ -445,6 +445,26 @@ async def test_a_key_that_holds_other_bytes_is_left_and_another_taken() -> None:
 
 
 @virtual
+async def test_bytes_that_differ_in_one_bit_are_not_taken_for_ones_own() -> None:
+    """CORRECTNESS 5: the size and the checksums in the index agree, the object was damaged since."""
+    world = await World.create(1)
+    store = HoldingStore(world.objects)
+    store.fail_creates = [Unavailable("reset after the PUT")]
+    engine = await world.engine(objects=store)
+    append(engine.streams[0], 2)
+    await durable()
+    flush = asyncio.ensure_future(engine.storage.flush())
+    while not world.objects._objects:
+        await asyncio.sleep(0)
+    [(key, (data, _))] = world.objects._objects.items()
+    world.objects.damage(key, data[:60] + bytes([data[60] ^ 1]) + data[61:])
+    await flush
+    assert len(set(store.creates)) == 2
+    engine.drop_cache()
+    assert await read_all(engine.streams[0]) == b"<1:0+2>"
+
+
+@virtual
 async def test_a_memtable_is_sealed_by_size_and_by_age() -> None:
     world = await World.create(1)
     engine = await world.engine(settings=settings(flush_bytes=5_000))

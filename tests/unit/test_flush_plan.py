@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s3stream.flush_plan import StreamShare, plan_objects, shares_of
+from s3stream.limits import CHECKPOINT_ROW_BYTES_MAX
 from s3stream.memtable import Memtable, Segment
-from s3stream.types import ObjectKind, StreamBatch
+from s3stream.types import Checkpoint, ObjectKind, StreamBatch
 
 
 class Named:
@@ -28,6 +29,11 @@ def segment(stream_id: int, start: int, sizes: list[int]) -> Segment:
 
 def share(stream_id: int, *segments: Segment) -> StreamShare:
     return StreamShare(cast(Any, Named(stream_id)), list(segments))
+
+
+def checkpointed(one: StreamShare, size: int) -> StreamShare:
+    one.checkpoint = Checkpoint(one.end, bytes(size))
+    return one
 
 
 @st.composite
@@ -62,6 +68,19 @@ def test_every_batch_is_in_exactly_one_object_in_order(
         own = one.payload_bytes >= stream_object_bytes
         kinds = {plan.kind for plan in plans if any(piece[0].stream_id == one.stream_id for piece in plan.pieces)}
         assert kinds == {ObjectKind.STREAM if own else ObjectKind.STREAM_SET}
+
+
+def test_a_large_checkpoint_is_in_the_object_with_its_streams_last_batch_and_counts_there() -> None:
+    large, small = CHECKPOINT_ROW_BYTES_MAX + 1, CHECKPOINT_ROW_BYTES_MAX
+    cut = checkpointed(share(1, segment(1, 0, [60] * 5)), large)
+    others = [checkpointed(share(stream_id, segment(stream_id, 0, [5])), large) for stream_id in (2, 3)]
+    in_row = checkpointed(share(4, segment(4, 0, [5])), small)
+    plans = plan_objects([cut, *others, in_row], 100, 2 * large)
+    assert [list(plan.checkpoints) for plan in plans] == [[1], [2], [3]]
+    assert [plan.payload_bytes for plan in plans] == [300 + large, 5 + large, 10 + large]
+    plans = plan_objects([cut], 100, 120)
+    assert [list(plan.checkpoints) for plan in plans] == [[], [], [1]], "the object that its last range is in"
+    assert plans[-1].checkpoints == {1: cut.checkpoint}
 
 
 def test_a_share_is_one_range_and_what_is_not_adjacent_waits() -> None:
