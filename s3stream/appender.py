@@ -166,6 +166,11 @@ class Appender:
 
     def wal_failed(self, durable_end: WalPosition, error: Exception) -> None:
         self._failures.inc()
+        if isinstance(error, Fenced):
+            log.error("the WAL is another owner's now; nothing more is acknowledged", error=str(error))
+            self.wal_durable(durable_end)
+            self.fence(error)
+            return
         log.error("the WAL failed; appends from here on are taken back", position=durable_end, error=str(error))
         # Set first: what the listeners append while they hear of their durable part must be refused.
         repairing = self.failure is not None

@@ -16,9 +16,9 @@ import structlog
 from s3stream.appender import Appender
 from s3stream.errors import Corrupt, Fenced
 from s3stream.flusher import Flusher
-from s3stream.seams import WriteAheadLog
+from s3stream.seams import DamagedByStream, WriteAheadLog
 from s3stream.stream import Stream
-from s3stream.types import StreamBatch, StreamId, StreamSnapshot, WalPosition
+from s3stream.types import StreamBatch, StreamId, StreamSnapshot, WalDamage, WalPosition
 
 log = structlog.get_logger(__name__)
 
@@ -91,7 +91,7 @@ class Recovery:
             await self._make_room()
         if self._appender.fenced:
             raise Fenced("the node's epoch was raised while it recovered its WAL: another process is this node now")
-        broken = self._holes()
+        broken = self._holes() | self._damaged()
         log.info("the WAL is recovered", trim=trim, records=records, streams=len(owned), incomplete=len(broken))
         return broken
 
@@ -108,8 +108,21 @@ class Recovery:
             self._appender.floor = floor if waiting is None else min(floor, waiting)
 
     def unplaced(self) -> WalPosition | None:
-        """Lowest position of a batch that waits for one before it. The WAL is never trimmed past it."""
-        return min((batch.wal_position for tail in self._tails.values() for batch in tail.early), default=None)
+        """Lowest position of a batch that waits for one before it, or was damaged. The WAL is never trimmed past it."""
+        waiting = [batch.wal_position for tail in self._tails.values() for batch in tail.early]
+        waiting += [found.position for found in self._damage().values()]
+        return min(waiting, default=None)
+
+    def _damage(self) -> dict[StreamId, WalDamage]:
+        """Of owned streams, as far as the WAL has been read: perhaps their last records, which no hole would show."""
+        found = self._wal.damaged if isinstance(self._wal, DamagedByStream) else {}
+        return {stream_id: damage for stream_id, damage in found.items() if stream_id in self._tails}
+
+    def _damaged(self) -> dict[StreamId, Corrupt]:
+        broken = {stream_id: Corrupt(str(damage.error)) for stream_id, damage in self._damage().items()}
+        for stream_id, error in broken.items():
+            log.error("a stream cannot be recovered", stream=stream_id, error=str(error))
+        return broken
 
     async def _make_room(self) -> None:
         if self._appender.wants_flush and not self._flusher.busy:

@@ -5,8 +5,8 @@ Each docstring is the contract, failures included; `tests/contracts` holds every
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from s3stream.types import (
     Buffer,
@@ -23,6 +23,7 @@ from s3stream.types import (
     StreamBatch,
     StreamId,
     StreamSnapshot,
+    WalDamage,
     WalPosition,
 )
 
@@ -99,7 +100,8 @@ class WalListener(Protocol):
 
     def wal_failed(self, durable_end: WalPosition, error: Exception) -> None:
         """Every record at or above `durable_end` failed and will never be returned by recovery once
-        `repair` has returned. Until then appends raise Unavailable."""
+        `repair` has returned. Until then appends raise Unavailable. Fenced: another owner has the log, for good;
+        what was in flight may be part of it."""
 
 
 class WriteAheadLog(Protocol):
@@ -159,6 +161,23 @@ class WriteAheadLog(Protocol):
 
     async def close(self) -> None:
         """Wait for queued appends, release the lock."""
+
+
+@runtime_checkable
+class FencedByEpoch(Protocol):
+    """A WAL that no lock protects: whoever has the higher node epoch seals the older log."""
+
+    def registered(self, node_epoch: int) -> None:
+        """Between `lock` and `recover`: the epoch that the metadata has granted."""
+
+
+@runtime_checkable
+class DamagedByStream(Protocol):
+    """A WAL whose damage costs single streams."""
+
+    @property
+    def damaged(self) -> Mapping[StreamId, WalDamage]:
+        """As far as `recover` has got: streams of which records at or above the trim are damaged. Not to be opened."""
 
 
 class MetadataStore(Protocol):
@@ -258,6 +277,8 @@ __all__ = [
     "BlockCache",
     "CachedBlock",
     "Clock",
+    "DamagedByStream",
+    "FencedByEpoch",
     "MetadataStore",
     "ObjectInfo",
     "ObjectKind",

@@ -25,7 +25,7 @@ from s3stream.metrics import Metrics
 from s3stream.outcomes import Outcomes
 from s3stream.reads import Reads
 from s3stream.recovery import Recovery
-from s3stream.seams import BlockCache, Clock, MetadataStore, ObjectStore, RunBlocking, WriteAheadLog
+from s3stream.seams import BlockCache, Clock, FencedByEpoch, MetadataStore, ObjectStore, RunBlocking, WriteAheadLog
 from s3stream.settings import EngineSettings
 from s3stream.stream import Stream
 from s3stream.tasks import Tasks
@@ -89,6 +89,8 @@ class Storage:
         await self._wal.lock()
         registration = await self._metadata.register_node(node_id, self._wal.uri, addresses, rack)
         node = self._node = self._flusher.node = registration.identity
+        if isinstance(self._wal, FencedByEpoch):
+            self._wal.registered(node.node_epoch)
         owned = [(self._make(snapshot), snapshot) for snapshot in registration.owned]
         for stream, _ in owned:
             self._appender.streams[stream.stream_id] = stream

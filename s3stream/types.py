@@ -66,6 +66,14 @@ class StreamBatch:
         )
 
 
+class WalDamage(NamedTuple):
+    """Records of one stream that the WAL held and cannot give back."""
+
+    position: WalPosition
+    """The lowest that may be one of them: the WAL is not trimmed past it."""
+    error: Exception
+
+
 class ObjectRef(NamedTuple):
     """Names one stored object. The key is derived from it (`object_format.object_key`)."""
 

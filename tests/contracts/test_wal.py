@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import secrets
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from s3stream.clock import SystemClock
 from s3stream.errors import BadSetting, Overloaded, Unavailable
+from s3stream.objectstore.memory import MemoryStore
+from tests.support.object_stores import open_contract_store
+from tests.support.object_wal import ObjectPlace
+from tests.support.servers import minio  # noqa: F401 - fixture
 from tests.support.wal import SMALL, DiskPlace, MemoryPlace, Place, SimPlace, batch, fields, recover_all, started
 from wal.framing import GROUP_ALIGN_BYTES, RECORD_HEADER_BYTES
+from wal.object_format import RECORD_BYTES
+
+LOCKED = ("memory", "simulated", "disk", "disk, inline")
+"""One process holds them; a medium that fails is given up until it is repaired."""
+SEALED = ("objects in memory", "objects in minio")
+"""A newer node epoch ends an older one; a PUT is repeated for as long as it takes (tests/unit/test_object_wal.py)."""
 
 
-@pytest.fixture(params=["memory", "simulated", "disk", "disk, inline"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+@pytest.fixture(params=[*LOCKED, *SEALED])
+async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
     if request.param == "memory":
         yield MemoryPlace()
     elif request.param == "simulated":
         yield SimPlace()
+    elif request.param == "objects in memory":
+        yield ObjectPlace(MemoryStore(SystemClock()))
+    elif request.param == "objects in minio":
+        async with open_contract_store("obstore-minio", request, tmp_path) as store:
+            yield ObjectPlace(store, secrets.token_hex(4))
     else:
         with ThreadPoolExecutor(2) as pool:
             yield DiskPlace(tmp_path / "deep" / "wal", pool, inline=request.param == "disk, inline")
@@ -161,7 +178,8 @@ async def test_appends_are_overloaded_at_the_bound_until_a_trim(place: Place) ->
         for n in range(1000):
             wal.append(batch(n, 1000))
             taken = n + 1
-    assert taken == SMALL.bytes_max // (1000 + RECORD_HEADER_BYTES)
+    overhead = RECORD_BYTES if isinstance(place, ObjectPlace) else RECORD_HEADER_BYTES
+    assert taken == SMALL.bytes_max // (1000 + overhead)
     assert wal.next_position == taken, "a refused record takes no position"
     await listener.until_durable(taken)
     groups = len(listener.durable)
@@ -172,6 +190,7 @@ async def test_appends_are_overloaded_at_the_bound_until_a_trim(place: Place) ->
     await wal.close()
 
 
+@pytest.mark.parametrize("place", LOCKED, indirect=True)
 async def test_a_failure_fails_everything_unanswered_and_refuses_until_repair(place: Place) -> None:
     wal, listener, _ = await started(place)
     for n in range(3):
@@ -220,6 +239,7 @@ async def test_close_writes_what_is_queued_and_refuses_more(place: Place) -> Non
         wal.append(batch(20))
 
 
+@pytest.mark.parametrize("place", LOCKED, indirect=True)
 async def test_only_one_can_hold_the_lock(place: Place) -> None:
     first, second = place.open(), place.open()
     await first.lock()
