@@ -49,11 +49,11 @@ from s3stream.clock import SystemClock
 from s3stream.errors import PonorError
 from s3stream.metrics import Metrics
 from s3stream.objectstore import open_store
-from s3stream.seams import Clock
+from s3stream.seams import Clock, ObjectStore, RunBlocking
 from s3stream.storage import Storage
 from s3stream.tasks import Tasks
 from s3stream.types import NodeIdentity
-from wal import WalSettings, open_wal
+from wal import LogName, ObjectWalSettings, WalSettings, check_wal_url, is_on_objects, open_wal
 
 log = structlog.get_logger(__name__)
 
@@ -116,6 +116,7 @@ class Broker:
         config = self.config
         preflight.check_ports(config)
         check_metadata_url(config.metadata_url)
+        check_wal_url(config.wal_url)
         identity = preflight.check_folders(config)
         clock, metrics, chance = SystemClock(), Metrics(), SystemRandom()
         add_process_metrics(metrics, VERSION)
@@ -124,21 +125,25 @@ class Broker:
         tasks = Tasks(self._on_crash)
         self._stack.push_async_callback(tasks.close)
         bulk = threads.runner("bulk", BULK_THREADS)
-        wal = open_wal(
-            config.wal_url,
-            settings=WalSettings(bytes_max=config.wal_bytes_max),
-            clock=clock,
-            metrics=metrics,
-            run_blocking=threads.runner("wal", WAL_THREADS),
-        )
-        objects = open_store(config.object_store_url, metrics=metrics, clock=clock, run_blocking=bulk)
-        self._stack.push_async_callback(objects.close)
+        open_objects = self._opener(metrics, clock, bulk)
+        objects = open_objects(config.object_store_url)
+        wal_objects = open_objects(config.wal_url) if is_on_objects(config.wal_url) else None
         await objects.check()
         metadata = await open_metadata(
             config.metadata_url, clock=clock, metrics=metrics, run_blocking=threads.runner("metadata", 1)
         )
         self._stack.push_async_callback(metadata.close)
         check_cluster(config.broker_dir, identity, metadata.cluster_id, config.metadata_url)
+        wal = open_wal(
+            config.wal_url,
+            settings=WalSettings(bytes_max=config.wal_bytes_max),
+            clock=clock,
+            metrics=metrics,
+            run_blocking=threads.runner("wal", WAL_THREADS),
+            objects=wal_objects,
+            name=LogName(metadata.cluster_id, config.node_id),
+            object_settings=_object_wal_settings(config),
+        )
         budget = MemoryBudget(countable_bytes(config.memory_bytes))
         storage = Storage(
             wal=wal,
@@ -156,6 +161,16 @@ class Broker:
         node = _Node(config, clock, tasks, metrics, chance, budget, metadata, storage, self._crashed)
         self._health = node.health
         await self._serve(node)
+
+    def _opener(self, metrics: Metrics, clock: Clock, bulk: RunBlocking) -> Callable[[str], ObjectStore]:
+        """Opens stores that are closed when the broker has stopped."""
+
+        def open_objects(url: str) -> ObjectStore:
+            store = open_store(url, metrics=metrics, clock=clock, run_blocking=bulk)
+            self._stack.push_async_callback(store.close)
+            return store
+
+        return open_objects
 
     async def _serve(self, node: _Node) -> None:
         """From here on there is something to show: HTTP first, Kafka's listener last."""
@@ -330,6 +345,14 @@ def _server_settings(config: BrokerConfig) -> ServerSettings:
         idle_max_ms=config.connections_max_idle_ms,
         connections_max=config.max_connections,
         backlog=config.socket_listen_backlog_size,
+    )
+
+
+def _object_wal_settings(config: BrokerConfig) -> ObjectWalSettings:
+    return ObjectWalSettings(
+        bytes_max=config.wal_bytes_max,
+        linger_ms=config.wal_linger_ms,
+        puts_per_second_max=config.wal_puts_per_second_max,
     )
 
 

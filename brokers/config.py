@@ -60,6 +60,8 @@ class BrokerConfig:
     metadata_url: str
     memory_bytes: int
     wal_bytes_max: int
+    wal_linger_ms: int
+    wal_puts_per_second_max: int
     drain_timeout_ms: int
     log_level: str
     log_format: str

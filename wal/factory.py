@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from random import Random, SystemRandom
 from urllib.parse import unquote, urlsplit
 
@@ -31,7 +30,7 @@ def open_wal(
     run_blocking: RunBlocking,
     files: Files | None = None,
     chance: Random | None = None,
-    open_objects: Callable[[str], ObjectStore] | None = None,
+    objects: ObjectStore | None = None,
     name: LogName | None = None,
     object_settings: ObjectWalSettings | None = None,
 ) -> WriteAheadLog:
@@ -39,7 +38,8 @@ def open_wal(
     BadSetting.
 
     `run_blocking` is on the path of every acknowledgement of a file WAL: give it two threads of its own. A WAL on
-    objects needs `open_objects`, whose store stays the caller's to close, and `name`: whose log it is.
+    objects needs `objects`, the store that the URL names, which stays the caller's to close, and `name`: whose log it
+    is.
     """
     settings = settings if settings is not None else WalSettings()
     chance = chance if chance is not None else SystemRandom()
@@ -56,25 +56,28 @@ def open_wal(
         )
     if url in _MEMORY:
         return MemoryWal(settings=settings, metrics=metrics)
-    assert open_objects is not None and name is not None, "a WAL on objects needs a store and a name"
+    assert objects is not None and name is not None, "a WAL on objects needs a store and a name"
     if object_settings is None:
         object_settings = ObjectWalSettings(bytes_max=settings.bytes_max)
-    return ObjectWal(
-        url, open_objects(url), name, settings=object_settings, clock=clock, metrics=metrics, chance=chance
-    )
+    return ObjectWal(url, objects, name, settings=object_settings, clock=clock, metrics=metrics, chance=chance)
 
 
 _MEMORY = ("memory:", "memory://")
+
+
+def is_on_objects(url: str) -> bool:
+    """Does this log need a store?"""
+    return urlsplit(url).scheme in OBJECT_SCHEMES
 
 
 def check_wal_url(url: str) -> str | None:
     """The directory that a file: URL names; None for the other kinds. Raises BadSetting when it makes no sense."""
     if url in _MEMORY:
         return None
-    parts = urlsplit(url)
-    if parts.scheme in OBJECT_SCHEMES:
+    if is_on_objects(url):
         parse_store_url(url)
         return None
+    parts = urlsplit(url)
     if parts.scheme != "file":
         raise BadSetting(f"wal: {url!r} is neither file:///path, s3://bucket/prefix (gs:, az:) nor memory:")
     if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:

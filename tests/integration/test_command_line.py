@@ -61,7 +61,7 @@ def ponor(tmp_path: Path) -> Iterator[PonorProcess]:
         (("--set", "num.partitions"), ("NAME=VALUE",)),
         (("--brokers", "3"), ("--brokers 3", "--brokers 1")),
         (("--object-store", "ftp://somewhere"), ("object store", "ftp://somewhere")),
-        (("--wal", "s3://bucket/wal"), ("wal", "s3://bucket/wal")),
+        (("--wal", "ftp://bucket/wal"), ("wal", "ftp://bucket/wal")),
         (("--metadata", "mysql://host/db"), ("metadata", "sqlite")),
         (("--set", "listeners=SSL://127.0.0.1:1"), ("listeners", "PLAINTEXT")),
     ],
