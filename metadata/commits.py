@@ -148,7 +148,7 @@ class _Object:
 def commit(tx: Transaction, flush: FlushCommit) -> CommitResult:
     assert sum(len(one.ranges) for one in flush.objects) <= RANGES_PER_COMMIT_MAX, "flush is over its bound"
     fencing.check(tx, flush.node)
-    stored_trim = fencing.raise_trim(tx, flush.node, 0)
+    stored_trim = fencing.count(tx, flush.node)
     rows = _lock_streams(tx, {committed.stream_id for one in flush.objects for committed in one.ranges})
     outcomes, changed = _decide_all(flush, rows)
     checkpoint_change = checkpoints.decide(tx, _done_with(flush.checkpoints, outcomes, rows))

@@ -27,5 +27,6 @@ def take(tx: Transaction, name: str, count: int) -> range:
 def allocate_producer_ids(tx: Transaction, node: NodeIdentity, count: int) -> tuple[int, int]:
     """Producer ids [start, end), for this node to hand out."""
     fencing.check(tx, node)
+    fencing.count(tx, node)
     block = take(tx, "producer", count)
     return block.start, block.stop

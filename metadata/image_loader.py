@@ -14,6 +14,7 @@ from uuid import UUID
 
 from sqlalchemy import bindparam, select
 
+from metadata import proof
 from metadata.configs import BROKER, TOPIC
 from metadata.engine import AnyRow, Transaction
 from metadata.image import NO_LEADER, ClusterImage, NodeImage, PartitionImage, TopicImage
@@ -44,7 +45,9 @@ _CONTROLLER = select(leases.c.holder).where(leases.c.name == CONTROLLER_LEASE)
 
 
 def load(tx: Transaction, seen: ClusterImage | None) -> ClusterImage:
-    """The image now; `seen` itself when nothing changed since."""
+    """The image now; `seen` itself when nothing changed since. Raises RolledBack when it is none that follows on what
+    was seen."""
+    proof.image(tx)
     row = tx.connection.execute(_CLUSTER).one()
     if seen is not None and (seen.cluster_id, seen.version) == (row.cluster_id, row.image_version):
         return seen

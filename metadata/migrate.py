@@ -1,7 +1,9 @@
 """Brings a database to the schema of this code, or says why it will not.
 
 Invariant: a database that is not ours, or was written by a newer Ponor, is not touched. Two processes that
-start at once migrate one after the other: the second finds the work done. Alembic is imported only when there
+start at once migrate one after the other: the second finds the work done. A migration only adds (tables, columns
+with a default, indexes), so that brokers of the schema before, which run on during a rolling upgrade, go on working;
+one that starts is refused by a newer schema. Alembic is imported only when there
 is an older schema to migrate: it would cost a tenth of a second and 12 MB.
 """
 

@@ -87,12 +87,12 @@ def _carried_trim(tx: Transaction, node_id: NodeId, wal_uri: str, owned: int) ->
 
 
 def heartbeat(tx: Transaction, node: NodeIdentity) -> None:
-    fencing.check(tx, node)
+    fencing.check_to_change(tx, node)
     tx.connection.execute(_HEARTBEAT, {"node": node.node_id, "now": tx.now_ms})
 
 
 def unregister(tx: Transaction, node: NodeIdentity) -> None:
     """An orderly stop: the node leaves the image. Its row stays, for node epochs never go down."""
     cluster.bump_version(tx)
-    fencing.check(tx, node)
+    fencing.check_to_change(tx, node)
     tx.connection.execute(update(nodes).where(nodes.c.node_id == node.node_id).values(alive=False))

@@ -50,13 +50,18 @@ _DELETABLE = (
     .order_by(objects.c.marked_ms, objects.c.object_id)
     .limit(bindparam("count"))
 )
-_FORGET = delete(objects).where(
-    objects.c.object_id.in_(bindparam("ids", expanding=True)), objects.c.state == ObjectState.MARKED
+_LOCK_MARKED = (
+    select(objects.c.object_id)
+    .where(objects.c.object_id.in_(bindparam("ids", expanding=True)), objects.c.state == ObjectState.MARKED)
+    .order_by(objects.c.object_id)
+    .with_for_update()
 )
+_FORGET = delete(objects).where(objects.c.object_id.in_(bindparam("ids", expanding=True)))
 
 
 def prepare(tx: Transaction, node: NodeIdentity, count: int, expires_ms: int) -> list[ObjectId]:
     fencing.check(tx, node)
+    fencing.count(tx, node)
     object_ids = list(ids.take(tx, "object", count))
     row = {
         "incarnation": node.incarnation,
@@ -100,4 +105,6 @@ def deletable(tx: Transaction, marked_before_ms: int, limit: int) -> list[Object
 
 def forget(tx: Transaction, object_ids: Sequence[ObjectId]) -> None:
     for some in parts(sorted(object_ids)):
-        tx.connection.execute(_FORGET, {"ids": some})
+        # In the order of locks, which a DELETE by ids would not keep.
+        found = tx.connection.execute(_LOCK_MARKED, {"ids": some}).scalars().all()
+        tx.connection.execute(_FORGET, {"ids": found})

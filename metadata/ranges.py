@@ -85,6 +85,7 @@ def _ref(refs: dict[int, ObjectRef], stream_id: StreamId, entry: ChunkEntry) -> 
 def trim_stream(tx: Transaction, node: NodeIdentity, stream_id: StreamId, epoch: int, start: int) -> tuple[int, bool]:
     """Raise the start offset; returns the stored one, and whether dead ranges are left for a further call."""
     fencing.check(tx, node)
+    fencing.count(tx, node)
     row = tx.connection.execute(_LOCK_ROW, {"stream": stream_id}).one_or_none()
     if row is None or row.state == StreamState.DELETED:
         raise NotFound(f"stream {stream_id} does not exist")
@@ -103,7 +104,10 @@ def drop_ranges_of(tx: Transaction, stream_ids: Sequence[StreamId]) -> list[Stre
     dead: Counter[ObjectId] = Counter()
     empty: list[StreamId] = []
     for stream_id in sorted(stream_ids):
-        row = tx.connection.execute(_LOCK_ROW, {"stream": stream_id}).one()
+        row = tx.connection.execute(_LOCK_ROW, {"stream": stream_id}).one_or_none()
+        if row is None:
+            empty.append(stream_id)  # Another process has finished it while this one waited for the lock.
+            continue
         assert row.state == StreamState.DELETED
         if not _drop_below(tx, row, max(row.start_offset, row.committed_end), dead):
             break

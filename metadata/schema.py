@@ -24,7 +24,7 @@ from sqlalchemy import (
     Uuid,
 )
 
-REVISION = "0001"
+REVISION = "0002"
 """The migration that makes what this file says. Revisions are numbered and only grow."""
 
 
@@ -63,6 +63,13 @@ cluster = Table(
     Column("created_ms", BigInteger, nullable=False),
 )
 
+image_history = Table(
+    "image_history",
+    tables,
+    Column("version", _Key, primary_key=True, autoincrement=False),
+    Column("tag", BigInteger, nullable=False),
+)
+
 nodes = Table(
     "nodes",
     tables,
@@ -86,6 +93,8 @@ node_wals = Table(
     Column("wal_trim", BigInteger, nullable=False),
     Column("wal_state", SmallInteger, nullable=False),
     Column("seal_number", BigInteger),
+    # A default in the database: a broker of the schema before does not name the column.
+    Column("writes", BigInteger, nullable=False, server_default="0"),
 )
 
 leases = Table(

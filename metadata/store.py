@@ -6,20 +6,42 @@ named after its tables), nor the database (`engine.py`).
 
 from __future__ import annotations
 
+import asyncio
 import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
-from metadata import cluster, commits, configs, ids, image_loader, migrate, nodes, objects, ranges, streams, topics
+import structlog
+from sqlalchemy.exc import ProgrammingError
+
+from metadata import (
+    cluster,
+    commits,
+    configs,
+    ids,
+    image_loader,
+    migrate,
+    nodes,
+    objects,
+    proof,
+    ranges,
+    streams,
+    topics,
+)
+from metadata import seen_file as seen
 from metadata.engine import Engine, Transaction
 from metadata.image import ClusterImage, TopicImage
 from metadata.schema import REVISION
+from metadata.seen_file import SeenKeeper
+from metadata.urls import engine_of
 from metadata.watch import Watch
-from s3stream.errors import BadSetting, Corrupt, PonorError, Unavailable
+from s3stream.errors import BadSetting, Corrupt, PonorError, RolledBack, Unavailable
 from s3stream.metrics import Metrics
 from s3stream.seams import Clock, RunBlocking
+from s3stream.tasks import Tasks
 from s3stream.types import (
     CommitResult,
     FlushCommit,
@@ -34,33 +56,64 @@ from s3stream.types import (
     StreamSnapshot,
 )
 
+log = structlog.get_logger(__name__)
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 def check_url(url: str) -> None:
     """Raises BadSetting when the URL names no database that could be opened. Touches nothing."""
-    Engine(url)
+    engine_of(url)
+
+
+def connections(url: str) -> int:
+    """How many transactions may run at a time: what `run_blocking` should have threads for."""
+    return engine_of(url).connections
+
+
+def shown_url(url: str) -> str:
+    """The URL as logs and answers may show it: without a password."""
+    return engine_of(url).url
 
 
 async def open_metadata(
-    url: str, *, clock: Clock, metrics: Metrics, run_blocking: RunBlocking, chance: random.Random | None = None
+    url: str,
+    *,
+    clock: Clock,
+    metrics: Metrics,
+    run_blocking: RunBlocking,
+    chance: random.Random | None = None,
+    tasks: Tasks | None = None,
+    seen_file: Path | None = None,
 ) -> Metadata:
     """Connect; give an empty database its tables, bring an older one up to date.
 
     `chance` makes cluster ids and incarnations: the operating system's randomness unless a simulation gives its
-    own. Raises BadSetting when the URL names no usable database, one that is not Ponor's, or one of a newer
-    Ponor (nothing is touched); Unavailable when it does not answer.
+    own. `tasks` run what hears pushes and keeps `seen_file`, the broker's durable memory of the database, in which
+    a rolled-back one is recognised after a restart; without them changes are polled for, and memory is the process's.
+    Raises BadSetting when the URL names no usable database, one that is not Ponor's, one of a newer Ponor, or one
+    that has rolled back (nothing is touched); Unavailable when it does not answer.
     """
-    engine = Engine(url)
-    store = Metadata(engine, clock, metrics, run_blocking, chance or secrets.SystemRandom())
+    engine = engine_of(url)
+    store = Metadata(engine, clock, metrics, run_blocking, chance or secrets.SystemRandom(), seen_file)
     try:
+        if seen_file is not None:
+            engine.history.recall(await run_blocking(seen.load, seen_file))
         await run_blocking(engine.make_place)
         await store._prepare()
     except BaseException:
         await run_blocking(engine.close)
         raise
+    if tasks is not None:
+        store._start(tasks)
     return store
+
+
+def _migrate(tx: Transaction, url: str) -> None:
+    """An empty database is no cluster for a broker that has seen one, and an old one is not brought up to date."""
+    migrate.migrate(tx, url)
+    proof.database(tx)
 
 
 class Metadata:
@@ -69,30 +122,67 @@ class Metadata:
     cluster_id: str
 
     def __init__(
-        self, engine: Engine, clock: Clock, metrics: Metrics, run_blocking: RunBlocking, chance: random.Random
+        self,
+        engine: Engine,
+        clock: Clock,
+        metrics: Metrics,
+        run_blocking: RunBlocking,
+        chance: random.Random,
+        seen_file: Path | None = None,
     ) -> None:
         self._engine = engine
         self._clock = clock
         self._metrics = metrics
         self._run = run_blocking
         self._chance = chance
-        self._watch = Watch(clock, self._image_version)
+        self._watch = Watch(clock, self._image_version, self._pushed)
+        self._listener = engine.listener(self._watch.announce, clock, metrics, chance)
+        self._keeper = None if seen_file is None else SeenKeeper(seen_file, engine.history, clock, run_blocking)
+        self._tasks: list[asyncio.Task[None]] = []
+        self.failure: str | None = None
+        """Why the last transaction was not done, when the database did not answer; None when it did."""
+        self._answers = metrics.gauge("ponor_metadata_answers", "1 when the database did the last transaction, else 0.")
+        self._doubted = metrics.gauge("ponor_metadata_rolled_back", "1 while the database is taken for rolled back.")
+
+    @property
+    def rolled_back(self) -> str | None:
+        """What the database lacks that this broker has seen of it: nothing is read or written until it has it again."""
+        return self._engine.history.doubt
 
     async def _prepare(self) -> None:
-        url = self._engine.url
+        engine = self._engine
         try:
-            if await self._read("check", migrate.stored_revision, url) != REVISION:
-                await self._write("migrate", migrate.migrate, url)
-            await self._run(self._engine.tune)
+            if await self._read("check", migrate.stored_revision, engine.url) != REVISION:
+                await self._transact("migrate", engine.change_schema, _migrate, engine.url)
+            engine.prove = proof.database
+            await self._run(engine.tune)
             self.cluster_id = await self._read("check", cluster.cluster_id)
-        except Corrupt as error:
-            raise BadSetting(f"{error}; name a SQLite database of Ponor, or a new file. Nothing was changed") from error
-        except Unavailable as error:
-            if self._engine.is_setting(error):
-                raise BadSetting(f"{error}; name a file that this user can write") from error
-            raise
+        except (Corrupt, Unavailable, ProgrammingError) as error:
+            if isinstance(error, RolledBack):
+                raise BadSetting(f"metadata {engine.url}: {error}") from error
+            advice = engine.setting_fault(error)
+            if advice is None:
+                raise
+            said = error if isinstance(error, PonorError) else f"metadata {engine.url}: {error.orig}"
+            raise BadSetting(f"{str(said).rstrip()}; {advice}") from error
+        engine.history.saw_cluster(self.cluster_id)
+
+    def _start(self, tasks: Tasks) -> None:
+        if self._listener is not None:
+            self._tasks.append(tasks.spawn(self._listener.run(), "hear metadata pushes"))
+        if self._keeper is not None:
+            self._tasks.append(tasks.spawn(self._keeper.run(), "remember the metadata seen"))
+
+    def _pushed(self) -> bool:
+        return self._listener is not None and self._listener.listening
 
     async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._keeper is not None:
+            await self._keeper.save()
         await self._run(self._engine.close)
 
     # --- nodes ---------------------------------------------------------------------------------
@@ -222,29 +312,42 @@ class Metadata:
             pass
 
     async def _read(self, name: str, fn: Callable[Concatenate[Transaction, P], T], *args: P.args, **_: P.kwargs) -> T:
-        result: T = await self._timed(name, self._engine.read, fn, *args)
+        result: T = await self._transact(name, self._engine.read, fn, *args)
         return result
 
     async def _write(self, name: str, fn: Callable[Concatenate[Transaction, P], T], *args: P.args, **_: P.kwargs) -> T:
         result: T
-        result, version = await self._timed(name, self._engine.write, fn, *args)
+        result, version = await self._transact(name, self._engine.write, fn, *args)
         if version is not None:
             self._watch.announce(version)
         return result
 
-    async def _timed(self, name: str, transact: Callable[..., Any], fn: Callable[..., Any], *args: Any) -> Any:
+    async def _transact(self, name: str, transact: Callable[..., Any], fn: Callable[..., Any], *args: Any) -> Any:
         began = self._clock.monotonic()
         try:
-            return await self._run(transact, self._clock.now_ms(), self._chance, fn, *args)
-        except PonorError as error:
-            if isinstance(error, Unavailable):
-                self._metrics.counter(
-                    "ponor_metadata_unavailable_total", "Metadata transactions that the database did not answer."
-                ).inc()
+            result = await self._run(transact, self._clock.now_ms(), self._chance, fn, *args)
+        except Unavailable as error:
+            # `fn` itself may say so too: then the database did answer.
+            if error.__cause__ is not None or isinstance(error, RolledBack):
+                self._failed(error)
             raise
+        else:
+            self.failure = None
+            self._answers.set(1)
+            return result
         finally:
+            self._doubted.set(self.rolled_back is not None)
             self._metrics.histogram(
                 "ponor_metadata_transaction_seconds",
                 "Time of a metadata transaction, waiting included.",
                 operation=name,
             ).observe(self._clock.monotonic() - began)
+
+    def _failed(self, error: Unavailable) -> None:
+        if self.failure is None:
+            log.warning("metadata database does not answer", error=str(error))
+        self.failure = str(error)
+        self._answers.set(0)
+        self._metrics.counter(
+            "ponor_metadata_unavailable_total", "Metadata transactions that the database did not answer."
+        ).inc()

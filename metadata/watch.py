@@ -1,6 +1,7 @@
-"""Wakes those who wait for a newer cluster image: at once after a write of this process, else by polling.
+"""Wakes those who wait for a newer cluster image: at once after a write of this process or a push, else by polling.
 
-A database that can push (LISTEN/NOTIFY) will call `announce` from there; the poll stays as the fallback.
+A database that can push (`listener.py`) calls `announce` from there; the poll stays as the fallback, and is quicker
+while no pushes arrive.
 """
 
 from __future__ import annotations
@@ -9,14 +10,18 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from metadata.limits import POLL_INTERVAL_SECONDS
+from metadata.limits import FALLBACK_POLL_SECONDS, POLL_INTERVAL_SECONDS
 from s3stream.errors import Unavailable
 from s3stream.seams import Clock
 
 
 class Watch:
-    def __init__(self, clock: Clock, read_version: Callable[[], Awaitable[int]]) -> None:
+    def __init__(
+        self, clock: Clock, read_version: Callable[[], Awaitable[int]], pushed: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`pushed`: whether pushes arrive now."""
         self._clock = clock
+        self._pushed = pushed
         self._read_version = read_version
         self._version = 0
         self._waiters: set[asyncio.Future[None]] = set()
@@ -46,7 +51,8 @@ class Watch:
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
         self._waiters.add(waiter)
-        timer = loop.create_task(self._clock.sleep(POLL_INTERVAL_SECONDS), name="metadata poll")
+        interval = FALLBACK_POLL_SECONDS if self._pushed() else POLL_INTERVAL_SECONDS
+        timer = loop.create_task(self._clock.sleep(interval), name="metadata poll")
         try:
             await asyncio.wait((waiter, timer), return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -16,6 +16,11 @@ class Overloaded(Unavailable):
     """Try again later and slower: a bound (memory, WAL size) is reached. Nothing was written."""
 
 
+class RolledBack(Unavailable):
+    """Try again later: the metadata database lacks commits that this broker knows of (CORRECTNESS 8). Nothing was
+    written, and nothing will be until it has them again."""
+
+
 class Fenced(PonorError):
     """Stop: another owner (node epoch, stream epoch) has taken over. Never retried."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from metadata.store import Metadata
-from s3stream.errors import BadSetting, Fenced, NotFound, Unavailable
+from s3stream.errors import BadSetting, Fenced, NotFound, RolledBack, Unavailable
 from s3stream.limits import RANGES_PER_CHUNK
 from s3stream.types import Checkpoint, CommittedRange, OpenRequest, RangeOutcome, StreamState
 from tests.support.metadata import ManualClock, Node, clock, make_streams, marked, metadata
@@ -44,9 +44,11 @@ async def test_an_epoch_that_the_database_does_not_know_is_refused(metadata: Met
     node = await Node.register(metadata)
     ahead = node.identity._replace(node_epoch=node.identity.node_epoch + 1)
     twin = node.identity._replace(incarnation=node.identity.incarnation ^ 1)
-    for identity in (ahead, twin, node.identity._replace(node_id=77)):
-        with pytest.raises(Fenced):
+    for identity in (ahead, node.identity._replace(node_id=77)):
+        with pytest.raises(RolledBack):
             await metadata.prepare_objects(identity, 1, 0)
+    with pytest.raises(Fenced):
+        await metadata.prepare_objects(twin, 1, 0)
 
 
 async def test_registration_returns_the_trim_and_the_streams_left_open(metadata: Metadata) -> None:

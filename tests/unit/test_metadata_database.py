@@ -15,8 +15,9 @@ import sqlalchemy
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from metadata import engine, migrate, schema
-from metadata.engine import Engine, Transaction
+from metadata import migrate, schema, sqlite
+from metadata.engine import Transaction
+from metadata.urls import engine_of
 from s3stream.errors import BadSetting, Corrupt, Unavailable
 from s3stream.types import CommittedRange, OpenRequest
 from tests.support.metadata import Node, make_streams, open_for_test
@@ -50,7 +51,7 @@ def tables_of(tx: Transaction) -> dict[str, list[str]]:
 
 def test_migrations_and_a_fresh_database_give_the_same_schema() -> None:
     chance = random.Random(1)
-    fresh, migrated = Engine("memory:"), Engine("memory:")
+    fresh, migrated = engine_of("memory:"), engine_of("memory:")
     fresh.write(0, chance, migrate.create)
     migrated.write(0, chance, migrate.upgrade)
 
@@ -132,7 +133,7 @@ async def test_an_unusable_url_is_a_bad_setting_that_names_it(url: str) -> None:
      ("sqlite:x.db", "x.db"), ("sqlite:/x.db", "/x.db")],
 )  # fmt: skip
 def test_a_sqlite_url_is_absolute_like_a_file_url(url: str, path: str) -> None:
-    assert Path(Engine(url)._reader.url.database or "") == Path(path)
+    assert Path(engine_of(url)._reader.url.database or "") == Path(path)
 
 
 async def test_two_processes_may_make_the_same_database_at_once(tmp_path: Path) -> None:
@@ -168,7 +169,7 @@ async def test_memory_databases_are_private_unless_named(tmp_path: Path, monkeyp
 async def test_a_locked_or_lost_database_is_unavailable_and_works_again_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "BUSY_TIMEOUT_SECONDS", 0.01)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_SECONDS", 0.01)
     path = tmp_path / "metadata.db"
     metadata = await open_for_test(f"sqlite://{path}")
     node = await Node.register(metadata)
