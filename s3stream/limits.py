@@ -30,6 +30,10 @@ BATCH_BYTES_MAX = 100 * MIB
 assert BATCH_BYTES_MAX < BLOCK_BYTES_MAX
 assert BLOCK_BYTES <= STREAM_OBJECT_BYTES <= OBJECT_BYTES_MAX
 
+GIL_HELD_BYTES = 512 * KIB
+"""Checksums of up to this many bytes (50 us) keep the interpreter's lock. Giving it away at each batch let loop and
+WAL writer wait for each other up to a switch interval (5 ms) every time."""
+
 # --- checkpoints -------------------------------------------------------------------------------
 CHECKPOINT_ROW_BYTES_MAX = 64 * KIB
 """A checkpoint up to this size lies in its stream's metadata row, a larger one in the object flushed with it. Most have

@@ -14,11 +14,13 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 from s3stream.errors import Unavailable
 from s3stream.types import Buffer
+from wal.direct_file import DirectFile, InvalidArgument
 
 T = TypeVar("T")
 Handle: TypeAlias = int
 
 IOV_MAX = 1024
+FILL_BYTES = 1 << 20
 
 
 class RunBlocking(Protocol):
@@ -55,6 +57,16 @@ class Files(Protocol):
     def pread(self, handle: Handle, size: int, offset: int) -> bytes:
         """`size` bytes, fewer only at the end of the file."""
 
+    def write_durably(self, handle: Handle, vectors: Sequence[Buffer], offset: int) -> int:
+        """Write every buffer from `offset` (a multiple of GROUP_ALIGN_BYTES) on; on stable storage on return.
+
+        Returns the offset after the last byte. Whatever follows it, up to the next multiple, may be overwritten with
+        zeros; the file must reach that far. An error leaves it open which sectors were written, as for `fdatasync`."""
+
+    def fill(self, handle: Handle, size: int) -> None:
+        """Write zeros over the whole of a preallocated file, durable after `fdatasync`: later writes find blocks that
+        are written, and no extent to convert in the file system's journal."""
+
     def fdatasync(self, handle: Handle) -> None:
         """Data and size on stable storage. After an error the unsynced writes may be lost, and the next call
         may succeed without them: never call it again for the same writes."""
@@ -82,6 +94,10 @@ class Files(Protocol):
 class OsFiles:
     """The real disk."""
 
+    def __init__(self) -> None:
+        self._direct: dict[Handle, DirectFile | None] = {}
+        """Of handles that were written durably; None where the file system has no direct I/O."""
+
     def make_directory(self, path: str) -> None:
         if os.path.isdir(path):
             return
@@ -100,6 +116,9 @@ class OsFiles:
         return os.open(path, flags | os.O_CREAT | os.O_TRUNC if create else flags, 0o640)
 
     def close(self, handle: Handle) -> None:
+        direct = self._direct.pop(handle, None)
+        if direct is not None:
+            direct.close()
         os.close(handle)
 
     def size(self, handle: Handle) -> int:
@@ -124,6 +143,28 @@ class OsFiles:
             parts.append(more)
             read += len(more)
         return b"".join(parts)
+
+    def write_durably(self, handle: Handle, vectors: Sequence[Buffer], offset: int) -> int:
+        direct = self._direct_file(handle)
+        if direct is not None:
+            try:
+                return direct.write(vectors, offset)
+            except InvalidArgument:
+                direct.close()
+                self._direct[handle] = None
+        end = write_all(self, handle, vectors, offset)
+        os.fdatasync(handle)
+        return end
+
+    def _direct_file(self, handle: Handle) -> DirectFile | None:
+        if handle not in self._direct:
+            self._direct[handle] = DirectFile.of(handle)
+        return self._direct[handle]
+
+    def fill(self, handle: Handle, size: int) -> None:
+        zeros = bytes(min(size, FILL_BYTES))
+        for offset in range(0, size, FILL_BYTES):
+            write_all(self, handle, [memoryview(zeros)[: size - offset]], offset)
 
     def fdatasync(self, handle: Handle) -> None:
         os.fdatasync(handle)

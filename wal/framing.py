@@ -17,6 +17,7 @@ from typing import NamedTuple
 from crc32c import crc32c
 
 from s3stream.errors import BadSetting, Corrupt
+from s3stream.limits import GIL_HELD_BYTES
 from s3stream.types import Buffer, StreamBatch, WalPosition
 
 # --- segment header ------------------------------------------------------------------------------
@@ -148,8 +149,9 @@ def encode_records(
         payload = batch.payload
         length = len(payload)
         body = pack_body(
-            crc32c(payload), length, chain, batch.count, batch.wal_position, synced, node_epoch, batch.stream_id,
-            batch.stream_epoch, batch.base_offset, batch.first_timestamp, batch.max_timestamp,
+            crc32c(payload, 0, length > GIL_HELD_BYTES), length, chain, batch.count, batch.wal_position, synced,
+            node_epoch, batch.stream_id, batch.stream_epoch, batch.base_offset, batch.first_timestamp,
+            batch.max_timestamp,
         )  # fmt: skip
         chain = crc32c(body, salt)
         run.append(pack_mark(RECORD_MAGIC, chain))

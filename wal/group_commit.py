@@ -136,7 +136,7 @@ class GroupCommit:
         metrics.append_records.inc(len(group))
         metrics.group_bytes.observe(size)
         metrics.group_records.observe(len(group))
-        metrics.write_seconds.observe(times.write_seconds)
+        metrics.append_seconds.observe(times.append_seconds)
         metrics.sync_seconds.observe(times.sync_seconds)
         self._listener.wal_durable(end)
 

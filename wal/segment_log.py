@@ -77,7 +77,7 @@ class SegmentLog:
             times = writer.write(batches, size, synced)
         else:
             times = await self._run_blocking(writer.write, batches, size, synced)
-        self._pace_us += (1e6 * (times.write_seconds + times.sync_seconds) - self._pace_us) / PACE_SAMPLES
+        self._pace_us += (1e6 * times.append_seconds - self._pace_us) / PACE_SAMPLES
         self.retained += writer.used - used
         if self._prepare_due:
             self._prepare_due = False
@@ -213,7 +213,7 @@ class SegmentLog:
         retired = self._retired.pop() if self._retired else None
         directory = self._directory
         if retired is None:
-            self._spare = await self._run_blocking(directory.create, ordinal, self._settings.segment_bytes, None)
+            self._spare = await self._run_blocking(directory.create, ordinal, self._settings.segment_bytes, None, True)
         else:
             try:
                 self._spare = await self._run_blocking(directory.recycle, retired, ordinal)

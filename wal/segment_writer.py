@@ -1,7 +1,7 @@
 """Writes one segment. Blocking: runs in the writer's thread, one group at a time.
 
 Owns: the segment's write offset and the chain. The segment's header is durable before it is given one.
-Invariant: state moves only after fdatasync returned; after any error nothing is written to this segment again,
+Invariant: state moves only after the durable write returned; after any error nothing is written to this segment again,
 for the kernel may have forgotten the unsynced pages and would sync "successfully" without them (CORRECTNESS 4).
 """
 
@@ -12,13 +12,15 @@ from typing import NamedTuple
 
 from s3stream.seams import Clock
 from s3stream.types import StreamBatch, WalPosition
-from wal.files import Files, Handle, write_all
+from wal.files import Files, Handle
 from wal.framing import SEGMENT_HEADER_BYTES, SegmentHeader, aligned, encode_records
 
 
 class GroupTimes(NamedTuple):
-    write_seconds: float
+    append_seconds: float
+    """From taking the group to its durability."""
     sync_seconds: float
+    """Of the durable write alone."""
 
 
 class SegmentWriter:
@@ -44,15 +46,14 @@ class SegmentWriter:
         began = self._clock.monotonic()
         header = self.header
         vectors, chain = encode_records(batches, header.node_epoch, synced, self.chain, header.salt)
-        end = write_all(self._files, self._handle, vectors, self.used)
+        encoded = self._clock.monotonic()
+        end = self._files.write_durably(self._handle, vectors, self.used)
         assert end == self.used + size
-        written = self._clock.monotonic()
-        self._files.fdatasync(self._handle)
-        synced_at = self._clock.monotonic()
+        done = self._clock.monotonic()
         self.used = aligned(end)
         self.chain = chain
         self.broken = False
-        return GroupTimes(written - began, synced_at - written)
+        return GroupTimes(done - began, done - encoded)
 
     def close(self) -> None:
         self._files.close(self._handle)

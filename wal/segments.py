@@ -70,15 +70,18 @@ class SegmentDirectory:
         finally:
             self.files.close(handle)
 
-    def create(self, ordinal: int, size: int, header: SegmentHeader | None) -> Handle:
+    def create(self, ordinal: int, size: int, header: SegmentHeader | None, fill: bool = False) -> Handle:
         """A new segment file, preallocated, durable with its header, open for writing.
 
-        Replaces a file of that ordinal at one stroke: a crash leaves the one or the other.
+        Replaces a file of that ordinal at one stroke: a crash leaves the one or the other. `fill` writes zeros over
+        all of it first, which takes a while and makes every later write cheaper.
         """
         temporary = os.path.join(self.path, NEW_NAME)
         handle = self.files.open(temporary, create=True)
         try:
             self.files.preallocate(handle, size)
+            if fill:
+                self.files.fill(handle, size)
             if header is not None:
                 write_all(self.files, handle, [encode_segment_header(header)], 0)
             self.files.fdatasync(handle)

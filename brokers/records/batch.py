@@ -16,6 +16,7 @@ from typing import NamedTuple
 from crc32c import crc32c
 
 from s3stream.errors import Corrupt
+from s3stream.limits import GIL_HELD_BYTES
 from s3stream.types import NO_TIMESTAMP, Buffer
 
 HEADER = struct.Struct(">qiibIhiqqqhii")
@@ -147,7 +148,7 @@ def iter_headers(buffer: Buffer, position: int = 0) -> Iterator[tuple[int, Batch
 def stored_crc_is_right(batch: Buffer) -> bool:
     """Whether the checksum of exactly one batch matches. Copies nothing."""
     crc: int = _CRC.unpack_from(batch, CRC_POSITION)[0]
-    return bool(crc32c(memoryview(batch)[CRC_START:]) == crc)
+    return bool(crc32c(memoryview(batch)[CRC_START:], 0, len(batch) > GIL_HELD_BYTES) == crc)
 
 
 def stamp_in_place(batch: Buffer, base_offset: int, leader_epoch: int) -> None:

@@ -16,6 +16,8 @@ from random import Random
 from typing import Any, TypeVar
 
 from s3stream.types import Buffer
+from wal.files import write_all
+from wal.framing import GROUP_ALIGN_BYTES
 
 T = TypeVar("T")
 
@@ -235,6 +237,19 @@ class SimFiles:
 
     def pread(self, handle: int, size: int, offset: int) -> bytes:
         return bytes(self._open[handle][1].cache[offset : offset + size])
+
+    def write_durably(self, handle: int, vectors: Sequence[Buffer], offset: int) -> int:
+        """As the real one: any sectors of it may be on the disk when it fails, all are when it returns."""
+        assert offset % GROUP_ALIGN_BYTES == 0
+        end = offset + sum(map(len, vectors))
+        padded = [*vectors, bytes(-end % GROUP_ALIGN_BYTES)]
+        assert offset + sum(map(len, padded)) <= self.size(handle), "a durable write never extends the file"
+        write_all(self, handle, padded, offset)
+        self.fdatasync(handle)
+        return end
+
+    def fill(self, handle: int, size: int) -> None:
+        write_all(self, handle, [bytes(size)], 0)
 
     def fdatasync(self, handle: int) -> None:
         path, inode = self._open[handle]

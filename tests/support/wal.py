@@ -120,6 +120,11 @@ class SimPlace:
 class BreakableFiles(OsFiles):
     error: OSError | None = None
 
+    def write_durably(self, handle: int, vectors: Any, offset: int) -> int:
+        if self.error is not None:
+            raise self.error
+        return super().write_durably(handle, vectors, offset)
+
     def pwritev(self, handle: int, buffers: Any, offset: int) -> int:
         if self.error is not None:
             raise self.error

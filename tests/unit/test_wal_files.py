@@ -7,7 +7,7 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from s3stream.clock import SystemClock
 from s3stream.errors import BadSetting, Unavailable
 from s3stream.metrics import Counter, Histogram, Metrics
 from s3stream.seams import WriteAheadLog
+from s3stream.types import Buffer
 from tests.support.wal import SMALL, DiskPlace, Listener, SimPlace, batch, fields, recover_all, run_in, started
 from wal import open_wal
 from wal.files import IOV_MAX, OsFiles, write_all
@@ -159,9 +160,9 @@ async def test_many_small_batches_share_one_write_and_large_ones_are_not_copied(
     calls: list[list[int]] = []
 
     class Counting(OsFiles):
-        def pwritev(self, handle: int, buffers: list[bytes], offset: int) -> int:
-            calls.append([len(buffer) for buffer in buffers])
-            return super().pwritev(handle, buffers, offset)
+        def write_durably(self, handle: int, vectors: Sequence[Buffer], offset: int) -> int:
+            calls.append([len(buffer) for buffer in vectors])
+            return super().write_durably(handle, vectors, offset)
 
     with ThreadPoolExecutor(2) as pool:
         place = DiskPlace(tmp_path, pool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 from collections.abc import Callable, Sequence
@@ -147,6 +148,9 @@ async def test_4_what_only_the_page_cache_holds_is_synced_before_it_is_handed_ou
     wal, listener, _ = await started(place)
     wal.append(batch(0))
     await listener.until_durable(1)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert SECOND in place.disk.entries, "the next segment is prepared: what is written now is the record"
     place.disk.fail = _crash_between_write_and_sync()
     wal.append(batch(1))
     await place.files.crashed.wait()
@@ -341,17 +345,16 @@ async def test_4_a_segments_header_is_durable_before_its_first_record_is_written
     place = SimPlace()
     with structlog.testing.capture_logs():
         wal, listener, _ = await started(place)
-        write = place.files.pwritev
+        write = place.files.write_durably
         headers: set[bytes] = set()
 
-        def pwritev(handle: int, buffers: Sequence[Buffer], offset: int) -> int:
-            if offset >= SEGMENT_HEADER_BYTES:
-                inode = place.files.inode(handle)
-                headers.add(bytes(inode.durable[:SEGMENT_HEADER_BYTES]))
-                assert inode.durable[:SEGMENT_HEADER_BYTES] == inode.cache[:SEGMENT_HEADER_BYTES]
-            return write(handle, buffers, offset)
+        def write_durably(handle: int, vectors: Sequence[Buffer], offset: int) -> int:
+            inode = place.files.inode(handle)
+            headers.add(bytes(inode.durable[:SEGMENT_HEADER_BYTES]))
+            assert inode.durable[:SEGMENT_HEADER_BYTES] == inode.cache[:SEGMENT_HEADER_BYTES]
+            return write(handle, vectors, offset)
 
-        place.files.pwritev = pwritev  # type: ignore[method-assign]
+        place.files.write_durably = write_durably  # type: ignore[method-assign]
         for n in range(30):
             wal.append(batch(n, 3000))
         await listener.until_durable(30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,21 +13,24 @@ import pytest
 
 from s3stream.types import StreamBatch
 from tests.support.wal import SMALL, DiskPlace, Listener
+from wal.direct_file import DirectFile
 
 PAYLOAD = b"record" * 500
 
 
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "through the page cache"])
 @pytest.mark.parametrize("inline_bytes", [0, 1 << 20], ids=["in threads", "on the loop"])
 async def test_correctness_4_nothing_is_told_durable_before_its_bytes_and_its_segments_name_are_synced(
-    inline_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inline_bytes: int, direct: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unsynced: set[str] = set()
-    """Segments with a record that no fdatasync has followed."""
+    """Segments with a record written neither synchronously nor followed by fdatasync."""
     unnamed: set[str] = set()
     """Renamed segments whose directory no fsync has followed."""
     last = ""
     told: list[tuple[int, bool, bool]] = []
-    pwritev, fdatasync, fsync, rename = os.pwritev, os.fdatasync, os.fsync, os.rename
+    pwritev, pwrite, fdatasync, fsync, rename = os.pwritev, os.pwrite, os.fdatasync, os.fsync, os.rename
+    direct_writes = 0
 
     def path_of(descriptor: int) -> str:
         return os.readlink(f"/proc/self/fd/{descriptor}")
@@ -37,6 +41,14 @@ async def test_correctness_4_nothing_is_told_durable_before_its_bytes_and_its_se
             last = path_of(descriptor)
             unsynced.add(last)
         return pwritev(descriptor, buffers, offset)
+
+    def noted_pwrite(descriptor: int, data: memoryview, offset: int) -> int:
+        nonlocal last, direct_writes
+        direct_writes += 1
+        last = path_of(descriptor)
+        if not fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DSYNC:
+            unsynced.add(last)
+        return pwrite(descriptor, data, offset)
 
     def noted_fdatasync(descriptor: int) -> None:
         fdatasync(descriptor)
@@ -57,9 +69,12 @@ async def test_correctness_4_nothing_is_told_durable_before_its_bytes_and_its_se
             super().wal_durable(end)
 
     monkeypatch.setattr(os, "pwritev", noted_pwritev)
+    monkeypatch.setattr(os, "pwrite", noted_pwrite)
     monkeypatch.setattr(os, "fdatasync", noted_fdatasync)
     monkeypatch.setattr(os, "rename", noted_rename)
     monkeypatch.setattr(os, "fsync", noted_fsync)
+    if not direct:
+        monkeypatch.setattr(DirectFile, "of", lambda handle: None)
     with ThreadPoolExecutor(2) as pool:
         wal = DiskPlace(tmp_path / "wal", pool).open(replace(SMALL, inline_bytes=inline_bytes))
         await wal.lock()
@@ -72,4 +87,5 @@ async def test_correctness_4_nothing_is_told_durable_before_its_bytes_and_its_se
             await listener.until_durable(number + 1)
         await wal.close()
     assert os.path.dirname(last) == str(tmp_path / "wal") and len(told) == 30
+    assert (direct_writes >= 30) == direct
     assert told == [(number + 1, False, False) for number in range(30)]
