@@ -9,27 +9,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+from collections.abc import Sequence
 
 from s3stream.errors import AlreadyExists, BadSetting, NotFound, PonorError, Unavailable
-from s3stream.objectstore.faults import Refusal, Refused
+from s3stream.objectstore.faults import Refusal, Refused, gather_all, listing
 from s3stream.objectstore.url import StoreUrl, parse_store_url
 from s3stream.seams import ObjectStore
+
+RACES = 3
+RACERS = 4
+"""A store that looks whether the key is there and then writes lets two win only when they look at the same moment."""
 
 
 async def probe(store: ObjectStore, url_text: str) -> None:
     """Raises BadSetting with what is wrong and what to do."""
     url = parse_store_url(url_text)
     # Two brokers starting at once must not meet on a key, and a crashed probe's key must not block the next.
-    key = f"ponor-check/{secrets.token_hex(16)}"
+    folder = f"ponor-check/{secrets.token_hex(16)}/"
+    keys = [f"{folder}{number}" for number in range(RACES)]
     try:
         try:
-            await _prove(store, key, url)
+            await gather_all([_prove(store, key, url) for key in keys])
+            await _prove_listed(store, folder, keys, url)
         except BaseException:
             with contextlib.suppress(PonorError):
-                await store.delete([key])
+                await store.delete(keys)
             raise
-        await store.delete([key])
-        await _prove_deleted(store, key, url)
+        await store.delete(keys)
+        await _prove_deleted(store, keys[0], url)
     except NotFound as error:
         raise BadSetting(f"object store {url.text}: an object just created cannot be read ({error})") from error
     except Refused as error:
@@ -41,11 +48,11 @@ async def probe(store: ObjectStore, url_text: str) -> None:
 
 
 async def _prove(store: ObjectStore, key: str, url: StoreUrl) -> None:
-    """One winner, both when the key is there already and when two writers arrive at the same time.
+    """One winner, both when the key is there already and when several writers arrive at the same time.
 
     The race takes another path in many stores than the plain conflict: 409 instead of 412 (CORRECTNESS 5).
     """
-    racers = [b"first racer", b"second racer"]
+    racers = [f"racer {number}".encode() for number in range(RACERS)]
     results = await asyncio.gather(*(store.create(key, [racer]) for racer in racers), return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException) and not isinstance(result, AlreadyExists):
@@ -58,6 +65,17 @@ async def _prove(store: ObjectStore, key: str, url: StoreUrl) -> None:
     except AlreadyExists:
         return
     raise _not_conditional(url)
+
+
+async def _prove_listed(store: ObjectStore, folder: str, keys: Sequence[str], url: StoreUrl) -> None:
+    """A log on objects, and the search for orphans, see what is there by listing it."""
+    async with listing(store, folder, "") as infos:
+        found = [info.key async for info in infos]
+    if found != list(keys):
+        raise BadSetting(
+            f"object store {url.text}: objects just created are missing in a listing. Ponor needs a store whose "
+            "listings are consistent; use a release or a setting of it that is"
+        )
 
 
 async def _prove_deleted(store: ObjectStore, key: str, url: StoreUrl) -> None:
