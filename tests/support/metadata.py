@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -26,10 +27,11 @@ from s3stream.types import (
     StreamId,
     StreamSnapshot,
 )
+from tests.support.postgres import shared_server
 
 T = TypeVar("T")
 
-ENGINES = ("sqlite-memory", "sqlite-file")
+ENGINES = ("sqlite-memory", "sqlite-file", "postgresql")
 """Add an engine here, and its URL below, and the whole contract suite runs on it."""
 FAR_MS = 10**15
 
@@ -55,8 +57,16 @@ class ManualClock:
         self.time_ms += int(seconds * 1000)
 
 
-def engine_url(engine: str, folder: Path) -> str:
-    return {"sqlite-memory": "memory:", "sqlite-file": f"sqlite://{folder}/metadata.db"}[engine]
+@contextmanager
+def engine_url(engine: str, folder: Path) -> Iterator[str]:
+    """The URL of a database that is there for as long as this."""
+    if engine != "postgresql":
+        yield {"sqlite-memory": "memory:", "sqlite-file": f"sqlite://{folder}/metadata.db"}[engine]
+        return
+    server = shared_server()
+    name = server.lend_database()
+    yield server.url(name)
+    server.take_back(name)
 
 
 async def open_for_test(url: str, clock: ManualClock | None = None, seed: int = 1) -> Metadata:
@@ -72,9 +82,10 @@ def clock() -> ManualClock:
 
 @pytest.fixture(params=ENGINES)
 async def metadata(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> AsyncIterator[Metadata]:
-    store = await open_for_test(engine_url(request.param, tmp_path), clock)
-    yield store
-    await store.close()
+    with engine_url(request.param, tmp_path) as url:
+        store = await open_for_test(url, clock)
+        yield store
+        await store.close()
 
 
 class Node:

@@ -20,6 +20,7 @@ _NEEDS = {
     "versitygw": "Go",
     "kafka": "Java 17 or newer, and Maven",
     "kcat": "apt-get, as root",
+    "postgresql": "apt-get as root, or pip",
 }
 
 
@@ -28,11 +29,14 @@ class ToolMissing(LookupError):
 
 
 def find_tool(name: str) -> Path:
-    """The program (for kafka: the folder of its jars). Looked for in PONOR_TOOLS, ~/.cache/ponor, then PATH.
+    """The program (for kafka: the folder of its jars; for postgresql: of its programs). Looked for in PONOR_TOOLS,
+    ~/.cache/ponor, then PATH; Debian's PostgreSQL, which is on no PATH, first.
 
     Raises ToolMissing.
     """
     assert name in _NEEDS, f"{name!r} is not one of {', '.join(_NEEDS)}"
+    if name == "postgresql":
+        return _postgresql()
     for folder in _folders():
         found = _kafka_in(folder) if name == "kafka" else _program_in(folder, name)
         if found is not None:
@@ -41,6 +45,21 @@ def find_tool(name: str) -> Path:
     if on_path is None:
         raise ToolMissing(f"{name} is not installed; python3 tools/install.py {name} brings it (needs {_NEEDS[name]})")
     return Path(on_path)
+
+
+def _postgresql() -> Path:
+    """The newest of Debian's, else what the wheel brought, else what is on the PATH. Raises ToolMissing."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    for folder in _folders():
+        found = found or sorted((folder / "postgresql").glob("*/pginstall*/bin/initdb"))
+    on_path = shutil.which("initdb")
+    if found:
+        return found[-1].parent
+    if on_path is None:
+        raise ToolMissing(
+            f"postgresql is not installed; python tools/install.py postgresql brings it (needs {_NEEDS['postgresql']})"
+        )
+    return Path(on_path).resolve().parent
 
 
 def requires(name: str | None) -> None:
