@@ -8,7 +8,7 @@ believe they hold it, the store lets one win (docs/decisions/0016).
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
 from crc32c import crc32c
@@ -45,7 +45,7 @@ class ListedObject(NamedTuple):
     size: int
 
 
-async def list_log(store: ObjectStore, name: LogName, after: str = "") -> AsyncIterator[ListedObject]:
+async def list_log(store: ObjectStore, name: LogName, after: str = "") -> AsyncGenerator[ListedObject, None]:
     """What the store has of a node's log with keys above `after`, in the log's order. Raises Unavailable."""
     async with listing(store, name.prefix, after) as infos:
         async for info in infos:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from operator import attrgetter
 from random import Random
 from typing import NamedTuple
@@ -78,7 +78,7 @@ class LogReader:
         self.obsolete: list[tuple[int, int]] = []
         """(node epoch, number) of listed objects that are no part of the log from the trim on. No seals."""
 
-    async def objects(self) -> AsyncIterator[ReadObject]:
+    async def objects(self) -> AsyncGenerator[ReadObject, None]:
         """Raises Corrupt when what was durable is not there or cannot be read, Unavailable."""
         wanted = await self._plan()
         fetching: deque[tuple[EpochLog, int, int, asyncio.Task[_Fetched | PonorError]]] = deque()

@@ -10,6 +10,7 @@ number whose position is not below the trim; of any number of sealers, at any ti
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
@@ -227,10 +228,12 @@ class Sealer:
 
     async def _seal_above(self, placed: Seal) -> Seal | None:
         above = EpochLog(placed.node_epoch)
-        async for found in list_log(self._store, self._name, self._name.key(placed.node_epoch, placed.number)):
-            if found.node_epoch != placed.node_epoch:
-                break
-            above.sizes[found.number] = found.size
+        after = self._name.key(placed.node_epoch, placed.number)
+        async with aclosing(list_log(self._store, self._name, after)) as listed:
+            async for found in listed:
+                if found.node_epoch != placed.node_epoch:
+                    break
+                above.sizes[found.number] = found.size
         return await self._existing(above)
 
     async def header(self, node_epoch: int, number: int) -> ObjectHeader:

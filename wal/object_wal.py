@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import aclosing
 from random import Random
 
 import structlog
@@ -85,10 +86,11 @@ class ObjectWal:
         reader = LogReader(self._store, self._name, logs, trim, self._settings, self._clock, self._chance, self._tasks)
         self.damaged = reader.damaged
         try:
-            async for found in reader.objects():
-                self._retained.add(found.node_epoch, found.number, found.end_position, found.size)
-                if found.batches:
-                    yield found.batches
+            async with aclosing(reader.objects()) as objects:
+                async for found in objects:
+                    self._retained.add(found.node_epoch, found.number, found.end_position, found.size)
+                    if found.batches:
+                        yield found.batches
         except Corrupt as error:
             raise Corrupt(
                 f"{error}. The WAL is left as it is and nothing is served: restore its objects, or see "
@@ -220,7 +222,8 @@ async def read_streams(
     sealer = Sealer(store, name, clock, chance)
     logs = await sealer.sealed(node_epoch)
     reader = LogReader(store, name, logs, trim, settings, clock, chance, tasks, streams)
-    async for found in reader.objects():
-        if found.batches:
-            yield found.batches
+    async with aclosing(reader.objects()) as objects:
+        async for found in objects:
+            if found.batches:
+                yield found.batches
     damaged.update(reader.damaged)

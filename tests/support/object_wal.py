@@ -10,6 +10,7 @@ from random import Random
 from s3stream.clock import SystemClock
 from s3stream.errors import Unavailable
 from s3stream.metrics import Metrics
+from s3stream.objectstore.faults import listing
 from s3stream.seams import Clock, ObjectInfo, ObjectStore
 from s3stream.types import Buffer, Buffers
 from tests.support.wal import SMALL
@@ -65,8 +66,9 @@ class ScriptedStore:
 
     async def list(self, prefix: str, after: str = "") -> AsyncIterator[ObjectInfo]:
         self.requests["list"] += 1
-        async for info in self.inner.list(prefix, after):
-            yield info
+        async with listing(self.inner, prefix, after) as infos:
+            async for info in infos:
+                yield info
 
     async def check(self) -> None:
         await self.inner.check()
