@@ -44,6 +44,7 @@ from brokers.version import VERSION
 from cache import open_block_cache
 from metadata.store import Metadata, open_metadata
 from metadata.store import check_url as check_metadata_url
+from metadata.store import connections as metadata_connections
 from s3stream.budget import MemoryBudget, countable_bytes
 from s3stream.clock import SystemClock
 from s3stream.errors import PonorError
@@ -61,6 +62,8 @@ T = TypeVar("T")
 
 FEATURES = {"metadata.version": 30}
 """Finalized in a new cluster: the level of Kafka 4.3, whose topic and config metadata is served whole."""
+SEEN_FILE = "metadata-seen.json"
+"""In the broker's folder: by what a database that has rolled back is recognised after a restart."""
 WAL_THREADS = 2
 BULK_THREADS = 4
 """Block compression, checksums, local objects."""
@@ -129,11 +132,19 @@ class Broker:
         objects = open_objects(config.object_store_url)
         wal_objects = open_objects(config.wal_url) if is_on_objects(config.wal_url) else None
         await objects.check()
-        metadata = await open_metadata(
-            config.metadata_url, clock=clock, metrics=metrics, run_blocking=threads.runner("metadata", 1)
+        metadata = await preflight.named(
+            "ponor.metadata.url",
+            open_metadata(
+                config.metadata_url,
+                clock=clock,
+                metrics=metrics,
+                run_blocking=threads.runner("metadata", metadata_connections(config.metadata_url)),
+                tasks=tasks,
+                seen_file=config.broker_dir / SEEN_FILE,
+            ),
         )
         self._stack.push_async_callback(metadata.close)
-        check_cluster(config.broker_dir, identity, metadata.cluster_id, config.metadata_url)
+        check_cluster(config.broker_dir, identity, metadata.cluster_id, metadata.url)
         wal = open_wal(
             config.wal_url,
             settings=WalSettings(bytes_max=config.wal_bytes_max),
@@ -249,7 +260,7 @@ class _Node:
                 producer_id_expiration_ms=config.producer_id_expiration_ms,
             ),
         )
-        self.health = Health(storage, self.partitions, crashed)
+        self.health = Health(storage, self.partitions, crashed, metadata)
         self.follower = ImageFollower(metadata, self.partitions, clock)
         self.groups = GroupCoordinator(
             self.partitions, _group_config(config), clock, tasks, metrics, chance, self._create_offsets_topic

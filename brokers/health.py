@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from brokers.partitions.manager import PartitionManager
+from metadata.store import Metadata
 from s3stream.storage import Storage
 
 STARTING = "starting"
@@ -22,6 +23,7 @@ class Health:
     partitions: PartitionManager
     crashed: Mapping[str, str]
     """Background tasks that ended with an error, by name: bugs, shown until the restart."""
+    metadata: Metadata
     phase: str = STARTING
 
     def live(self) -> list[str]:
@@ -36,6 +38,8 @@ class Health:
         reasons = self.live()
         if self.phase != RUNNING:
             reasons.append(self.phase)
+        if self.metadata.rolled_back:
+            reasons.append(self.metadata.rolled_back)
         state = self.storage.health()
         if state["wal_failure"]:
             reasons.append(f"the write-ahead log takes no appends: {state['wal_failure']}")
@@ -49,6 +53,8 @@ class Health:
         found = []
         if state["flush_failure"]:
             found.append(f"flushes to object storage fail: {state['flush_failure']}")
+        if self.metadata.failure:
+            found.append(f"the metadata database does not answer, what is open goes on: {self.metadata.failure}")
         offline = self.partitions.offline()
         if offline:
             found.append(f"{len(offline)} partitions could not be opened")

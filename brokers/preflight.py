@@ -7,12 +7,24 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Awaitable
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from brokers.config import BrokerConfig
 from brokers.identity import Identity, read_identity
 from s3stream.errors import BadSetting
+
+T = TypeVar("T")
+
+
+async def named(setting: str, opening: Awaitable[T]) -> T:
+    """What `opening` gives; where a setting is at fault, its name stands first."""
+    try:
+        return await opening
+    except BadSetting as error:
+        raise BadSetting(f"{setting}: {error}") from error
 
 
 def check_ports(config: BrokerConfig) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import bindparam, delete, insert, select, update
 
 from metadata import cluster, fencing, streams
 from metadata.engine import Transaction
+from metadata.history import NodeWrites
 from metadata.schema import WalState, node_wals, nodes
 from metadata.schema import streams as stream_rows
 from s3stream.errors import BadSetting
@@ -50,6 +51,7 @@ def register(
         tx.connection.execute(update(nodes).where(nodes.c.node_id == node_id), values)
     wal = {"node_id": node_id, "node_epoch": node_epoch, "incarnation": incarnation, "wal_uri": wal_uri}
     tx.connection.execute(insert(node_wals), {**wal, "wal_trim": trim, "wal_state": WalState.OPEN})
+    tx.node_writes = NodeWrites(node_id, node_epoch, incarnation, 0)
     return NodeRegistration(NodeIdentity(node_id, node_epoch, incarnation), trim, owned)
 
 

@@ -72,11 +72,6 @@ def connections(url: str) -> int:
     return engine_of(url).connections
 
 
-def shown_url(url: str) -> str:
-    """The URL as logs and answers may show it: without a password."""
-    return engine_of(url).url
-
-
 async def open_metadata(
     url: str,
     *,
@@ -143,6 +138,11 @@ class Metadata:
         """Why the last transaction was not done, when the database did not answer; None when it did."""
         self._answers = metrics.gauge("ponor_metadata_answers", "1 when the database did the last transaction, else 0.")
         self._doubted = metrics.gauge("ponor_metadata_rolled_back", "1 while the database is taken for rolled back.")
+
+    @property
+    def url(self) -> str:
+        """As it may be shown: without a password."""
+        return self._engine.url
 
     @property
     def rolled_back(self) -> str | None:

@@ -30,7 +30,7 @@ ObjectStore = Annotated[
     typer.Option(metavar="URL", help="s3://bucket/prefix?endpoint=…, gs://…, az://…, file:///path, memory:."),
 ]
 Wal = Annotated[str | None, typer.Option(metavar="URL", help="file:///path, s3://bucket/prefix?… or memory:.")]
-MetadataUrl = Annotated[str | None, typer.Option("--metadata", metavar="URL", help="sqlite:///path.")]
+MetadataUrl = Annotated[str | None, typer.Option("--metadata", metavar="URL", help="sqlite:///path, postgresql://….")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting of docs/CONFIGURATION.md.")
 ]

@@ -18,6 +18,7 @@ from s3stream import limits
 from s3stream.limits import GIB, MIB
 
 BOOLEAN, STRING, INT, LONG = ConfigType.BOOLEAN, ConfigType.STRING, ConfigType.INT, ConfigType.LONG
+PASSWORD = ConfigType.PASSWORD
 HIGH, MEDIUM, LOW = Importance.HIGH, Importance.MEDIUM, Importance.LOW
 
 MEMORY_BYTES_MIN: Final = 64 * MIB
@@ -36,8 +37,11 @@ PONOR_CONFIGS: Final[Table] = table(
               "The write-ahead log: `file:///path` on a local disk or a volume of its own, `s3://bucket/prefix?…` "
               "(`gs:`, `az:`) for none, or `memory:` (lost with the process). Default: `broker-<node id>/wal` in "
               "ponor.data.dir.", importance=HIGH),
-    ConfigKey("ponor.metadata.url", STRING, None,
-              "The metadata database: `sqlite:///path`. Default: `metadata.db` in ponor.data.dir.", importance=HIGH),
+    ConfigKey("ponor.metadata.url", PASSWORD, None,
+              "The metadata database: `sqlite:///path` for the brokers of one machine, "
+              "`postgresql://user:password@host:port/database?sslmode=…` for those of many. Several hosts may be named "
+              "(`host1,host2`): the one that can write is used. Without a password in the URL it comes from PGPASSWORD "
+              "or a password file, as libpq has it. Default: `metadata.db` in ponor.data.dir.", importance=HIGH),
     ConfigKey("ponor.memory.bytes", LONG, None,
               "One bound for the process: receive buffers, answers, memtable, block cache and reads under way share "
               "it, less a third, at most 192 MiB, for uploads under way and the allocator. Default: a quarter of the "
