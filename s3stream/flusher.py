@@ -249,12 +249,10 @@ class Flusher:
             ranges = [one._replace(stream_epoch=epochs[one.stream_id]) for one in built.ranges]
             committed.append(CommittedObject(built.ref, built.kind, ranges))
         checkpoints: dict[StreamId, StoredCheckpoint] = {
-            share.stream_id: share.checkpoint
-            for share in flush.shares
-            if share.checkpoint is not None and share.large_checkpoint is None
+            share.stream_id: share.checkpoint for share in flush.shares if share.checkpoint is not None
         }
         for built in objects:
-            checkpoints.update(built.checkpoints)
+            checkpoints.update(built.checkpoints)  # Large ones: by the place where this attempt has put them.
         return FlushCommit(node, committed, checkpoints, self._trim_after(flush))
 
     # --- the WAL's trim ----------------------------------------------------------------------------
