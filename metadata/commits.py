@@ -86,6 +86,10 @@ _DONE = _WEIGHT[:3]
 """The stream is committed to the range's end."""
 
 
+_HELD_BACK = frozenset({RangeOutcome.GAP, RangeOutcome.FENCED})
+"""Their records may be needed again."""
+
+
 class Decision(NamedTuple):
     outcome: RangeOutcome
     live_start: int
@@ -157,8 +161,9 @@ def commit(tx: Transaction, flush: FlushCommit) -> CommitResult:
     _store_objects(tx, flush.objects, changed, checkpoint_change)
     _store_streams(tx, rows.values())
     checkpoints.store(tx, checkpoint_change)
-    if RangeOutcome.GAP not in outcomes.values():
-        # The caller's trim supposes that all of this flush is committed.
+    if not _HELD_BACK & set(outcomes.values()):
+        # The caller's trim supposes that all of this flush is committed. A stream that is refused may be the caller's
+        # own, under an epoch that it has not heard of yet; when it is another's, the next commit raises the trim.
         stored_trim = fencing.raise_trim(tx, flush.node, flush.wal_trim)
     return CommitResult(outcomes, stored_trim)
 

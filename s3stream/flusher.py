@@ -39,8 +39,10 @@ from s3stream.types import (
     CommittedObject,
     FlushCommit,
     NodeIdentity,
+    RangeOutcome,
     StoredCheckpoint,
     StreamId,
+    StreamState,
     WalPosition,
 )
 from s3stream.uploader import KeyTaken, Uploader
@@ -236,10 +238,30 @@ class Flusher:
         backoff = Backoff(self._random)
         while True:
             try:
-                return await self._metadata.commit(self._described(flush, objects, self.node))
+                result = await self._metadata.commit(self._described(flush, objects, self.node))
+                if not await self._opened_unheard(flush, result, self.node):
+                    return result
             except Unavailable as error:
                 self._failed(error)
                 await self._clock.sleep(backoff.next())
+
+    async def _opened_unheard(self, flush: Flush, result: CommitResult, node: NodeIdentity) -> bool:
+        """Whether a stream was refused only because this node itself opened it under a newer epoch and has not heard
+        of that: the answer was lost, and whoever asked has given up. The epoch is taken over; commit again."""
+        fenced = {
+            share.stream_id: share.stream
+            for share in flush.shares
+            if result.outcomes.get(share.stream_id) is RangeOutcome.FENCED and self._appender.holds(share.stream)
+        }
+        own = False
+        for row in await self._metadata.streams(sorted(fenced)) if fenced else ():
+            stream = fenced[row.stream_id]
+            # A later process of this node would have fenced the commit as a whole.
+            if row.state == StreamState.OPEN and row.owner == node.node_id and row.epoch > stream.epoch:
+                log.warning("an opening was carried out unheard", stream=row.stream_id, epoch=row.epoch)
+                stream.epoch = row.epoch
+                own = True
+        return own
 
     def _described(self, flush: Flush, objects: list[BuiltObject], node: NodeIdentity) -> FlushCommit:
         """The commit under the stream epochs that hold now: a recovered stream's batches carry older ones."""

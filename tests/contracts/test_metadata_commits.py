@@ -173,6 +173,23 @@ async def test_an_object_with_nothing_but_gaps_stays_prepared(metadata: Metadata
     assert (await metadata.commit(flush)).outcomes == {stream: COMMITTED}
 
 
+async def test_a_refused_stream_keeps_the_trim(metadata: Metadata) -> None:
+    """CORRECTNESS 2: the node opened it itself under a newer epoch and the answer was lost. Its records are in no
+    object, and its memory and its WAL are the node's."""
+    one, two = await make_streams(metadata, 2)
+    node = await Node.register(metadata)
+    old = await node.open(one)
+    await node.open(two)
+    node = await Node.register(metadata)
+    opened = await node.open(one, old.epoch, end=10)
+    ranges = [CommittedRange(one, old.epoch, 0, 10, 10), CommittedRange(two, 0, 0, 10, 10)]
+    refused = await metadata.commit(node.flush({await node.prepare(): ranges}, trim=20))
+    assert (refused.outcomes, refused.wal_trim) == ({one: FENCED, two: COMMITTED}, 0)
+    again = [CommittedRange(one, opened.epoch, 0, 10, 10), CommittedRange(two, 0, 0, 10, 10)]
+    result = await metadata.commit(node.flush({await node.prepare(): again}, trim=20))
+    assert (result.outcomes, result.wal_trim) == ({one: COMMITTED, two: ALREADY}, 20)
+
+
 async def test_the_trim_only_rises(metadata: Metadata) -> None:
     [stream] = await make_streams(metadata, 1)
     node = await Node.register(metadata)

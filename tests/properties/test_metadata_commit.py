@@ -250,7 +250,7 @@ class Commits(RuleBasedStateMachine):
             return
         result = now(self.metadata.commit(flush))
         assert result.outcomes == {id: RangeOutcome[outcome] for id, outcome in outcomes.items()}
-        if "GAP" not in outcomes.values():
+        if not {"GAP", "FENCED"} & set(outcomes.values()):
             self.trims[who] = max(self.trims[who], flush.wal_trim)
         assert result.wal_trim == self.trims[who]
         self.committed |= fresh

@@ -145,8 +145,8 @@ class Engine:
         self.streams: list[Stream] = []
         self.listeners: list[Listener] = []
 
-    async def start(self, open_all: bool = True) -> None:
-        await self.storage.start(0, {"PLAINTEXT": "127.0.0.1:9092"})
+    async def start(self, open_all: bool = True, node_id: int = 0) -> None:
+        await self.storage.start(node_id, {"PLAINTEXT": "127.0.0.1:9092"})
         if open_all:
             await self.open(list(self.world.epochs))
 

@@ -7,7 +7,7 @@ read has shown at an offset every later read shows there; nothing appears that n
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from s3stream.types import Buffer, StreamId
 
@@ -48,6 +48,20 @@ class History:
         self.acknowledged: dict[tuple[StreamId, int], bytes] = {}
         self.seen: dict[tuple[StreamId, int], bytes] = {}
         self.trace: list[str] = []
+        self.violations: list[Violation] = []
+        """Engines survive what their callers and listeners raise: a violation found there must not be lost."""
+        self.alarm: Callable[[], None] = lambda: None
+        """Told of each violation, as soon as it is found."""
+
+    def violated(self, text: str) -> Violation:
+        """Remember it; the caller raises what is returned."""
+        self.violations.append(Violation(text))
+        self.alarm()
+        return self.violations[-1]
+
+    def check(self) -> None:
+        if self.violations:
+            raise self.violations[0]
 
     def note(self, text: str) -> None:
         self.trace.append(text)
@@ -59,7 +73,7 @@ class History:
     def acknowledge(self, stream_id: StreamId, base: int, data: bytes) -> None:
         known = self.acknowledged.get((stream_id, base))
         if known is not None:
-            raise Violation(f"stream {stream_id}: offset {base} was acknowledged twice")
+            raise self.violated(f"stream {stream_id}: offset {base} was acknowledged twice")
         self.acknowledged[stream_id, base] = data
 
     def read(self, stream_id: StreamId, start: int, end: int, buffers: Iterable[Buffer]) -> set[int]:
@@ -68,24 +82,30 @@ class History:
         bases: set[int] = set()
         for found_stream, base, count, data in parse(buffers):
             if found_stream != stream_id or base != position:
-                raise Violation(f"stream {stream_id}: a gap at {position}, the next batch is {found_stream}:{base}")
+                raise self.violated(f"stream {stream_id}: a gap at {position}, the next batch is {found_stream}:{base}")
             if self.given.get(data) != (stream_id, base):
-                raise Violation(f"stream {stream_id}: a batch at {base} that nobody appended there")
+                raise self.violated(f"stream {stream_id}: a batch at {base} that nobody appended there")
             for known in (self.seen.get((stream_id, base)), self.acknowledged.get((stream_id, base))):
                 if known is not None and known != data:
-                    raise Violation(f"stream {stream_id}: offset {base} holds another batch than before")
+                    raise self.violated(f"stream {stream_id}: offset {base} holds another batch than before")
             self.seen[stream_id, base] = data
             bases.add(base)
             position = base + count
         if position != end:
-            raise Violation(f"stream {stream_id}: a read said it ends at {end}, its batches end at {position}")
+            raise self.violated(f"stream {stream_id}: a read said it ends at {end}, its batches end at {position}")
         return bases
+
+    def give_up(self, stream_id: StreamId, end: int) -> None:
+        """An operator has declared everything from `end` on lost: others will be appended at those offsets."""
+        for known in (self.acknowledged, self.seen):
+            for key in [key for key in known if key[0] == stream_id and key[1] >= end]:
+                del known[key]
 
     def complete(self, stream_id: StreamId, bases: set[int]) -> None:
         """The batches of the whole stream, as read now: every acknowledged one must be among them."""
         lost = sorted(base for known, base in self.acknowledged if known == stream_id and base not in bases)
         if lost:
-            raise Violation(f"stream {stream_id}: acknowledged batches at {lost} are gone")
+            raise self.violated(f"stream {stream_id}: acknowledged batches at {lost} are gone")
         for known, base in self.seen:
             if known == stream_id and base not in bases:
-                raise Violation(f"stream {stream_id}: a batch at {base} was read once and is gone")
+                raise self.violated(f"stream {stream_id}: a batch at {base} was read once and is gone")

@@ -454,7 +454,7 @@ async def test_bytes_that_differ_in_one_bit_are_not_taken_for_ones_own() -> None
     append(engine.streams[0], 2)
     await durable()
     flush = asyncio.ensure_future(engine.storage.flush())
-    while not world.objects._objects:
+    while not world.objects._objects:  # noqa: ASYNC110
         await asyncio.sleep(0)
     [(key, (data, _))] = world.objects._objects.items()
     world.objects.damage(key, data[:60] + bytes([data[60] ^ 1]) + data[61:])
@@ -576,3 +576,33 @@ async def test_an_opening_whose_answer_was_lost_can_be_repeated() -> None:
     [stream] = await engine.open([1])
     assert stream.epoch == 0
     append(stream)
+
+
+@pytest.mark.parametrize("stop", (False, True), ids=("opened-again", "stopped"))
+@virtual
+async def test_a_flush_after_an_opening_whose_answer_was_lost_keeps_what_was_recovered(stop: bool) -> None:
+    """CORRECTNESS 9: the row has an epoch that this engine has not heard of, but no other owner. To drop the batches
+    as another's would let the WAL be trimmed past them."""
+    world = await World.create(2)
+    engine = await world.engine()
+    for stream in engine.streams:
+        append(stream, 3)
+    await durable()
+    await engine.crash()
+    metadata = FaultyMetadata(world.metadata)
+    engine = Engine(world, metadata=metadata)
+    await engine.start(open_all=False)
+    metadata.faults["open_streams"] = [answer_lost]
+    with pytest.raises(Unavailable):
+        await engine.open([1, 2])
+    await engine.storage.flush()
+    if not stop:
+        streams = await engine.open([1, 2])
+        assert [(stream.epoch, stream.committed_end) for stream in streams] == [(1, 3), (1, 3)]
+        assert [await read_all(stream) for stream in streams] == [b"<1:0+3>", b"<2:0+3>"]
+    await engine.storage.stop()
+    for row in await world.metadata.streams([1, 2]):
+        world.epochs[row.stream_id] = row.epoch
+    assert world.medium.batches == []
+    engine = await world.engine()
+    assert [await read_all(stream) for stream in engine.streams] == [b"<1:0+3>", b"<2:0+3>"]

@@ -1,0 +1,145 @@
+"""Would the simulation notice? Each test breaks one rule of the engine on purpose and runs seeds until one fails.
+
+A simulation that finds nothing in a broken engine says nothing of a whole one. `SEEDS` bounds the search: when the
+simulation changes so much that none of them meets the broken rule, it has become weaker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import metadata.commits
+from metadata.commits import Decision, decide
+from s3stream.flusher import Flush, Flusher
+from s3stream.object_writer import BuiltObject
+from s3stream.outcomes import Outcomes
+from s3stream.storage import Storage
+from s3stream.stream import Stream
+from s3stream.types import CommitResult, FlushCommit, RangeOutcome
+from tests.support.sim_engine import simulate
+from tests.support.virtual_time import run_virtual
+
+SEEDS = 40
+Break = Callable[[pytest.MonkeyPatch], None]
+
+
+class Never(set[Any]):
+    """A set that nothing enters."""
+
+    def add(self, item: Any) -> None:
+        pass
+
+
+def flushes_do_not_wait_for_earlier_ones(patch: pytest.MonkeyPatch) -> None:
+    begin = Flush.__init__
+
+    def unordered(self: Flush, *args: Any) -> None:
+        begin(self, *args)
+        self.waits = Never()
+
+    patch.setattr(Flush, "__init__", unordered)
+
+
+def an_opening_does_not_wait_for_flushes(patch: pytest.MonkeyPatch) -> None:
+    async def at_once(self: Storage, streams: Any, release: Any) -> None:
+        pass
+
+    patch.setattr(Storage, "_take_turn", at_once)
+
+
+def a_commit_names_the_epochs_of_its_batches(patch: pytest.MonkeyPatch) -> None:
+    described = Flusher._described
+
+    def as_appended(self: Flusher, flush: Flush, objects: list[BuiltObject], node: Any) -> FlushCommit:
+        commit = described(self, flush, objects, node)
+        for one, built in zip(commit.objects, objects, strict=True):
+            one.ranges[:] = built.ranges  # type: ignore[index]
+        return commit
+
+    patch.setattr(Flusher, "_described", as_appended)
+
+
+def _decide_with(patch: pytest.MonkeyPatch, broken: Callable[..., Decision]) -> None:
+    patch.setattr(metadata.commits, "decide", broken)
+
+
+def a_commit_under_an_old_stream_epoch_counts(patch: pytest.MonkeyPatch) -> None:
+    def broken(one: Any, node: Any, state: Any, epoch: Any, owner: Any, start: int, end: int) -> Decision:
+        return decide(one._replace(stream_epoch=epoch), node, state, epoch, node, start, end)
+
+    _decide_with(patch, broken)
+
+
+def what_is_committed_is_committed_again(patch: pytest.MonkeyPatch) -> None:
+    def broken(one: Any, node: Any, state: Any, epoch: Any, owner: Any, start: int, end: int) -> Decision:
+        decision = decide(one, node, state, epoch, owner, start, min(end, one.end - 1))
+        return decision._replace(live_start=one.start)
+
+    _decide_with(patch, broken)
+
+
+def a_hole_is_not_seen(patch: pytest.MonkeyPatch) -> None:
+    flushes_do_not_wait_for_earlier_ones(patch)
+
+    def broken(one: Any, node: Any, state: Any, epoch: Any, owner: Any, start: int, end: int) -> Decision:
+        decision = decide(one, node, state, epoch, owner, start, end)
+        return Decision(RangeOutcome.COMMITTED, one.start) if decision.outcome is RangeOutcome.GAP else decision
+
+    _decide_with(patch, broken)
+
+
+def a_stream_is_closed_before_its_end_is_committed(patch: pytest.MonkeyPatch) -> None:
+    async def hasty(self: Storage, streams: list[Stream]) -> None:
+        await self._appender.drained()
+        await self._close([stream for stream in streams if self._appender.holds(stream)])
+
+    patch.setattr(Storage, "close_streams", hasty)
+
+
+def memory_is_dropped_before_the_commit(patch: pytest.MonkeyPatch) -> None:
+    commit, apply = Flusher._commit, Outcomes._apply
+
+    async def hasty(self: Flusher, flush: Flush, objects: list[BuiltObject]) -> CommitResult:
+        for share in flush.shares:
+            for segment in share.segments:
+                if segment in share.stream.table.segments:
+                    self._appender.forget(share.stream, segment)
+        return await commit(self, flush, objects)
+
+    def put_back(self: Outcomes, stream: Stream, share: Any, *args: Any) -> None:
+        """What the engine itself drops now has to be there."""
+        for segment in share.segments:
+            if segment not in stream.table.segments:
+                stream.table.segments.append(segment)
+                self._appender._account.take(segment.counted_bytes)
+        apply(self, stream, share, *args)
+
+    patch.setattr(Flusher, "_commit", hasty)
+    patch.setattr(Outcomes, "_apply", put_back)
+
+
+MUTATIONS: list[Break] = [
+    flushes_do_not_wait_for_earlier_ones,
+    an_opening_does_not_wait_for_flushes,
+    a_commit_names_the_epochs_of_its_batches,
+    a_commit_under_an_old_stream_epoch_counts,
+    what_is_committed_is_committed_again,
+    a_hole_is_not_seen,
+    a_stream_is_closed_before_its_end_is_committed,
+    memory_is_dropped_before_the_commit,
+]
+
+
+@pytest.mark.parametrize("broken", MUTATIONS, ids=lambda broken: broken.__name__)
+def test_a_broken_engine_is_found_out(broken: Break, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken(monkeypatch)
+    for seed in range(SEEDS):
+        try:
+            run_virtual(simulate(seed))
+        except Exception as error:
+            print(f"seed {seed}: {type(error).__name__}: {error}")
+            return
+    pytest.fail(f"{SEEDS} runs saw nothing")
