@@ -47,7 +47,10 @@ class Kind(enum.IntEnum):
     OPEN = 2
     """Number 0 of a node epoch: its writer has begun. No records."""
     SEAL = 3
-    """The log of this node epoch ends here, for ever. No records; `first_position` is the position it ends at."""
+    """This number, and so every later one, will never be acknowledged. No records, and no position where it was not
+    known (-1)."""
+    END = 4
+    """Under a key of its own: this node epoch's log ends at `number`, at position `first_position`. No records."""
 
 
 class Writer(NamedTuple):
@@ -100,7 +103,7 @@ class EncodedObject(NamedTuple):
 
 
 def encode_mark(kind: Kind, writer: Writer, number: int, position: WalPosition) -> EncodedObject:
-    """An object without records: OPEN or SEAL."""
+    """An object without records: OPEN, SEAL or END."""
     header = _pack_header(kind, writer, number, position, 0, b"", 0, HEADER_BYTES)
     return EncodedObject([header], HEADER_BYTES, header)
 

@@ -107,6 +107,7 @@ class Put:
         assert encoded is not None
         backoff = Backoff(tools.chance)
         counter = tools.metrics.hedges if which else tools.metrics.puts
+        failures = 0
         while True:
             counter.inc()
             tools.metrics.cost.inc(tools.price)
@@ -120,7 +121,11 @@ class Put:
                     return
             except (Unavailable, TimeoutError) as error:
                 tools.metrics.put_failures.inc()
-                log.warning("a WAL object is put again", key=self.key, error=str(error) or "no answer in time")
+                failures += 1
+                if failures.bit_count() == 1:
+                    # The 1st, 2nd, 4th …: an outage is not to fill the log.
+                    problem = str(error) or "no answer in time"
+                    log.warning("a WAL object is put again", key=self.key, failures=failures, error=problem)
             counter = tools.metrics.repeats
             await tools.clock.sleep(backoff.next())
 
@@ -148,7 +153,7 @@ def _whose(stored: bytes | bytearray | memoryview, key: str) -> str:
     except (Corrupt, BadSetting) as error:
         return f"the place of the next WAL object is taken: {error}"
     if found.kind is Kind.SEAL:
-        return f"the WAL was sealed by another owner: {key}, position {found.first_position}"
+        return f"the WAL was sealed by another owner: {key}"
     return (
         f"WAL object {key} was written by another process that has node epoch {found.node_epoch} of node "
         f"{found.node_id}: was the metadata restored from a backup?"

@@ -30,8 +30,8 @@ from wal.object_format import (
     decode_slice,
     decode_slices,
 )
-from wal.object_names import LogName
-from wal.object_seal import EpochLog, Moved, Patient, Sealer
+from wal.object_names import EpochLog, LogName
+from wal.object_seal import Moved, Patient, Sealer
 from wal.object_settings import ObjectWalSettings
 
 HEAD_READ_BYTES = HEADER_BYTES + 512 * STREAM_BYTES
@@ -76,7 +76,7 @@ class LogReader:
         self.damaged: dict[StreamId, WalDamage] = {}
         """Streams of which records cannot be read, and the lowest position that may be one of theirs."""
         self.obsolete: list[tuple[int, int]] = []
-        """(node epoch, number) of listed objects that are no part of the log from the trim on. No seals."""
+        """(node epoch, number) of listed objects that are no part of the log from the trim on. No marks."""
 
     async def objects(self) -> AsyncGenerator[ReadObject, None]:
         """Raises Corrupt when what was durable is not there or cannot be read, Unavailable."""
@@ -117,7 +117,9 @@ class LogReader:
                     raise Unavailable("WAL objects were deleted while they were looked at; start again") from None
                 wanted.extend((log, number) for number in range(first, seal.number))
             self.obsolete += [
-                (log.node_epoch, number) for number in log.sizes if number < first or number > seal.number
+                (log.node_epoch, number)
+                for number, size in log.sizes.items()
+                if size != HEADER_BYTES and (number < first or number > seal.number)
             ]
         return wanted
 
@@ -170,7 +172,7 @@ class LogReader:
 
     def _decode(self, log: EpochLog, number: int, fetched: _Fetched) -> ReadObject:
         header, key = fetched.header, self._name.key(log.node_epoch, number)
-        if header.kind is Kind.SEAL or (header.node_id, header.node_epoch, header.number) != (
+        if header.kind not in (Kind.RECORDS, Kind.OPEN) or (header.node_id, header.node_epoch, header.number) != (
             self._name.node_id, log.node_epoch, number,
         ):  # fmt: skip
             raise Corrupt(

@@ -23,11 +23,11 @@ from s3stream.tasks import Tasks
 from s3stream.types import StreamBatch, StreamId, WalDamage, WalPosition
 from wal.object_format import Kind, Writer, encode_mark
 from wal.object_metrics import ObjectWalMetrics
-from wal.object_names import LogName
+from wal.object_names import EpochLog, LogName
 from wal.object_pace import HedgePolicy
 from wal.object_put import PutTools, is_own
 from wal.object_reader import LogReader
-from wal.object_seal import ATTEMPTS_MAX, EpochLog, Patient, Sealer
+from wal.object_seal import ATTEMPTS_MAX, Patient, Sealer
 from wal.object_sequencer import Sequencer
 from wal.object_settings import ObjectWalSettings
 from wal.object_trim import Janitor, RetainedObjects
