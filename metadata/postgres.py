@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import psycopg
@@ -133,7 +133,7 @@ class PostgresEngine(Engine):
                 tx.connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA_LOCK,))
                 return fn(tx, *args, **kwargs)
             finally:
-                driver.patience = SILENCE_SECONDS
+                del driver.patience
 
         return super().write(now_ms, chance, locked, *args, **kwargs)
 
@@ -155,7 +155,7 @@ class PostgresEngine(Engine):
             )
 
     def setting_fault(self, error: Exception) -> str | None:
-        if isinstance(error.__cause__ or error, exc.ProgrammingError):
+        if isinstance(error, exc.ProgrammingError):
             return "give this user the right to make tables there (it should own the database)"
         if isinstance(error, Unavailable):
             return "name a PostgreSQL server that answers, a database on it and a user who may use it"
@@ -218,11 +218,12 @@ def _on_begin(connection: sqlalchemy.Connection) -> None:
 
 def _parameters(url: str) -> dict[str, Any]:
     """libpq's connection parameters: those of the URL, and those that make a dead peer known."""
-    try:
+    given: dict[str, Any] | None = None
+    with suppress(psycopg.ProgrammingError):
         given = conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        # The driver's words would show the password.
-        raise BadSetting(f"metadata postgresql: the URL cannot be read; write it as {_EXAMPLE}") from None
+    if given is None:
+        # Not with the driver's words: they show the password.
+        raise BadSetting(f"metadata postgresql: the URL cannot be read; write it as {_EXAMPLE}")
     if not given.get("dbname"):
         raise BadSetting(f"metadata {_shown(given)}: name a database, as in {_EXAMPLE}")
     return {

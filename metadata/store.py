@@ -164,7 +164,7 @@ class Metadata:
             if advice is None:
                 raise
             said = error if isinstance(error, PonorError) else f"metadata {engine.url}: {error.orig}"
-            raise BadSetting(f"{str(said).rstrip()}; {advice}") from error
+            raise BadSetting(f"{' '.join(str(said).split())}; {advice}") from error
         engine.history.saw_cluster(self.cluster_id)
 
     def _start(self, tasks: Tasks) -> None:

@@ -153,6 +153,7 @@ class PostgresServer:
         self.break_connections(name)
         self.execute(name, "DROP SCHEMA public CASCADE")
         self.execute(name, "CREATE SCHEMA public")
+        self.execute(name, "GRANT USAGE ON SCHEMA public TO PUBLIC")
         self._spare.append(name)
 
     def break_connections(self, database: str, application: str = "%") -> int:
