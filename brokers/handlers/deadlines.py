@@ -20,9 +20,11 @@ class Expiring(Protocol):
 
 
 class Deadlines:
-    __slots__ = ("_by_timeout",)
+    __slots__ = ("_by_timeout", "_loop")
 
     def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Asking for the running one costs a system call each time."""
         self._by_timeout: dict[int, dict[Expiring, float]] = {}
 
     def add(self, entry: Expiring, timeout_ms: int) -> int:
@@ -30,7 +32,9 @@ class Deadlines:
         Returns what `remove` needs."""
         if timeout_ms not in self._by_timeout and len(self._by_timeout) >= TIMEOUTS_MAX:
             timeout_ms = 1 << timeout_ms.bit_length()
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
         due = loop.time() + timeout_ms / 1000
         entries = self._by_timeout.get(timeout_ms)
         if entries is None:

@@ -53,6 +53,9 @@ class LogConfig:
     plain: bool = field(init=False, compare=False, repr=False)
     """A batch's header alone decides about it: no record is looked at, no byte inside its checksum changes."""
 
+    plain_bytes_max: int = field(init=False, compare=False, repr=False)
+    """Largest batch that may be stored as it is; 0 when none may."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "codec", _CODECS[self.compression_type])
         object.__setattr__(self, "log_append_time", self.message_timestamp_type == "LogAppendTime")
@@ -63,6 +66,8 @@ class LogConfig:
             and self.message_timestamp_before_max_ms == NO_BOUND
         )
         object.__setattr__(self, "plain", plain)
+        bound = min(self.max_message_bytes, self.segment_bytes)
+        object.__setattr__(self, "plain_bytes_max", bound if plain else 0)
 
     @property
     def compacted(self) -> bool:

@@ -27,7 +27,15 @@ from brokers.partitions.snapshots import Snapshot, Snapshots, SnapshotSource
 from brokers.partitions.timestamps import TimestampOffset, first_at_or_after, first_of_newest
 from brokers.partitions.validation import NotOneBatch, RecordsRefused
 from brokers.partitions.waiters import Waiters, call
-from brokers.records.batch import NO_PRODUCER_ID, BatchHeader, last_sequence, parse_header, stamp_in_place
+from brokers.records.batch import (
+    CONTROL,
+    LOG_APPEND_TIME,
+    NO_PRODUCER_ID,
+    TRANSACTIONAL,
+    BatchHeader,
+    last_sequence,
+    stamp_in_place,
+)
 from brokers.records.record import EndMarker, end_marker
 from s3stream.errors import Corrupt, Fenced, NotFound, PonorError, Unavailable
 from s3stream.seams import Clock
@@ -152,16 +160,11 @@ class PartitionLog:
         if self._refusal is not None:
             raise KafkaError(self._refusal)
         config = self.config
-        batch = validation.only_batch(records)
-        header = parse_header(batch)
-        if origin is AppendOrigin.CLIENT:
-            validation.check_client_batch(batch, header, config)
         now_ms = self._clock.now_ms()
-        if batch.readonly:
-            batch = memoryview(bytearray(batch))
-        if validation.needs_prepare(header, config, now_ms):
-            batch, header = validation.prepare(batch, header, config, origin, now_ms)
-        validation.check_segment(len(batch), config)
+        batch = records
+        header = validation.accept_plain(records, config, now_ms) if origin is AppendOrigin.CLIENT else None
+        if header is None:
+            batch, header = validation.examine(records, config, origin, now_ms)
         last = -1
         marker = None
         if header.producer_id != NO_PRODUCER_ID:
@@ -178,7 +181,7 @@ class PartitionLog:
         producers = self._producers
         if producers is None:
             producers = self._producers = ProducerState()
-        if header.control:
+        if header.attributes & CONTROL:
             marker = end_marker(batch)
             if marker is not None:
                 producers.check_marker(header, marker)
@@ -200,17 +203,17 @@ class PartitionLog:
         # From here on the buffer is shared with the WAL's thread and with readers: it is final.
         stamp_in_place(batch, base_offset, self.leader_epoch)
         max_timestamp = header.max_timestamp
+        attributes = header.attributes
+        first_timestamp = max_timestamp if attributes & LOG_APPEND_TIME else header.base_timestamp
         stream.append(
-            StreamBatch(
-                stream.stream_id, stream.epoch, base_offset, count, batch, header.first_timestamp, max_timestamp
-            )
+            StreamBatch(stream.stream_id, stream.epoch, base_offset, count, batch, first_timestamp, max_timestamp)
         )
         producer_id = header.producer_id
-        if header.control and marker is None:
+        if attributes & CONTROL and marker is None:
             producer_id = NO_PRODUCER_ID  # a control batch of another kind says nothing about its producer
         append = PendingAppend(
             base_offset, base_offset + count, max_timestamp, log_append_time_ms, done, producer_id,
-            header.producer_epoch, header.base_sequence, last, header.transactional, marker,
+            header.producer_epoch, header.base_sequence, last, bool(attributes & TRANSACTIONAL), marker,
         )  # fmt: skip
         if self._pending is None:
             self._pending = deque()

@@ -16,7 +16,14 @@ from kio.schema.errors import ErrorCode
 from brokers.errors import KafkaError
 from brokers.limits import BATCHES_PER_PRODUCER, PRODUCERS_PER_PARTITION_MAX
 from brokers.partitions.pending import AppendOrigin, PendingAppend
-from brokers.records.batch import NO_PRODUCER_EPOCH, NO_SEQUENCE, SEQUENCE_SPAN, BatchHeader, first_sequence
+from brokers.records.batch import (
+    NO_PRODUCER_EPOCH,
+    NO_SEQUENCE,
+    SEQUENCE_SPAN,
+    TRANSACTIONAL,
+    BatchHeader,
+    first_sequence,
+)
 from brokers.records.record import EndMarker
 from s3stream.types import NO_TIMESTAMP
 
@@ -85,6 +92,8 @@ class ProducerState:
         producer_id = header.producer_id
         entry = self._entries.get(producer_id)
         pending = self._pending.get(producer_id)
+        if _plainly_follows(entry, pending, header):
+            return None
         epoch = self._epoch(entry, pending)
         in_transaction = self._in_transaction(entry, pending)
         if origin is AppendOrigin.CLIENT:
@@ -229,7 +238,7 @@ class ProducerState:
     @property
     def first_open_offset(self) -> int | None:
         """Where the oldest open transaction begins: the last stable offset is not above it."""
-        return min(self._open.values(), default=None)
+        return min(self._open.values()) if self._open else None
 
     def aborted(self, start: int, end: int) -> list[AbortedTransaction]:
         """Aborted transactions that a read of [start, end) may meet."""
@@ -275,6 +284,25 @@ class ProducerState:
             for producer_id, entry in entries.items()
             if entry.transaction_start != NO_TRANSACTION
         }
+
+
+def _plainly_follows(entry: ProducerEntry | None, pending: list[PendingAppend] | None, header: BatchHeader) -> bool:
+    """Whether the batch is the next one of its producer's epoch, and no transaction is in sight: nothing more to ask.
+
+    What follows repeats nothing: all that is remembered spans less than 2^31 records.
+    """
+    if pending:
+        before = pending[-1]
+        if before.marker is not None or before.transactional or before.producer_epoch != header.producer_epoch:
+            return False
+        last = before.last_sequence
+    elif entry is not None and entry.batches and entry.transaction_start == NO_TRANSACTION:
+        if entry.epoch != header.producer_epoch:
+            return False
+        last = entry.batches[-1].last_sequence
+    else:
+        return False
+    return header.base_sequence == (last + 1) % SEQUENCE_SPAN and not header.attributes & TRANSACTIONAL
 
 
 def _find_duplicate(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
+from crc32c import crc32c
 from kio.schema.errors import ErrorCode
 
 from brokers.errors import KafkaError
@@ -21,11 +22,14 @@ from brokers.records import rewrite
 from brokers.records.batch import (
     COMPRESSION_MASK,
     CONTROL,
+    CRC_START,
+    DELETE_HORIZON,
     HEADER_BYTES,
     LOG_APPEND_TIME,
     LOG_OVERHEAD,
     MAGIC,
     MAGIC_POSITION,
+    TRANSACTIONAL,
     BatchHeader,
     Compression,
     parse_header,
@@ -33,6 +37,7 @@ from brokers.records.batch import (
 )
 from brokers.records.record import iter_heads
 from s3stream.errors import Corrupt
+from s3stream.limits import GIL_HELD_BYTES
 from s3stream.types import NO_TIMESTAMP
 
 RECORD_BYTES_MIN = 14
@@ -95,6 +100,39 @@ def only_batch(records: memoryview) -> memoryview:
     if size < HEADER_BYTES:
         raise KafkaError(ErrorCode.corrupt_message, f"record batch of {size} bytes is smaller than its header")
     return records
+
+
+_ACCEPTED = COMPRESSION_MASK | TRANSACTIONAL | DELETE_HORIZON
+"""Attribute bits that a client's batch may carry as it is."""
+
+
+def accept_plain(records: memoryview, config: LogConfig, now_ms: int) -> BatchHeader | None:
+    """The header of a client's batch that is stored as it is: it passes every check below, all at once.
+
+    None: the checks one by one tell what is wrong with it, or have it changed first. This is the path of nearly every
+    batch: it looks at each field once.
+    """
+    size = len(records)
+    if size > config.plain_bytes_max or size < HEADER_BYTES or records.readonly:
+        return None
+    header = parse_header(records)
+    base_offset, length, _, magic, crc, attributes, last, _, newest, producer_id, _, sequence, count = header
+    codec = attributes & COMPRESSION_MASK
+    if (
+        length != size - LOG_OVERHEAD
+        or magic != MAGIC
+        or base_offset
+        or last < 0
+        or count != last + 1
+        or attributes & ~_ACCEPTED
+        or codec > Compression.ZSTD
+        or (not codec and count * RECORD_V2_BYTES_MIN > size - HEADER_BYTES)
+        or (sequence < 0 if producer_id >= 0 else attributes & TRANSACTIONAL)
+        or newest - now_ms > config.message_timestamp_after_max_ms
+        or crc32c(records[CRC_START:], 0, size > GIL_HELD_BYTES) != crc
+    ):
+        return None
+    return header
 
 
 def check_client_batch(batch: memoryview, header: BatchHeader, config: LogConfig) -> None:
@@ -210,7 +248,23 @@ def check_segment(size: int, config: LogConfig) -> None:
         )
 
 
+def examine(
+    records: memoryview, config: LogConfig, origin: AppendOrigin, now_ms: int
+) -> tuple[memoryview, BatchHeader]:
+    """The batch as it is to be stored, and its header, check by check. Raises KafkaError."""
+    batch = only_batch(records)
+    header = parse_header(batch)
+    if origin is AppendOrigin.CLIENT:
+        check_client_batch(batch, header, config)
+    if batch.readonly:
+        batch = memoryview(bytearray(batch))
+    if needs_prepare(header, config, now_ms):
+        batch, header = prepare(batch, header, config, origin, now_ms)
+    check_segment(len(batch), config)
+    return batch, header
+
+
 __all__ = [
-    "NotOneBatch", "RecordsRefused", "batch_bytes", "check_client_batch", "check_records", "check_segment",
-    "needs_prepare", "only_batch", "prepare",
+    "NotOneBatch", "RecordsRefused", "accept_plain", "batch_bytes", "check_client_batch", "check_records",
+    "check_segment", "examine", "needs_prepare", "only_batch", "prepare",
 ]  # fmt: skip
