@@ -62,6 +62,7 @@ bench: $(VENV)/.installed-tests
 
 drill: $(VENV)/.installed-tests
 	@$(BIN)/python tools/install.py --require minio
+	@PONOR_REQUIRE_TOOLS=1 $(BIN)/python -m pytest -m drill
 	@$(BIN)/python -m tests.drills.kill $(ARGS)
 
 tools: $(BIN)/python

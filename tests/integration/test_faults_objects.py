@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -143,10 +144,20 @@ def stopped(_: FaultProxy, store: StoreServer) -> Iterator[None]:
     store.resume()
 
 
-@pytest.mark.parametrize("fault", [refusing, hanging, stopped], ids=lambda fault: fault.__name__)
+@pytest.mark.parametrize(
+    ("fault", "seconds_min"),
+    [
+        pytest.param(refusing, 0, id="refusing"),
+        pytest.param(hanging, 0, id="hanging"),
+        pytest.param(stopped, 0, id="stopped"),
+        pytest.param(hanging, 60, id="hanging-for-a-minute", marks=pytest.mark.drill),
+        pytest.param(stopped, 60, id="stopped-for-a-minute", marks=pytest.mark.drill),
+    ],
+)
 async def test_a_store_that_is_down_is_felt_at_the_bound_of_memory_and_not_before(
-    fault: Callable[..., AbstractContextManager[None]], tmp_path: Path
+    fault: Callable[..., AbstractContextManager[None]], seconds_min: float, tmp_path: Path
 ) -> None:
+    """Down until the bound is reached, which takes seconds, and on until `seconds_min` have gone by."""
     requires("minio")
     with minio_server(tmp_path / "minio") as store, FaultProxy(store.port) as proxy:
         store.create_bucket("ponor")
@@ -158,6 +169,7 @@ async def test_a_store_that_is_down_is_felt_at_the_bound_of_memory_and_not_befor
             client = await WireClient.connect(ponor.port)
             acknowledged = 0
             with fault(proxy, store):
+                began = time.monotonic()
                 throttled = False
                 while True:
                     answer = await produce(client, "events", 0, [numbered(acknowledged)])
@@ -174,8 +186,15 @@ async def test_a_store_that_is_down_is_felt_at_the_bound_of_memory_and_not_befor
                 assert acknowledged * len(PAYLOAD) > MEMORY_BYTES // 4, "refused long before the bound"
                 assert ponor.resident_bytes < RESIDENT_MAX
                 assert any("throttled" in reason for reason in ponor.json("/v1/storage")["ready"])
-                # From the first record on: nothing has left memory but for an object.
+                # From the first record on: nothing has left memory but for an object. And so it stays.
                 assert (await fetch(client, "events", 0, 0)).values[0] == (0, numbered(0))
+                while time.monotonic() < began + seconds_min:
+                    check_refusal(await produce(client, "events", 0, [numbered(acknowledged)]))
+                    found = await fetch(client, "events", 0, acknowledged - 1)
+                    assert found.values == [(acknowledged - 1, numbered(acknowledged - 1))]
+                    assert ponor.resident_bytes < RESIDENT_MAX
+                    assert ponor.text("/health/live")
+                    await asyncio.sleep(0.5)
             # It is back: nobody has to do anything, and producers go on.
             while (answer := await produce(client, "events", 0, [numbered(acknowledged)])).error != "none":
                 check_refusal(answer)

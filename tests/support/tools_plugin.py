@@ -1,4 +1,5 @@
-"""Says at the end of a test run what was not run for want of a program, and the command that would bring it."""
+"""Says at the end of a test run what was not run: for want of a program, with the command that would bring it, and
+what takes minutes and is run by `make drill`."""
 
 from __future__ import annotations
 
@@ -12,6 +13,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         requires(mark.args[0])
 
 
+_DRILLS = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Drills are run when they are asked for: with `-m drill`."""
+    if "drill" in config.option.markexpr:
+        return
+    drills = [item for item in items if item.get_closest_marker("drill")]
+    items[:] = [item for item in items if item not in drills]
+    config.stash[_DRILLS] = len(drills)
+    config.hook.pytest_deselected(items=drills)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     tests: dict[str, int] = {}
     for report in terminalreporter.stats.get("skipped", ()):
@@ -19,11 +34,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if NOT_RUN in reason:
             reason = reason.split(NOT_RUN, 1)[1]
             tests[reason] = tests.get(reason, 0) + 1
-    if not tests:
+    drills = terminalreporter.config.stash.get(_DRILLS, 0)
+    if not tests and not drills:
         return
     terminalreporter.section("not run")
     for reason, count in sorted(tests.items()):
-        terminalreporter.write_line(f"{count} {'test' if count == 1 else 'tests'} not run: {reason}")
+        terminalreporter.write_line(f"{_tests(count)} not run: {reason}")
+    if drills:
+        terminalreporter.write_line(f"{_tests(drills)} not run: minutes long; make drill runs them")
+
+
+def _tests(count: int) -> str:
+    return f"{count} {'test' if count == 1 else 'tests'}"
 
 
 def _reason(report: pytest.TestReport) -> str:

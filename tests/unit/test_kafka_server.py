@@ -17,12 +17,14 @@ from brokers import limits
 from brokers.handlers import table
 from brokers.handlers.context import RequestContext
 from brokers.protocol.apis import API_VERSIONS, APIS
+from brokers.server import kafka_server
 from brokers.server.kafka_server import KafkaServer
 from brokers.server.settings import ServerSettings
 from s3stream.budget import MemoryBudget
 from s3stream.errors import BadSetting
 from tests.support.broker_services import make_services
 from tests.support.kafka_wire import WireClient, decode_response, request_frame, response_body
+from tests.support.manual_clock import ManualClock
 
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy. fixture")
 
@@ -372,6 +374,46 @@ async def test_idle_connections_end_and_busy_ones_do_not(handlers: Handlers) -> 
         assert server.connections == 1
         contexts[0].respond([b"late"])
         assert (await busy.receive())[5:] == b"late"
+
+
+async def test_the_kernel_looks_for_half_open_connections() -> None:
+    """A client's machine that is gone says nothing: after a minute the kernel asks, within another it gives up."""
+    async with serving() as server:
+        client = await WireClient.connect(server.port)
+        await client.call(API_VERSIONS, 0, b"")
+        assert server._host is not None
+        [connection] = server._host.connections
+        held = connection._transport.get_extra_info("socket")
+        assert held.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        idle, interval, count = (held.getsockopt(socket.IPPROTO_TCP, name) for name in names)
+        assert 0 < idle + interval * count <= 120 < SETTINGS.idle_max_ms / 1000
+
+
+async def test_half_open_connections_end_at_their_limits_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka_server, "SWEEP_SECONDS_MAX", 0.005)  # looks often; what time it is, the clock says
+    clock = ManualClock()
+
+    async def later(seconds: float, connections: int) -> None:
+        """`talking` talks, the others are still there or not."""
+        await clock.advance(seconds)
+        await talking.call(API_VERSIONS, 0, b"")
+        await asyncio.sleep(0.05)
+        assert server.connections == connections
+
+    async with serving(clock=clock) as server:
+        silent, cut, talking = [await WireClient.connect(server.port) for _ in range(3)]
+        cut.writer.write(request_frame(PRODUCE, 9, b"y" * 1_000)[:100])
+        await later(0, 3)
+        await later(limits.FRAME_STALL_MS / 1000 - 1, 3)
+        await later(1, 2)
+        assert await cut.closed_by_peer()
+        silent_s = SETTINGS.idle_max_ms / 1000 - limits.FRAME_STALL_MS / 1000
+        await later(silent_s - 1, 2)
+        await later(1, 1)
+        assert await silent.closed_by_peer()
+        assert server._host is not None
+        assert server._host.stats.idle_closed.value == 2
 
 
 async def test_a_sender_stuck_in_a_frame_is_ended(handlers: Handlers) -> None:

@@ -23,6 +23,8 @@ def test_needs_nothing(): requires(None)
 def test_marked(): raise AssertionError("must not run")
 @pytest.mark.skip(reason="for another reason")
 def test_other(): pass
+@pytest.mark.drill
+def test_minutes(): pass
 """
 
 
@@ -55,19 +57,26 @@ def run_suite(home: Path, **environment: str) -> subprocess.CompletedProcess[str
 def test_a_run_names_what_it_left_out_and_passes(tmp_path: Path) -> None:
     done = run_suite(tmp_path)
     assert done.returncode == 0, done.stdout
-    assert "1 passed, 4 skipped" in done.stdout
+    assert "1 passed, 4 skipped, 1 deselected" in done.stdout
     lines = [line for line in done.stdout.splitlines() if " not run: " in line]
     assert lines == [
         "1 test not run: minio is not installed; python3 tools/install.py minio brings it (needs Go)",
         "2 tests not run: versitygw is not installed; python3 tools/install.py versitygw brings it (needs Go)",
+        "1 test not run: minutes long; make drill runs them",
     ]
 
 
 def test_where_tools_are_required_an_absent_one_fails_the_run(tmp_path: Path) -> None:
     done = run_suite(tmp_path, PONOR_REQUIRE_TOOLS="1")
     assert done.returncode == 1
-    assert "1 passed, 1 skipped" in done.stdout
+    assert "1 passed, 1 skipped, 1 deselected" in done.stdout
     assert "versitygw is not installed; python3 tools/install.py versitygw brings it" in done.stdout
+
+
+def test_drills_are_run_when_asked_for(tmp_path: Path) -> None:
+    done = run_suite(tmp_path, PYTEST_ADDOPTS="-m drill")
+    assert done.returncode == 0
+    assert "1 passed, 5 deselected" in done.stdout and "not run" not in done.stdout
 
 
 def test_tools_are_looked_for_in_three_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
