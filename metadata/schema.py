@@ -24,6 +24,8 @@ from sqlalchemy import (
     Uuid,
 )
 
+from s3stream.types import WalState as WalState
+
 REVISION = "0002"
 """The migration that makes what this file says. Revisions are numbered and only grow."""
 
@@ -32,13 +34,6 @@ class TopicState(enum.IntEnum):
     ACTIVE = 1
     DELETED = 2
     """A tombstone for image refreshes: without name, partitions, configs and, in the end, streams."""
-
-
-class WalState(enum.IntEnum):
-    OPEN = 1
-    SEALING = 2
-    """A takeover raised the node epoch and looks for the seal's place (CORRECTNESS 2)."""
-    SEALED = 3
 
 
 class ObjectState(enum.IntEnum):

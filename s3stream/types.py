@@ -118,6 +118,29 @@ class NodeRegistration:
     """Streams that the previous incarnation of this node had open: to be recovered, then opened again."""
 
 
+class WalState(enum.IntEnum):
+    """Of one node epoch's WAL."""
+
+    OPEN = 1
+    SEALING = 2
+    """A takeover raised the node epoch and looks for the seal's place (CORRECTNESS 2)."""
+    SEALED = 3
+
+
+class FencedWal(NamedTuple):
+    """The WAL of a node epoch that was fenced: what survivors recover."""
+
+    node_id: NodeId
+    node_epoch: int
+    incarnation: int
+    wal_uri: str
+    trim: WalPosition
+    """As of the transaction that raised the node epoch: nobody moves it any more."""
+    state: WalState
+    seal_number: int | None
+    """Where it ends, once SEALED: the number of the seal (objects), or one past the last position (files)."""
+
+
 class StreamState(enum.IntEnum):
     CLOSED = 1
     OPEN = 2
