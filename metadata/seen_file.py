@@ -87,7 +87,7 @@ class SeenKeeper:
 
     async def save(self) -> None:
         seen = self._history.seen
-        if seen == self._saved or seen.cluster_id is None or self._history.doubt is not None:
+        if seen == self._saved or seen.cluster_id is None:
             return
         try:
             await self._run(save, self._path, seen)

@@ -330,6 +330,8 @@ class Metadata:
             # `fn` itself may say so too: then the database did answer.
             if error.__cause__ is not None or isinstance(error, RolledBack):
                 self._failed(error)
+            if isinstance(error, RolledBack) and self._keeper is not None:
+                await self._keeper.save()  # A restart, the operator's first thought, must not forget it.
             raise
         else:
             self.failure = None

@@ -232,6 +232,18 @@ async def test_a_restarted_broker_still_knows(past: Past, tmp_path: Path) -> Non
     assert file.read_bytes() == before
 
 
+async def test_a_broker_that_notices_has_it_on_disk_at_once(past: Past, tmp_path: Path) -> None:
+    """Whoever restarts it now, with kill -9 even, must not make it forget."""
+    file = tmp_path / "metadata-seen.json"
+    store = await past.open(seen_file=file)
+    old = past.backup()
+    await make_streams(store, 1)
+    past.go_back(old)
+    await refused(store, store.load_image(), "at version 2")
+    with pytest.raises(BadSetting, match="at version 2"):
+        await past.open(seen_file=file)
+
+
 async def test_a_broker_that_knows_a_cluster_takes_no_empty_database_for_it(past: Past, tmp_path: Path) -> None:
     """A wrong URL: an empty database is not made a cluster, whoever's turn it is."""
     file = tmp_path / "metadata-seen.json"

@@ -32,6 +32,7 @@ from s3stream.types import (
     StreamState,
 )
 from tests.support.metadata import FAR_MS, Node, marked, open_for_test
+from tests.support.postgres import shared_server
 
 T = TypeVar("T")
 NODES = 2
@@ -96,7 +97,8 @@ class Commits(RuleBasedStateMachine):
         ]
         for patch in self.patches:
             patch.start()
-        self.metadata = now(open_for_test("memory:"))
+        self.database = self.make_database()
+        self.metadata = now(open_for_test(self.database))
         self.streams: dict[StreamId, ModelStream] = {}
         self.nodes: list[Node] = []
         self.trims: list[int] = []
@@ -105,8 +107,16 @@ class Commits(RuleBasedStateMachine):
         self.committed: set[ObjectId] = set()
         self.dead: set[ObjectId] = set()
 
+    def make_database(self) -> str:
+        """Its URL."""
+        return "memory:"
+
+    def drop_database(self) -> None:
+        """Memory needs none."""
+
     def teardown(self) -> None:
         now(self.metadata.close())
+        self.drop_database()
         for patch in self.patches:
             patch.stop()
 
@@ -346,6 +356,16 @@ class MarkedExactly(Commits):
         assert set(now(marked(self.metadata))) == self.unreferenced()
 
 
+class OnPostgres(Commits):
+    """The same on a server: the SQL, its types and its locks are the engine's own."""
+
+    def make_database(self) -> str:
+        return shared_server().url(shared_server().lend_database())
+
+    def drop_database(self) -> None:
+        shared_server().take_back(self.database.rpartition("/")[2])
+
+
 _SETTINGS = settings(
     max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -353,3 +373,5 @@ TestCommits = Commits.TestCase
 TestCommits.settings = _SETTINGS
 TestMarkedExactly = MarkedExactly.TestCase
 TestMarkedExactly.settings = _SETTINGS
+TestOnPostgres = OnPostgres.TestCase
+TestOnPostgres.settings = settings(_SETTINGS, max_examples=6, stateful_step_count=25)

@@ -45,6 +45,7 @@ def test_tables_compile_for_postgresql_and_keep_64_bit_keys() -> None:
     ("statement", "lock"),
     [
         (fencing._CHECK, "FOR SHARE"),
+        (fencing._CHECK_TO_CHANGE, "FOR UPDATE"),
         (fencing._TRIM, "FOR UPDATE"),
         (streams._LOCK_BY_IDS, "FOR UPDATE OF streams"),
         (commits._LOCK_STREAMS, "FOR UPDATE"),
@@ -52,6 +53,7 @@ def test_tables_compile_for_postgresql_and_keep_64_bit_keys() -> None:
         (ranges._LOCK_ROW, "FOR UPDATE"),
         (topics._LOCK_STREAMS, "FOR UPDATE"),
         (objects._EXPIRED, "FOR UPDATE"),
+        (objects._LOCK_MARKED, "FOR UPDATE"),
     ],
 )
 def test_checks_are_row_locks(statement: Select[tuple[object, ...]], lock: str) -> None:
