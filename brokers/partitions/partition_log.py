@@ -28,14 +28,8 @@ from brokers.partitions.timestamps import TimestampOffset, first_at_or_after, fi
 from brokers.partitions.validation import NotOneBatch, RecordsRefused
 from brokers.partitions.waiters import Waiters, call
 from brokers.records.batch import (
-    CONTROL,
-    LOG_APPEND_TIME,
-    NO_PRODUCER_ID,
-    TRANSACTIONAL,
-    BatchHeader,
-    last_sequence,
-    stamp_in_place,
-)
+    CONTROL, LOG_APPEND_TIME, NO_PRODUCER_ID, TRANSACTIONAL, BatchHeader, last_sequence, stamp_in_place,
+)  # fmt: skip
 from brokers.records.record import EndMarker, end_marker
 from s3stream.errors import Corrupt, Fenced, NotFound, PonorError, Unavailable
 from s3stream.seams import Clock
@@ -327,7 +321,12 @@ class PartitionLog:
         """State at exactly `offset`; None when that is not the durable end that this log has heard of."""
         if offset != self.high_watermark:
             return None
-        snapshot = None if self._snapshots is None else self._snapshots.take(offset)
+        snapshot = None
+        if self._snapshots is not None:
+            snapshot = self._snapshots.take(offset)
+            if self._snapshots.safe and self._producers is None:
+                return None  # the stored checkpoint has all of it, and an opening replays what came since
+            self._snapshots.sent(offset)
         return checkpoint.encode(offset, self._producers, self._epochs.entries(), snapshot)
 
     def committed(self, checkpoint_offset: int | None) -> None:

@@ -70,8 +70,10 @@ class History:
         elif kind == "lose":
             rig.stream.lose()
         elif kind == "checkpoint":
-            self.blob = rig.checkpoint()
-            rig.log.committed(rig.log.high_watermark)
+            blob = rig.checkpoint()
+            if blob is not None:
+                self.blob = blob
+                rig.log.committed(rig.log.high_watermark)
         elif kind == "restart":
             await rig.restart(self.blob)
         await settle()

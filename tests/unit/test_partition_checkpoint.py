@@ -170,6 +170,32 @@ async def test_a_coordinators_snapshot_travels_with_the_checkpoint_and_is_confir
     assert confirmed == [1, 1]
     restored = await reopen(fake(log).reopened(fake(log).checkpoint))
     assert restored.restored_snapshot == (b"one", 1)
+
+
+async def test_a_snapshot_that_is_safe_is_not_written_again_and_again() -> None:
+    """It may have megabytes, and the partition is flushed every few seconds."""
+    log = make_log()
+    state: dict[int, bytes | None] = {1: b"one", 3: b"three"}
+    log.attach(state.get)
+    append(log, batch())
+    fake(log).make_durable()
+    assert log.checkpoint(1) is not None
+    log.committed(1)
+    append(log, batch())
+    fake(log).make_durable()
+    assert log.checkpoint(2) is None, "the stored one stands, the log has the rest"
+    append(log, batch())
+    fake(log).make_durable()
+    blob = log.checkpoint(3)
+    assert blob is not None and checkpoint.decode(blob).snapshot == (b"three", 3)
+    assert log.checkpoint(3) is not None, "on its way is not safe"
+
+    restored = await reopen(fake(log).reopened(Checkpoint(3, blob)))
     restored.attach(lambda offset: None)
-    found = fake(restored).take_checkpoint()
-    assert found is not None and checkpoint.decode(found.blob).snapshot == (b"one", 1)
+    append(restored, batch())
+    fake(restored).make_durable()
+    assert restored.checkpoint(4) is None, "what was restored is safe"
+    append(restored, idempotent(0))
+    fake(restored).make_durable()
+    found = restored.checkpoint(5)
+    assert found is not None and checkpoint.decode(found).snapshot == (b"three", 3), "producers need a checkpoint"
