@@ -28,8 +28,14 @@ from brokers.partitions.timestamps import TimestampOffset, first_at_or_after, fi
 from brokers.partitions.validation import NotOneBatch, RecordsRefused
 from brokers.partitions.waiters import Waiters, call
 from brokers.records.batch import (
-    CONTROL, LOG_APPEND_TIME, NO_PRODUCER_ID, TRANSACTIONAL, BatchHeader, last_sequence, stamp_in_place,
-)  # fmt: skip
+    CONTROL,
+    LOG_APPEND_TIME,
+    NO_PRODUCER_ID,
+    TRANSACTIONAL,
+    BatchHeader,
+    last_sequence,
+    stamp_in_place,
+)
 from brokers.records.record import EndMarker, end_marker
 from s3stream.errors import Corrupt, Fenced, NotFound, PonorError, Unavailable
 from s3stream.seams import Clock
