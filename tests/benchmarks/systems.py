@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
-import urllib.request
 from pathlib import Path
 
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.benchmarks import procfs
 from tests.support.kafka_reference import KafkaProcess
-from tests.support.ports import free_port
+from tests.support.ponor_process import PonorProcess
 
 
 class System:
@@ -62,49 +57,20 @@ class Kafka(KafkaProcess, System):
         KafkaProcess.__init__(self, folder)
 
 
-class Ponor(System):
+class Ponor(PonorProcess, System):
     name = "Ponor"
 
     def __init__(self, folder: Path, object_store: str, settings: dict[str, str] | None = None) -> None:
-        self._folder = folder
-        self._object_store = object_store
-        self._settings = settings or {}
-        self.port = free_port()
-        self.http_port = free_port()
-        self._process: subprocess.Popen[bytes] | None = None
-        folder.mkdir(parents=True)
+        PonorProcess.__init__(self, folder, object_store, settings, defaults={})
 
-    def start(self) -> float:
-        command = [str(Path(sys.executable).with_name("ponor")), "up", "--port", str(self.port)]
-        command += ["--http-port", str(self.http_port), "--data-dir", str(self._folder / "data")]
-        command += ["--object-store", self._object_store]
-        for name, value in self._settings.items():
-            command += ["--set", f"{name}={value}"]
+    def start(self) -> float:  # type: ignore[override]
         begin = time.monotonic()
-        output = open(self._folder / "ponor.log", "ab")  # noqa: SIM115 - the child keeps it
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=output, start_new_session=True)
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            output.write(line)
-            if line.startswith(b"ponor ready"):
-                break
-        else:
-            raise RuntimeError(f"ponor ended before it was ready: see {self._folder}/ponor.log")
-        ready = time.monotonic() - begin
-        self.pid = int((self._folder / "data" / "broker-0" / "pid").read_text())
-        return ready
+        PonorProcess.start(self)
+        return time.monotonic() - begin
 
-    def stop(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGTERM)
-            self._process.wait(120)
-            self._process = None
-
-    def metric(self, name: str) -> float:
-        """Sum of a metric's samples on /metrics."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/metrics") as answer:
-            lines = answer.read().decode().splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name)
+    def stop(self) -> None:  # type: ignore[override]
+        if self.process is not None and self.process.poll() is None:
+            PonorProcess.stop(self)
 
     def settle(self) -> None:
         deadline = time.monotonic() + 60
