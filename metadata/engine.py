@@ -73,6 +73,8 @@ class Engine(ABC):
     url: str
     """As it may be shown: without a password."""
     connections: int
+    conflicts: int = 0
+    """Transactions that the database rolled back for another's sake, and that were run again."""
 
     def __init__(self, url: str, engine: sqlalchemy.Engine) -> None:
         self.url = url

@@ -112,7 +112,10 @@ class PostgresEngine(Engine):
             try:
                 return super().write(now_ms, chance, fn, *args, **kwargs)
             except Unavailable as error:
-                if not left or not isinstance(_driver_error(error), _CONFLICTS):
+                if not isinstance(_driver_error(error), _CONFLICTS):
+                    raise
+                self.conflicts += 1
+                if not left:
                     raise
         raise AssertionError("unreachable")
 

@@ -139,6 +139,11 @@ class Metadata:
         self._answers = metrics.gauge("ponor_metadata_answers", "1 when the database did the last transaction, else 0.")
         self._doubted = metrics.gauge("ponor_metadata_rolled_back", "1 while the database is taken for rolled back.")
 
+        metrics.gauge(
+            "ponor_metadata_conflicts", "Transactions that the database rolled back for another's, run again since the "
+            "start.", lambda: engine.conflicts,
+        )  # fmt: skip
+
     @property
     def url(self) -> str:
         """As it may be shown: without a password."""
