@@ -18,7 +18,7 @@ from pathlib import Path
 
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from tests.drills.account import Account, History, Place, settle, settle_commits
+from drills.account import Account, History, Place, settle, settle_commits
 from tests.drills.load import LiveReader, NumberedProducer, read_all, read_commits
 from tests.support.ponor_process import PonorProcess
 from tests.support.servers import MinioServer, minio_server

@@ -8,7 +8,7 @@ from collections import defaultdict
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from tests.drills.account import History, Place
+from drills.account import History, Place
 
 _LOG_LEVEL = 2
 """librdkafka says each lost connection: a drill has thousands."""

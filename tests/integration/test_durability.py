@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drills.account import Account
+from drills.account import Account
 from tests.drills.kill import kill_drill
 from tests.support.tools import requires
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from brokers.cli.process import FORCE_AFTER_SECONDS
+from drills.fault_proxy import FaultProxy, Mode
 from s3stream.object_format import FOOTER_BYTES, parse_object_key, unpack_entry, unpack_footer
 from s3stream.types import ObjectRef
 from tests.support.damage import flip_bit
-from tests.support.fault_proxy import FaultProxy, Mode
 from tests.support.kafka_wire import WireClient
 from tests.support.ponor_process import PonorProcess
 from tests.support.raw_log import Produced, fetch, fetch_all, produce

@@ -1,6 +1,6 @@
 """The drills' own judge: it must see a loss, a duplicate, a changed record and disorder."""
 
-from tests.drills.account import History, settle, settle_commits
+from drills.account import History, settle, settle_commits
 
 
 def history(*acknowledged: tuple[int, str]) -> History:

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of an object store that answers 503, hangs, or passes everything on, as a test says.
+"""A TCP proxy in front of an object store that answers 503, hangs, is slow, or passes everything on.
 
 Bytes are passed as they are: the Host header, which S3 signatures cover, is the proxy's own address on both sides.
 """
@@ -9,6 +9,7 @@ import contextlib
 import enum
 import socket
 import threading
+import time
 
 _BODY = (
     b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code>'
@@ -26,15 +27,18 @@ class Mode(enum.Enum):
     """Every request is read whole and answered 503 SlowDown."""
     HANG = "hang"
     """Connections are accepted, requests taken in, nothing is answered."""
+    SLOW = "slow"
+    """Everything is passed on, each answer later by `latency_seconds`."""
 
 
 class FaultProxy:
     """Listens on a free loopback port. `mode` changes are felt by every connection, also those that are open."""
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, latency_seconds: float = 0.0) -> None:
         self._target = ("127.0.0.1", target_port)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = self._listener.getsockname()[1]
+        self.latency_seconds = latency_seconds
         self.refused = 0
         """Requests answered 503."""
         self.hung = 0
@@ -111,17 +115,19 @@ class FaultProxy:
 
     def _pass_on(self, client: socket.socket) -> None:
         with socket.create_connection(self._target) as server:
-            back = threading.Thread(target=self._copy, args=(server, client), name="fault proxy", daemon=True)
+            back = threading.Thread(target=self._copy, args=(server, client, True), name="fault proxy", daemon=True)
             back.start()
-            self._copy(client, server)
+            self._copy(client, server, False)
             back.join()
 
-    def _copy(self, source: socket.socket, sink: socket.socket) -> None:
+    def _copy(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
         """Until one side ends; while the proxy hangs, what was read stays here."""
         with contextlib.suppress(OSError):
             while received := source.recv(1 << 16):
                 if self._mode is Mode.HANG:
                     continue
+                if self._mode is Mode.SLOW and answers:
+                    time.sleep(self.latency_seconds)
                 sink.sendall(received)
         if self._mode is not Mode.HANG:
             _end(source)
