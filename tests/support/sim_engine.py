@@ -73,10 +73,7 @@ class Life:
         self.simulation = simulation
         self.random = Random(f"{simulation.seed}/{number}")
         self.files = SimFiles(simulation.disk)
-        self.wal = FileWal(
-            "/wal", files=self.files, settings=WAL, clock=simulation.world.clock, metrics=Metrics(),
-            run_blocking=self.files.run_blocking, chance=Random(f"{simulation.seed}/wal/{number}"),
-        )  # fmt: skip
+        self.wal = simulation.make_wal(self, number)
         world = simulation.world
         self.database = SimDatabase(
             world.metadata, simulation.database, self.random, simulation.network, self.point, auditor=self
@@ -281,6 +278,7 @@ class Life:
         for stream in self.engine.streams:
             self.mute(stream)
         self.simulation.disk.crash_at = 0
+        self.simulation.bury(self.wal)
         await kill([*self.engine.tasks._tasks, *self.wal._tasks._tasks])
         self.simulation.disk.crash_at = None
 
@@ -319,6 +317,16 @@ class Simulation:
     def next_number(self) -> int:
         self._number += 1
         return self._number
+
+    def make_wal(self, life: Life, number: int) -> Any:
+        """The log of one life, over what earlier ones left."""
+        return FileWal(
+            "/wal", files=life.files, settings=WAL, clock=self.world.clock, metrics=Metrics(),
+            run_blocking=life.files.run_blocking, chance=Random(f"{self.seed}/wal/{number}"),
+        )  # fmt: skip
+
+    def bury(self, wal: Any) -> None:
+        """Its timers die with the process; its tasks are cancelled besides."""
 
     async def run(self) -> list[str]:
         for number in range(LIVES):

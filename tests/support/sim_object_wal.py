@@ -289,6 +289,7 @@ class Simulation:
                 return await self.sealer().seal(node_epoch, trim)
             except Unavailable as error:
                 self.note(f"not sealed yet: {error}")
+                await asyncio.sleep(1)
 
     async def survive(self, node_epoch: int) -> None:
         """Two survivors recover half of the streams each; together it is the log. Then it is committed, perhaps."""
@@ -314,6 +315,7 @@ class Simulation:
                 ]  # fmt: skip
             except Unavailable as error:
                 self.note(f"not recovered yet: {error}")
+                await asyncio.sleep(1)
                 continue
             if damaged:
                 raise Violation(f"nothing damages objects here: {damaged}")
