@@ -34,7 +34,7 @@ class System:
         return f"127.0.0.1:{self.port}"
 
     def admin(self) -> AdminClient:
-        return AdminClient({"bootstrap.servers": self.bootstrap})
+        return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 4})
 
     def create_topic(self, name: str, partitions: int) -> None:
         admin = self.admin()  # kept: its end would cancel what it began

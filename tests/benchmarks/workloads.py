@@ -223,7 +223,8 @@ def peak_memory(ponor: Ponor, java: JavaTools, scale: Scale, samples: Samples) -
     ponor.settle()
     procfs.reset_peak(ponor.pid)
     module = [sys.executable, "-m", "tests.benchmarks.clients"]
-    reader = subprocess.Popen([*module, "consume", ponor.bootstrap, "backlog", str(records), str(KIB)])
+    consume = [*module, "consume", ponor.bootstrap, "backlog", str(records), str(KIB)]
+    reader = subprocess.Popen(consume, stdout=subprocess.DEVNULL)
     java.produce(ponor.bootstrap, "live", records, KIB, batch_size=65536, linger_ms=5, buffer_memory=67_108_864)
     reader.wait(300)
     samples.add(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from random import Random
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
+import pytest
 from kio.schema.errors import ErrorCode
 
 from brokers.errors import KafkaError
@@ -159,3 +160,11 @@ async def errors_of(request: Awaitable[Any]) -> ErrorCode:
     except KafkaError as error:
         return error.code
     raise AssertionError("not refused")
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[CoordinatorRig]:
+    made = CoordinatorRig()
+    await made.start()
+    yield made
+    await made.close()

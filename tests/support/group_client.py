@@ -99,3 +99,8 @@ async def join(client: GroupClient, version: int = 9, **changes: Any) -> Any:
     if answer.error_code is not ErrorCode.member_id_required:
         return answer
     return await join(client, version, **changes | {"member_id": answer.member_id})
+
+
+@pytest.fixture
+def client(rig: CoordinatorRig) -> GroupClient:
+    return GroupClient(rig)

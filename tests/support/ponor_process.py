@@ -190,7 +190,9 @@ class PonorProcess:
         from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
         topic = NewTopic(name, partitions, 1, config=dict(configs or {}))
-        admin = AdminClient({"bootstrap.servers": self.bootstrap})  # kept: its end would cancel what it began
+        admin = AdminClient(
+            {"bootstrap.servers": self.bootstrap, "log_level": 4}
+        )  # kept: its end would cancel what it began
         for future in admin.create_topics([topic]).values():
             future.result(30)
 

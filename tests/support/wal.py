@@ -177,6 +177,16 @@ async def started(place: Place, node_epoch: int = 1, trim: int = 0, settings: Wa
     return wal, listener, recovered
 
 
+async def recovered(place: SimPlace, trim: int = 0) -> list[StreamBatch]:
+    """What a start would find there; nothing is opened for appends."""
+    wal = place.open()
+    await wal.lock()
+    try:
+        return await recover_all(wal, trim)
+    finally:
+        await wal.close()
+
+
 def batch(number: int, size: int = 100, stream_id: int = 5) -> StreamBatch:
     """A batch whose every field follows from `number`."""
     payload = Random(number).randbytes(size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
@@ -13,23 +12,12 @@ from brokers.groups.config import OFFSETS_TOPIC
 from brokers.handlers import table
 from brokers.protocol.apis import API_BY_NAME
 from brokers.protocol.messages import milliseconds
-from tests.support.coordinator import TOPIC_ID, CoordinatorRig, cluster, topic_image
-from tests.support.group_client import GroupClient, join, join_values, versions
+from tests.support.coordinator import TOPIC_ID, cluster, rig, topic_image
+from tests.support.group_client import GroupClient, client, join, join_values, versions
 from tests.support.group_driver import subscription
 from tests.support.manual_clock import settle
 
-
-@pytest.fixture
-async def rig() -> AsyncIterator[CoordinatorRig]:
-    made = CoordinatorRig()
-    await made.start()
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-def client(rig: CoordinatorRig) -> GroupClient:
-    return GroupClient(rig)
+__all__ = ["client", "rig"]
 
 
 def simple_commit(group_id: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
@@ -11,23 +10,12 @@ from kio.schema.errors import ErrorCode
 
 from brokers.groups.config import OFFSETS_TOPIC
 from brokers.protocol.messages import milliseconds
-from tests.support.coordinator import TOPIC_ID, CoordinatorRig, cluster
-from tests.support.group_client import GroupClient, versions
+from tests.support.coordinator import TOPIC_ID, cluster, rig
+from tests.support.group_client import GroupClient, client, versions
+
+__all__ = ["client", "rig"]
 
 UNKNOWN_ID = UUID(int=99)
-
-
-@pytest.fixture
-async def rig() -> AsyncIterator[CoordinatorRig]:
-    made = CoordinatorRig()
-    await made.start()
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-def client(rig: CoordinatorRig) -> GroupClient:
-    return GroupClient(rig)
 
 
 def commit_values(

@@ -15,16 +15,10 @@ from brokers.groups.offsets import NO_RETENTION, PartitionCommit, TopicCommit
 from brokers.groups.records import offset_key
 from brokers.partitions.log_config import LogConfig
 from s3stream.errors import Overloaded
-from tests.support.coordinator import CONFIG, TOPIC_ID, CoordinatorRig, cluster, errors_of, topic_image
+from tests.support.coordinator import CONFIG, TOPIC_ID, CoordinatorRig, cluster, errors_of, rig, topic_image
 from tests.support.manual_clock import settle
 
-
-@pytest.fixture
-async def rig() -> AsyncIterator[CoordinatorRig]:
-    made = CoordinatorRig()
-    await made.start()
-    yield made
-    await made.close()
+__all__ = ["rig"]
 
 
 class TestOffsets:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 from kio.schema.errors import ErrorCode
 
@@ -14,16 +12,10 @@ from brokers.groups.shard import ShardState
 from brokers.partitions.log_config import LogConfig
 from s3stream.errors import Corrupt, Overloaded, Unavailable
 from s3stream.types import StreamBatch
-from tests.support.coordinator import CoordinatorRig, errors_of
+from tests.support.coordinator import CoordinatorRig, errors_of, rig
 from tests.support.manual_clock import settle
 
-
-@pytest.fixture
-async def rig() -> AsyncIterator[CoordinatorRig]:
-    made = CoordinatorRig()
-    await made.start()
-    yield made
-    await made.close()
+__all__ = ["rig"]
 
 
 class TestNothingBeforeDurability:

@@ -14,7 +14,7 @@ import pytest
 from s3stream.errors import Corrupt
 from s3stream.types import StreamBatch
 from tests.support.sim_files import Crash, Inode
-from tests.support.wal import SMALL, SimPlace, batch, fields, recover_all, started
+from tests.support.wal import SMALL, SimPlace, batch, fields, recovered, started
 from wal.framing import (
     GROUP_ALIGN_BYTES,
     SEGMENT_HEADER_BYTES,
@@ -62,15 +62,6 @@ def put(place: SimPlace, segments: Sequence[Segment]) -> None:
         inode.cache = bytearray(inode.durable)
         path = f"{place.path}/{segment_name(segment.header.ordinal)}"
         place.disk.entries[path] = place.disk.durable_entries[path] = inode
-
-
-async def recovered(place: SimPlace, trim: int = 0) -> list[StreamBatch]:
-    wal = place.open()
-    await wal.lock()
-    try:
-        return await recover_all(wal, trim)
-    finally:
-        await wal.close()
 
 
 async def test_4_a_hand_made_log_of_two_segments_is_read() -> None:

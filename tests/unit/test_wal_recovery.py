@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from s3stream.errors import BadSetting, Corrupt, Unavailable
 from s3stream.types import Buffer, StreamBatch
 from tests.support.sim_files import Crash, Inode
-from tests.support.wal import SMALL, SimPlace, batch, fields, recover_all, started
+from tests.support.wal import SMALL, SimPlace, batch, fields, recovered, started
 from wal.framing import GROUP_ALIGN_BYTES, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES
 
 FIRST = "/wal/00000000000000000000.wal"
@@ -33,15 +33,6 @@ async def written(place: SimPlace, groups: list[list[StreamBatch]], node_epoch: 
         end += len(group)
         await listener.until_durable(end)
     await wal.close()
-
-
-async def recovered(place: SimPlace, trim: int = 0) -> list[StreamBatch]:
-    wal = place.open()
-    await wal.lock()
-    try:
-        return await recover_all(wal, trim)
-    finally:
-        await wal.close()
 
 
 def three_groups() -> list[list[StreamBatch]]:
