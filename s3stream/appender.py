@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import Random
 
 import structlog
@@ -93,7 +93,8 @@ class Appender:
         that `floor` says how far recovery has come."""
         self.fenced = False
         self._pending: deque[StreamBatch] = deque()
-        self._drained: list[asyncio.Future[None]] = []
+        self._waiting: deque[tuple[WalPosition, asyncio.Future[None]]] = deque()
+        """For their position to be durable or failed; ascending."""
         metrics.gauge("ponor_memtable_bytes", "Uncommitted batches in memory, bookkeeping included.").read = lambda: (
             account.used
         )
@@ -247,8 +248,10 @@ class Appender:
     def full(self) -> bool:
         return self._account.full
 
-    def rotate(self) -> Memtable:
-        """Take the active memtable away to be flushed; a new one begins."""
+    def rotate(self, stream_ids: Collection[StreamId] | None = None) -> Memtable:
+        """Take the active memtable, or some streams' share of it, away to be flushed; a new one begins."""
+        if stream_ids is not None:
+            return self.active.split(stream_ids)
         sealed = self.active
         self.active = Memtable(self._clock.monotonic())
         return sealed
@@ -299,20 +302,16 @@ class Appender:
             held.append(self.durable_position)
         return min(held)
 
-    @property
-    def idle(self) -> bool:
-        return not self._pending
-
     async def drained(self) -> None:
-        """Until everything that is queued now is durable or failed."""
-        while self._pending:
-            waiter = asyncio.get_running_loop().create_future()
-            self._drained.append(waiter)
+        """Until everything that is queued now is durable or failed, whatever others append meanwhile."""
+        if self._pending:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append((self._pending[-1].wal_position, waiter))
             await waiter
 
     def _wake_drained(self) -> None:
-        if self._drained and not self._pending:
-            for waiter in self._drained:
-                if not waiter.done():
-                    waiter.set_result(None)
-            self._drained.clear()
+        first = self._pending[0].wal_position if self._pending else None
+        while self._waiting and (first is None or self._waiting[0][0] < first):
+            _, waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from s3stream.limits import CHECKPOINT_ROW_BYTES_MAX
 from s3stream.memtable import Memtable, Segment
@@ -15,9 +16,25 @@ from s3stream.stream import Stream
 from s3stream.types import Checkpoint, ObjectKind, StreamBatch, StreamId
 
 
+class Share(Protocol):
+    """One stream's part of what is uploaded: consecutive segments."""
+
+    @property
+    def stream_id(self) -> StreamId: ...
+
+    @property
+    def segments(self) -> list[Segment]: ...
+
+    @property
+    def payload_bytes(self) -> int: ...
+
+    @property
+    def large_checkpoint(self) -> Checkpoint | None: ...
+
+
 @dataclass(slots=True)
 class StreamShare:
-    """One stream's part of a flush: consecutive segments."""
+    """A share of a flush."""
 
     stream: Stream
     segments: list[Segment]
@@ -86,7 +103,7 @@ def shares_of(memtable: Memtable, streams: Mapping[StreamId, Stream]) -> tuple[l
     return shares, waiting
 
 
-def plan_objects(shares: Iterable[StreamShare], stream_object_bytes: int, object_bytes_max: int) -> list[ObjectPlan]:
+def plan_objects(shares: Iterable[Share], stream_object_bytes: int, object_bytes_max: int) -> list[ObjectPlan]:
     """Streams with `stream_object_bytes` or more get objects of their own, the rest share; all are cut at about
     `object_bytes_max` of payload (one batch or checkpoint larger than that is not cut)."""
     own: list[ObjectPlan] = []
@@ -116,7 +133,7 @@ def plan_objects(shares: Iterable[StreamShare], stream_object_bytes: int, object
     return own + shared
 
 
-def _pieces(share: StreamShare, size_max: int) -> Iterator[tuple[Sequence[StreamBatch], int]]:
+def _pieces(share: Share, size_max: int) -> Iterator[tuple[Sequence[StreamBatch], int]]:
     """The share's batches in pieces of at most `size_max`; whole segments wherever they fit."""
     for segment in share.segments:
         if segment.payload_bytes <= size_max:

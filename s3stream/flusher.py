@@ -10,6 +10,7 @@ in the order in which they were sealed.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from random import Random
 
 import structlog
@@ -56,12 +57,14 @@ SHARES_PER_FLUSH_MAX = RANGES_PER_COMMIT_MAX // 2
 class Flush:
     """One sealed memtable (or a part of a very wide one) on its way."""
 
-    __slots__ = ("done", "memtable", "sealed_at", "shares", "waits")
+    __slots__ = ("done", "memtable", "sealed_at", "shares", "urgent", "waits")
 
-    def __init__(self, memtable: Memtable, shares: list[StreamShare], sealed_at: float) -> None:
+    def __init__(self, memtable: Memtable, shares: list[StreamShare], sealed_at: float, urgent: bool = False) -> None:
         self.memtable = memtable
         self.shares = shares
         self.sealed_at = sealed_at
+        self.urgent = urgent
+        """Producers wait for it: its uploads do not queue behind others'."""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.waits: set[asyncio.Future[None]] = set()
         """Earlier flushes (and openings) of the same streams."""
@@ -113,16 +116,16 @@ class Flusher:
         """Another flush would only wait: let the active memtable grow instead."""
         return len(self.in_flight) >= FLUSHES_IN_FLIGHT_MAX
 
-    def seal(self) -> None:
-        """Begin to flush the active memtable, if it holds anything."""
+    def seal(self, stream_ids: Collection[StreamId] | None = None, urgent: bool = False) -> None:
+        """Begin to flush the active memtable, or some streams' share of it, if it holds anything."""
         if self._appender.active.empty or self._appender.fenced:
             return
-        memtable = self._appender.rotate()
+        memtable = self._appender.rotate(stream_ids)
         shares, waiting = shares_of(memtable, self._appender.streams)
         for segment in waiting:
             self._appender.carry(segment)
         for first in range(0, len(shares), SHARES_PER_FLUSH_MAX):
-            flush = Flush(memtable, shares[first : first + SHARES_PER_FLUSH_MAX], self._clock.monotonic())
+            flush = Flush(memtable, shares[first : first + SHARES_PER_FLUSH_MAX], self._clock.monotonic(), urgent)
             for share in flush.shares:
                 turn = share.stream.turn
                 if turn is not None and not turn.done():
@@ -227,7 +230,7 @@ class Flusher:
         node = self.node
         return await asyncio.gather(
             *(
-                self._uploader.upload(plan, object_id, node, expires_ms)
+                self._uploader.upload(plan, object_id, node, expires_ms, flush.urgent)
                 for plan, object_id in zip(plans, ids, strict=True)
             )
         )

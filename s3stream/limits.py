@@ -66,7 +66,27 @@ FLUSH_INTERVAL_MS = 30_000
 """An idle broker never fills a memtable: it is sealed by age too. 2,880 PUTs a day, $0.0144 at $5 per million."""
 FLUSHES_IN_FLIGHT_MAX = 3
 UPLOADS_IN_FLIGHT_MAX = 4
+URGENT_UPLOADS_MAX = 2
+"""Besides those: what a closing stream still has, while its producers wait. Little, where it was flushed before."""
 RANGES_PER_COMMIT_MAX = 20_000
+
+# --- closing and taking over ---------------------------------------------------------------------
+CLOSE_AHEAD_BYTES = 1 * MIB
+"""What of the closing streams may be uncommitted when appends are refused: 10 to 20 ms of uploading."""
+CLOSE_ROUNDS_MAX = 4
+"""Flushes ahead of the refusal: each leaves what was appended while it ran. A producer faster than the store would keep
+a stream open for ever."""
+CLOSE_TIMEOUT_S = 30.0
+"""Flushes while appends go on, before the closing is given up and the streams stay open."""
+CLOSE_PAUSE_MAX_S = 5.0
+"""What producers wait when the store or the database has stopped answering just then; after it the streams go on."""
+TAKEOVER_CHUNK_BYTES = 16 * MIB
+"""What a takeover uploads and commits at a time, while it reads on. Small enough that reading, uploading and committing
+overlap for one broker's 64 MiB, large enough that a WAL of 10 GB is 640 objects."""
+TAKEOVER_CHUNKS_IN_FLIGHT_MAX = 2
+TAKEOVER_EARLY_BYTES_MAX = 16 * MIB
+"""Batches that wait for one before them. Beyond it they are read again, in a further pass."""
+assert TAKEOVER_CHUNK_BYTES <= OBJECT_BYTES_MAX
 
 # --- reads -------------------------------------------------------------------------------------
 READ_GAP_BYTES = 256 * KIB
@@ -135,4 +155,4 @@ assert (
     STORE_REQUEST_TIMEOUT_S + (OBJECT_BYTES_MAX + CHECKPOINT_BYTES_MAX) / STORE_BYTES_PER_S_MIN
     < STORE_REQUEST_TIMEOUT_MAX_S
 )
-assert STORE_IDLE_CONNECTIONS_MAX >= GETS_IN_FLIGHT_MAX + UPLOADS_IN_FLIGHT_MAX
+assert STORE_IDLE_CONNECTIONS_MAX >= GETS_IN_FLIGHT_MAX + UPLOADS_IN_FLIGHT_MAX + URGENT_UPLOADS_MAX

@@ -9,6 +9,7 @@ stream is lost. The memtable is not a cache: a cache may forget, uncommitted rec
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Collection
 from operator import attrgetter
 
 from s3stream.limits import BATCH_OVERHEAD_BYTES
@@ -155,6 +156,18 @@ class Memtable:
     def carry(self, segment: Segment) -> None:
         self.carried.append(segment)
         self.bytes += segment.counted_bytes
+
+    def split(self, stream_ids: Collection[StreamId]) -> Memtable:
+        """These streams' share, taken out, as a memtable of its own and of the same age."""
+        part = Memtable(self.created)
+        part.carried = [segment for segment in self.carried if segment.stream_id in stream_ids]
+        self.carried = [segment for segment in self.carried if segment.stream_id not in stream_ids]
+        part.segments = {
+            stream_id: self.segments.pop(stream_id) for stream_id in stream_ids if stream_id in self.segments
+        }
+        part.bytes = sum(segment.counted_bytes for segment in [*part.carried, *part.segments.values()])
+        self.bytes -= part.bytes
+        return part
 
     def forget(self, stream_id: StreamId) -> None:
         """The stream is lost: nothing of it is flushed any more."""

@@ -16,6 +16,7 @@ import structlog
 from s3stream.appender import Appender
 from s3stream.errors import Corrupt, Fenced
 from s3stream.flusher import Flusher
+from s3stream.limits import BATCH_OVERHEAD_BYTES
 from s3stream.seams import DamagedByStream, WriteAheadLog
 from s3stream.stream import Stream
 from s3stream.types import StreamBatch, StreamId, StreamSnapshot, WalDamage, WalPosition
@@ -33,13 +34,15 @@ class Tail:
     waits, what lies below it was there before.
     """
 
-    __slots__ = ("_bounds", "_oldest", "early", "end", "stream_id")
+    __slots__ = ("_bounds", "_oldest", "early", "early_bytes", "end", "stream_id")
 
     def __init__(self, snapshot: StreamSnapshot) -> None:
         self.stream_id = snapshot.stream_id
         self.end = max(snapshot.committed_end, snapshot.start_offset)
         self.early: list[StreamBatch] = []
         """Batches above `end`, by offset: something before them is still missing."""
+        self.early_bytes = 0
+        """As the budget counts them."""
         # Epoch e may hold offsets from its own start to the next opening's: later ones were never acknowledged.
         starts = list(snapshot.epochs) or [(snapshot.epoch, 0)]
         ends = [start for _, start in starts[1:]] + [_NO_END]
@@ -55,15 +58,22 @@ class Tail:
             return []
         if batch.base_offset > self.end:
             insort(self.early, batch, key=_base_offset)
+            self.early_bytes += len(batch.payload) + BATCH_OVERHEAD_BYTES
             return []
         placed = [batch]
         self.end = batch.end_offset
         while self.early and self.early[0].base_offset <= self.end:
             following = self.early.pop(0)
+            self.early_bytes -= len(following.payload) + BATCH_OVERHEAD_BYTES
             if following.end_offset > self.end:
                 placed.append(following)
                 self.end = following.end_offset
         return placed
+
+    def drop_early(self) -> None:
+        """Forget what waits: whoever reads the log once more finds it again."""
+        self.early.clear()
+        self.early_bytes = 0
 
 
 class Recovery:

@@ -5,13 +5,14 @@ Each docstring is the contract, failures included; `tests/contracts` holds every
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from s3stream.types import (
     Buffer,
     Buffers,
     CommitResult,
+    FencedWal,
     FlushCommit,
     NodeIdentity,
     NodeRegistration,
@@ -172,6 +173,28 @@ class FencedByEpoch(Protocol):
 
 
 @runtime_checkable
+class NamesOwner(Protocol):
+    """A WAL in a place that another process may reach under the same name, or take for one that it can reach."""
+
+    async def owned_by(self, node: NodeIdentity) -> None:
+        """Between `lock` and `start`: put down, where whoever takes the log over will look, whose it is."""
+
+
+class ReadSealed(Protocol):
+    """Reads another node's WAL once it is sealed. Any number of survivors may do so at a time."""
+
+    def __call__(
+        self, wal: FencedWal, streams: Collection[StreamId], damaged: dict[StreamId, WalDamage]
+    ) -> AsyncGenerator[Sequence[StreamBatch], None]:
+        """Records of these streams from the trim up to the seal, none beyond it, in position order, in groups of
+        bounded bytes.
+
+        When it has ended, `damaged` has those of the streams whose records could not all be read. Raises Corrupt when
+        the log itself cannot be read, Unavailable when it is not within reach, or not sealed.
+        """
+
+
+@runtime_checkable
 class DamagedByStream(Protocol):
     """A WAL whose damage costs single streams."""
 
@@ -193,16 +216,25 @@ class MetadataStore(Protocol):
     ) -> NodeRegistration:
         """Raise the node's epoch, give it a new random incarnation; its older incarnations are fenced.
 
-        Returns the stored WAL trim and the streams the node still had open. Call it after the WAL's lock.
+        Returns the stored WAL trim and the streams the node still had open, but for those that a takeover has. Call
+        it after the WAL's lock. Raises Unavailable while a takeover still needs this WAL.
         """
 
     async def open_streams(self, node: NodeIdentity, requests: Sequence[OpenRequest]) -> list[StreamSnapshot]:
-        """Open streams that are CLOSED, or OPEN under an older epoch of the same node (whose WAL the caller
-        has locked and recovered), at epoch + 1, storing (epoch, recovered_end) before the first append.
+        """Open streams, at epoch + 1, storing (epoch, recovered_end) before the first append. A stream must be
+
+        - CLOSED, and assigned to the node;
+        - OPEN under an older epoch of the same node, which was not fenced (the caller has locked and recovered its
+          WAL), to whomever it is assigned;
+        - OPEN under an incarnation whose WAL is SEALED, assigned to the node, and `recovered_from` that incarnation.
 
         All or nothing. Raises Fenced when a stream is in any other state or its epoch is not the expected
-        one, NotFound when it does not exist or is deleted.
+        one, NotFound when it does not exist or is deleted, Unavailable when what was recovered from a sealed WAL is
+        not all committed yet.
         """
+
+    async def owned_streams(self, node_id: int, node_epoch: int) -> list[StreamSnapshot]:
+        """What this incarnation has open."""
 
     async def close_streams(self, node: NodeIdentity, ends: dict[StreamId, int]) -> None:
         """OPEN → CLOSED for streams whose committed end is the given end (no tail left in the WAL).
@@ -222,6 +254,9 @@ class MetadataStore(Protocol):
 
     async def commit(self, commit: FlushCommit) -> CommitResult:
         """Commit one flush, each stream on its own (CORRECTNESS 9). Idempotent.
+
+        Ranges of a stream that is OPEN under an incarnation whose WAL is SEALED are accepted from every node, under
+        the stream epoch of that owner.
 
         Raises Fenced when the node's epoch is raised, Expired (and does nothing) when a range would become
         readable, or a checkpoint kept, in an object that is no longer prepared. After a GAP the same commit may
@@ -280,9 +315,11 @@ __all__ = [
     "DamagedByStream",
     "FencedByEpoch",
     "MetadataStore",
+    "NamesOwner",
     "ObjectInfo",
     "ObjectKind",
     "ObjectStore",
+    "ReadSealed",
     "RunBlocking",
     "WalListener",
     "WriteAheadLog",

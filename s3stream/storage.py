@@ -1,7 +1,8 @@
 """The engine's facade: streams over a WAL, objects and metadata, all handed in.
 
 Owns: the order of start and stop, opening and closing streams, when to seal, pressure. Does not own: the paths
-themselves (appender.py: append, flusher.py: upload and commit, reads.py: read, recovery.py: restart).
+themselves (appender.py: append, flusher.py: upload and commit, reads.py: read, closing.py, recovery.py: restart,
+takeover.py: a dead node's streams).
 Invariant: a stream is open here only after its row says so, under this node's epoch, with everything below its
 recovered end readable (CORRECTNESS 1).
 """
@@ -9,27 +10,48 @@ recovered end readable (CORRECTNESS 1).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from random import Random
 
 import structlog
 
 from s3stream.appender import Appender
-from s3stream.backoff import Backoff
 from s3stream.budget import MemoryBudget
+from s3stream.closing import Closing
 from s3stream.collector import Collector
 from s3stream.errors import BadSetting, Corrupt, Fenced, NotFound, Overloaded, PonorError, Unavailable
 from s3stream.flusher import Flusher
-from s3stream.limits import MEMTABLE_SHARE, READS_SHARE, THROTTLE_AT
+from s3stream.limits import CLOSE_PAUSE_MAX_S, CLOSE_TIMEOUT_S, MEMTABLE_SHARE, READS_SHARE, THROTTLE_AT
 from s3stream.metrics import Metrics
 from s3stream.outcomes import Outcomes
 from s3stream.reads import Reads
 from s3stream.recovery import Recovery
-from s3stream.seams import BlockCache, Clock, FencedByEpoch, MetadataStore, ObjectStore, RunBlocking, WriteAheadLog
+from s3stream.seams import (
+    BlockCache,
+    Clock,
+    FencedByEpoch,
+    MetadataStore,
+    NamesOwner,
+    ObjectStore,
+    ReadSealed,
+    RunBlocking,
+    WriteAheadLog,
+)
 from s3stream.settings import EngineSettings
 from s3stream.stream import Stream
+from s3stream.takeover import Takeover
 from s3stream.tasks import Tasks
-from s3stream.types import NodeIdentity, OpenRequest, StreamBatch, StreamId, StreamSnapshot
+from s3stream.types import (
+    FencedWal,
+    NodeId,
+    NodeIdentity,
+    OpenRequest,
+    StreamBatch,
+    StreamId,
+    StreamSnapshot,
+    StreamState,
+    WalState,
+)
 from s3stream.uploader import Uploader
 
 log = structlog.get_logger(__name__)
@@ -49,6 +71,7 @@ class Storage:
         metrics: Metrics,
         run_blocking: RunBlocking = asyncio.to_thread,
         random: Random | None = None,
+        read_sealed: ReadSealed | None = None,
     ) -> None:
         random = Random() if random is None else random
         self._wal = wal
@@ -72,11 +95,16 @@ class Storage:
         self._flusher = Flusher(
             self._appender, wal, metadata, uploader, outcomes, clock, tasks, random, settings, metrics
         )
+        self._closing = Closing(self._appender, self._flusher, metadata, clock, random)
+        self._takeover = Takeover(metadata, uploader, cache, self._account, clock, tasks, random, settings, metrics)
+        self._read_sealed = read_sealed
         self._collector = Collector(metadata, objects, cache, clock, settings, metrics)
         self._background: list[asyncio.Task[None]] = []
         self._recovered: set[StreamId] = set()
         """Streams that this node had open before its restart, not opened again yet."""
         self._broken: dict[StreamId, Corrupt] = {}
+        self._taken_over: dict[StreamId, tuple[NodeId, int]] = {}
+        """From which dead (node, node epoch) streams were recovered here that are not opened yet."""
         self._node: NodeIdentity | None = None
         self._stopping = False
 
@@ -93,6 +121,8 @@ class Storage:
         node = self._node = self._flusher.node = registration.identity
         if isinstance(self._wal, FencedByEpoch):
             self._wal.registered(node.node_epoch)
+        if isinstance(self._wal, NamesOwner):
+            await self._wal.owned_by(node)
         owned = [(self._make(snapshot), snapshot) for snapshot in registration.owned]
         for stream, _ in owned:
             self._appender.streams[stream.stream_id] = stream
@@ -131,7 +161,7 @@ class Storage:
         try:
             if self._node is not None and not self._appender.fenced:
                 open_now = [s for s in self._appender.streams.values() if s.stream_id not in self._recovered]
-                await self.close_streams(open_now)
+                await self.close_streams(open_now, timeout_s=None, pause_max_s=None)
         except PonorError as error:
             log.error("streams could not be closed; the WAL keeps what is not flushed", error=str(error))
         finally:
@@ -158,7 +188,10 @@ class Storage:
         try:
             await self._take_turn(recovered, release)
             ends = await self._ends(found)
-            opening = [OpenRequest(stream_id, epoch, ends[stream_id]) for stream_id, epoch in requests]
+            opening = [
+                OpenRequest(stream_id, epoch, ends[stream_id], self._taken_over.get(stream_id))
+                for stream_id, epoch in requests
+            ]
             snapshots = await self._metadata.open_streams(node, opening)
             return [self._opened(snapshot) for snapshot in snapshots]
         finally:
@@ -195,44 +228,62 @@ class Storage:
             stream.opened(snapshot)
         stream.refusal = None
         self._recovered.discard(snapshot.stream_id)
+        self._taken_over.pop(snapshot.stream_id, None)
         return stream
 
     def _make(self, snapshot: StreamSnapshot) -> Stream:
         return Stream(snapshot, self, self._reads)
 
-    async def close_streams(self, streams: Sequence[Stream]) -> None:
-        """Refuse appends, wait for what is queued, flush, close the rows. Raises Fenced when they are another's.
+    async def take_over(
+        self, wal: FencedWal, stream_ids: Collection[StreamId]
+    ) -> tuple[list[StreamId], dict[StreamId, Corrupt]]:
+        """Commit what a dead node's sealed WAL holds of these streams: (those that can be opened now, those of which it
+        lacks records, to stay offline with the reason). Deleted ones, and others' by now, are in neither.
 
-        Tries until it is known: a stream whose closing has an unknown outcome takes no appends any more.
+        Any number of survivors may do this at a time, each with streams of its own; what is done twice changes nothing.
+        Waits for store and database as a flush does. Raises Fenced when this node is fenced, Unavailable when the WAL
+        is not within reach; call again. Cancelled, it leaves work that anybody can do again.
         """
-        for stream in streams:
-            if stream.refusal is None:
-                stream.refusal = Fenced(f"stream {stream.stream_id} is being closed here")
-        backoff = Backoff(self._random)
-        while not self._appender.fenced:
-            await self._appender.drained()
-            held = [stream for stream in streams if self._appender.holds(stream)]
-            if any(stream.committed_end < stream.durable_end for stream in held):
-                await self.flush()
-                held = [stream for stream in held if self._appender.holds(stream)]
-            try:
-                if all(stream.committed_end == stream.durable_end for stream in held):
-                    await self._close(held)
-                    return
-            except Unavailable as error:
-                log.warning("closing streams is tried again", streams=len(held), error=str(error))
-            await self._clock.sleep(backoff.next())
+        assert self._read_sealed is not None, "this storage was not told how to read others' WALs"
+        assert wal.state == WalState.SEALED, f"the WAL of node {wal.node_id} epoch {wal.node_epoch} is not sealed"
+        rows = await self._metadata.streams(sorted(stream_ids))
+        done = [row.stream_id for row in rows if row.state == StreamState.CLOSED]
+        owner = (wal.node_id, wal.node_epoch)
+        held = [row for row in rows if row.state == StreamState.OPEN and (row.owner, row.owner_epoch) == owner]
+        if held:
+            recovered = await self._takeover.recover(self._identity(), wal, held, self._read_sealed)
+            done += recovered.done
+            self._broken.update(recovered.broken)
+            for stream_id in recovered.done:
+                self._broken.pop(stream_id, None)
+                self._taken_over[stream_id] = owner
+            return done, recovered.broken
+        return done, {}
 
-    async def _close(self, streams: list[Stream]) -> None:
-        if streams:
-            ends = {stream.stream_id: max(stream.committed_end, stream.start_offset) for stream in streams}
-            await self._metadata.close_streams(self._identity(), ends)
-        for stream in streams:
-            self._appender.streams.pop(stream.stream_id, None)
+    async def flush_streams(self, streams: Sequence[Stream], timeout_s: float | None = CLOSE_TIMEOUT_S) -> None:
+        """Flush these streams, and only them, while appends to them go on, until little is left to be committed: what
+        their closing has to wait for then. Raises Unavailable when that takes too long."""
+        await self._closing.flush_ahead(streams, timeout_s)
+
+    async def close_streams(
+        self,
+        streams: Sequence[Stream],
+        timeout_s: float | None = CLOSE_TIMEOUT_S,
+        pause_max_s: float | None = CLOSE_PAUSE_MAX_S,
+    ) -> None:
+        """Flush while appends go on (as `flush_streams`), then refuse them, flush the rest, close the rows.
+
+        Raises Fenced when they are another's; Unavailable after `timeout_s` of flushing, or `pause_max_s` of refusing
+        (None: never), when store or database do not answer. Then the streams are open and take appends as before,
+        unless the closing itself has an unknown outcome: those take none until a later call knows it.
+        """
+        await self._closing.close(streams, timeout_s, pause_max_s)
 
     def drop_stream(self, stream_id: StreamId) -> None:
         """Its topic is deleted: forget everything of it. The listener hears append_failed(NotFound) at most once."""
         self._recovered.discard(stream_id)
+        self._broken.pop(stream_id, None)
+        self._taken_over.pop(stream_id, None)
         stream = self._appender.streams.get(stream_id)
         if stream is not None:
             # Shared objects go too: what others want of them is read again, and few topics are deleted.
@@ -291,6 +342,12 @@ class Storage:
         """The server should stop reading producers until this is false again."""
         # Asked once a produce answer: two comparisons, not two divisions and a maximum.
         return self._account.used >= self._throttled_memory or self._wal.bytes_retained >= self._throttled_wal
+
+    def abandon(self, reason: Fenced) -> None:
+        """The database has this node's epoch raised: from here on nothing is acknowledged, flushed or closed here;
+        memory is discarded, the WAL left alone. Again changes nothing."""
+        if not self._appender.fenced:
+            self._appender.fence(reason)
 
     @property
     def fenced(self) -> bool:

@@ -185,8 +185,11 @@ class StreamSnapshot:
     epochs: Sequence[tuple[int, int]] = ()
     """(stream epoch, start offset) of every opening, ascending; epochs without records included (CORRECTNESS 20)."""
     owner: NodeId | None = None
+    """Who has it open."""
     size_bytes: int = 0
     """Bytes of batches in the committed ranges: what retention by size counts."""
+    owner_epoch: int | None = None
+    """The node epoch that the owner opened it under."""
 
 
 class OpenRequest(NamedTuple):
@@ -194,6 +197,9 @@ class OpenRequest(NamedTuple):
     expected_epoch: int
     recovered_end: int
     """End of what recovery found (committed prefix + WAL tail): becomes the new epoch's start offset."""
+    recovered_from: tuple[NodeId, int] | None = None
+    """(node id, node epoch) of a fenced owner whose sealed WAL was read for this stream, and what it held committed.
+    The database cannot tell whether that was done: nobody opens such a stream without saying so."""
 
 
 class CommittedRange(NamedTuple):

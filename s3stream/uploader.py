@@ -16,7 +16,7 @@ import structlog
 from s3stream.backoff import Backoff
 from s3stream.errors import AlreadyExists, Expired, PonorError, Unavailable
 from s3stream.flush_plan import ObjectPlan
-from s3stream.limits import STEP_BATCHES, STEP_BYTES, UPLOADS_IN_FLIGHT_MAX
+from s3stream.limits import STEP_BATCHES, STEP_BYTES, UPLOADS_IN_FLIGHT_MAX, URGENT_UPLOADS_MAX
 from s3stream.object_writer import BuiltObject, ObjectWriter, cut_blocks
 from s3stream.objectstore.exists import create_or_confirm
 from s3stream.seams import Clock, ObjectStore, RunBlocking
@@ -40,13 +40,16 @@ class Uploader:
         self._settings = settings
         self._run_blocking = run_blocking
         self._slots = asyncio.Semaphore(UPLOADS_IN_FLIGHT_MAX)
+        self._urgent = asyncio.Semaphore(URGENT_UPLOADS_MAX)
 
-    async def upload(self, plan: ObjectPlan, object_id: ObjectId, node: NodeIdentity, expires_ms: int) -> BuiltObject:
-        """Returns once the object is in the store.
+    async def upload(
+        self, plan: ObjectPlan, object_id: ObjectId, node: NodeIdentity, expires_ms: int, urgent: bool = False
+    ) -> BuiltObject:
+        """Returns once the object is in the store. What is `urgent` waits only for its like.
 
         Raises KeyTaken, and Expired when its preparation has run out: what landed after that, nobody would delete.
         """
-        async with self._slots:
+        async with self._urgent if urgent else self._slots:
             built = await self._build(plan, object_id, node)
             await self._create(built, expires_ms)
             return built

@@ -1,21 +1,32 @@
-"""Chooses a write-ahead log by URL."""
+"""Chooses a write-ahead log by URL: to open one's own, and to take over a dead node's.
+
+The order of a takeover is the caller's (CORRECTNESS 2, 10). Where `lock_needed`: the lock, then the node epoch, then
+the seal; the lock is kept until the streams are recovered. Elsewhere: the node epoch, then the seal.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from random import Random, SystemRandom
 from urllib.parse import unquote, urlsplit
 
-from s3stream.errors import BadSetting
+from s3stream.errors import BadSetting, Unavailable
 from s3stream.metrics import Metrics
 from s3stream.objectstore.url import parse_store_url
 from s3stream.seams import Clock, ObjectStore, WriteAheadLog
+from s3stream.tasks import Tasks
+from s3stream.types import FencedWal, NodeId, StreamBatch, StreamId, WalDamage
+from wal import file_takeover
+from wal.file_takeover import WalLock
 from wal.file_wal import FileWal
 from wal.files import Files, OsFiles, RunBlocking
 from wal.memory_wal import MemoryWal
 from wal.object_names import LogName
+from wal.object_seal import Sealer
 from wal.object_settings import ObjectWalSettings
-from wal.object_wal import ObjectWal
+from wal.object_wal import ObjectWal, read_streams
 from wal.settings import WalSettings
 
 OBJECT_SCHEMES = ("s3", "gs", "az")
@@ -86,3 +97,70 @@ def check_wal_url(url: str) -> str | None:
     if not os.path.isabs(path) or path == "/":
         raise BadSetting(f"wal: {url!r} must name an absolute directory, as in file:///var/lib/ponor/wal")
     return path
+
+
+# --- another node's WAL ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WalAccess:
+    """What it takes to reach other nodes' WALs."""
+
+    cluster_id: str
+    clock: Clock
+    tasks: Tasks
+    run_blocking: RunBlocking
+    open_store: Callable[[str], ObjectStore]
+    """The store that a URL names; the same one whenever it is asked again, and the caller's to close."""
+    files: Files = field(default_factory=OsFiles)
+    chance: Random = field(default_factory=SystemRandom)
+    object_settings: ObjectWalSettings = field(default_factory=ObjectWalSettings)
+
+
+def lock_needed(uri: str) -> bool:
+    """Does the lock come first? Where a seal keeps the old owner out, there is no lock."""
+    return not is_on_objects(uri)
+
+
+async def take_lock(uri: str, *, node_id: NodeId, node_epoch: int, access: WalAccess) -> WalLock:
+    """The lock of the directory that a dead node wrote to under `node_epoch`, before that epoch is raised.
+
+    Raises Unavailable: the directory is not within reach, is another node's, or its owner lives, running or stopped:
+    then the epoch is not raised, and an owner that wakes is still the owner.
+    """
+    return await file_takeover.take_lock(_directory(uri), node_id, node_epoch, access.files, access.run_blocking)
+
+
+async def seal_wal(uri: str, *, wal: FencedWal, access: WalAccess, lock: WalLock | None = None) -> int:
+    """Where the log ends, for good: what `wal_sealed` stores. The node's epoch was raised. Again gives the same.
+
+    A WAL that needs a lock is looked at under it. Raises Unavailable (call again), and Corrupt when what was durable is
+    not there.
+    """
+    if is_on_objects(uri):
+        name = LogName(access.cluster_id, wal.node_id)
+        sealer = Sealer(access.open_store(uri), name, access.clock, access.chance)
+        return (await sealer.seal(wal.node_epoch, wal.trim)).number
+    assert lock is not None, "the lock comes first"
+    return await file_takeover.find_end(wal, lock, access.files, access.run_blocking)
+
+
+def read_sealed(
+    uri: str, *, wal: FencedWal, streams: Collection[StreamId], damaged: dict[StreamId, WalDamage], access: WalAccess
+) -> AsyncGenerator[Sequence[StreamBatch], None]:
+    """As `s3stream.seams.ReadSealed`."""
+    if is_on_objects(uri):
+        return read_streams(
+            access.open_store(uri), LogName(access.cluster_id, wal.node_id), wal.node_epoch, wal.trim, streams,
+            settings=access.object_settings, clock=access.clock, chance=access.chance, tasks=access.tasks,
+            damaged=damaged,
+        )  # fmt: skip
+    return file_takeover.read_records(_directory(uri), wal, streams, access.files, access.run_blocking)
+
+
+def _directory(uri: str) -> str:
+    """Of a WAL as its owner has named it (`WriteAheadLog.uri`). Raises Unavailable for a WAL that ends with its
+    process."""
+    if uri in _MEMORY:
+        raise Unavailable(f"wal: {uri} ended with its process: there is nothing to take over until the node is back")
+    return uri.removeprefix("file://")

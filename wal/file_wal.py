@@ -1,14 +1,14 @@
 """A write-ahead log in a directory (the `WriteAheadLog` seam): lifecycle and lock.
 
-Owns: the order lock → recover → start → append / trim / repair → close, and the lock (CORRECTNESS 10).
-Does not own: groups (group_commit.py), segments (segment_log.py), what recovery believes (recovery.py).
+Owns: the order lock → recover → start → append / trim / repair → close; how long the lock is held (CORRECTNESS 10).
+Does not own: the lock's making (lock.py), groups (group_commit.py), segments (segment_log.py), what recovery believes
+(recovery.py).
 Invariant: nobody writes in the directory without holding its lock.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import AsyncIterator, Sequence
 from random import Random
@@ -19,14 +19,15 @@ from s3stream.errors import BadSetting, Corrupt
 from s3stream.metrics import Metrics
 from s3stream.seams import Clock, WalListener
 from s3stream.tasks import Tasks
-from s3stream.types import StreamBatch, WalPosition
-from wal import mounts
+from s3stream.types import NodeIdentity, StreamBatch, WalPosition
+from wal import lock
 from wal.files import Files, Handle, RunBlocking, unavailable
 from wal.group_commit import GroupCommit
 from wal.metrics import WalMetrics
+from wal.owner import WalOwner, write_owner
 from wal.recovery import LogEnd, LogScan
 from wal.segment_log import SegmentLog
-from wal.segments import LOCK_NAME, SegmentDirectory
+from wal.segments import SegmentDirectory
 from wal.settings import WalSettings
 
 log = structlog.get_logger(__name__)
@@ -56,7 +57,17 @@ class FileWal:
         self._repairing: asyncio.Task[OSError | None] | None = None
 
     async def lock(self) -> None:
-        self._lock = await self._run_blocking(_take_lock, self._files, self._path)
+        self._lock = await self._run_blocking(lock.acquire, self._files, self._path)
+
+    async def owned_by(self, node: NodeIdentity) -> None:
+        """Write down whose log this is (`NamesOwner`)."""
+        assert self._lock is not None, "lock before owned_by"
+        owner = WalOwner(node.node_id, node.node_epoch, node.incarnation)
+        try:
+            await self._run_blocking(write_owner, self._files, self._path, owner)
+        except OSError as error:
+            # A full disk must not keep the log from being recovered.
+            log.error("the WAL does not name its owner: nobody can take it over", error=str(error))
 
     async def recover(self, trim: WalPosition) -> AsyncIterator[Sequence[StreamBatch]]:
         assert self._lock is not None, "lock before recover"
@@ -164,49 +175,3 @@ class FileWal:
         if self._lock is not None:
             await self._run_blocking(self._files.close, self._lock)
             self._lock = None
-
-
-def _take_lock(files: Files, path: str) -> Handle:
-    """The directory's lock, made and tested. Blocking. Raises BadSetting."""
-    wrong = mounts.complaint(files.mounts(), path)
-    if wrong is not None:
-        raise BadSetting(f"wal: {wrong}")
-    lock_path = os.path.join(path, LOCK_NAME)
-    try:
-        files.make_directory(path)
-        handle = files.lock(lock_path)
-    except BlockingIOError as error:
-        raise BadSetting(f"wal: {path} is in use by process {_holder(files, lock_path)}") from error
-    except OSError as error:
-        raise BadSetting(f"wal: {path} cannot be used: {error}") from error
-    try:
-        _prove_lock(files, lock_path)
-        # For the message that refuses another process. A full disk must not keep the log from being recovered.
-        with contextlib.suppress(OSError):
-            files.truncate(handle, 0)
-            files.pwritev(handle, [f"{os.getpid()}\n".encode()], 0)
-    except BaseException:
-        files.close(handle)
-        raise
-    return handle
-
-
-def _prove_lock(files: Files, lock_path: str) -> None:
-    """A second open of the file must be refused its lock, or the file system does not keep locks."""
-    try:
-        second = files.lock(lock_path)
-    except BlockingIOError:
-        return
-    files.close(second)
-    raise BadSetting(f"wal: the file system of {lock_path} does not keep locks: use a local disk or NFS 4.1")
-
-
-def _holder(files: Files, lock_path: str) -> str:
-    try:
-        handle = files.open(lock_path)
-    except OSError:
-        return "(unknown)"
-    try:
-        return files.pread(handle, 32, 0).decode("ascii", "replace").strip() or "(unknown)"
-    finally:
-        files.close(handle)

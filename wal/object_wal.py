@@ -10,7 +10,7 @@ the log was; so what keeps another process out is not a lock but the seal: whoev
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import aclosing
 from random import Random
 
@@ -212,7 +212,7 @@ CLEAN_TIMEOUT_S = 1.0
 async def read_streams(
     store: ObjectStore, name: LogName, node_epoch: int, trim: WalPosition, streams: Collection[StreamId],
     *, settings: ObjectWalSettings, clock: Clock, chance: Random, tasks: Tasks, damaged: dict[StreamId, WalDamage],
-) -> AsyncIterator[Sequence[StreamBatch]]:  # fmt: skip
+) -> AsyncGenerator[Sequence[StreamBatch], None]:  # fmt: skip
     """Some streams' records at or above `trim` in the log of a node whose `node_epoch` is sealed, in position order, in
     groups of one object: what a survivor recovers. Reads the slices of these streams alone.
 

@@ -247,6 +247,11 @@ class LogScan:
             found[-1] = (found[-1][0], None)
         self._plan = plan_segments(found, self._trim, directory.path)
 
+    def skip_to_last(self) -> None:
+        """Read the last segment only: where the log ends is known from it. A break before it is not looked for."""
+        assert self._scan is None and self._next == 0, "skip before reading"
+        self._next = max(0, len(self._plan.headers) - 1)
+
     def next_group(self) -> list[StreamBatch]:
         """The next records at or above the trim, all of them durable; empty at the log's end. Raises Corrupt."""
         while True:
