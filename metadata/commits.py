@@ -3,6 +3,8 @@
 Owns: what becomes of each stream's range (`decide`, pure), and carrying it out. Idempotent: a range at or below
 `committed_end` is a success, so that a retry after an unknown outcome, or an upload under a new id, finds its
 work done. Order of locks: node, its WAL row, streams ascending, objects ascending.
+A stream's ranges are its owner's to commit; those of an owner whose WAL is SEALED are anybody's, under that owner's
+stream epoch: whoever read the WAL has them, and it holds the same for all.
 Invariant: a stream's ranges are committed in order and without holes; one refused stream costs no other
 (CORRECTNESS 9); the trim never passes a record whose range was not committed (CORRECTNESS 2); a checkpoint is
 stored, and its object held, in the transaction that commits the range it describes (CORRECTNESS 12).
@@ -32,17 +34,19 @@ from s3stream.types import (
     CommittedRange,
     FlushCommit,
     NodeId,
+    NodeIdentity,
     ObjectId,
     RangeOutcome,
     StoredCheckpoint,
     StreamId,
     StreamState,
+    WalState,
 )
 
 _LOCK_STREAMS = (
     select(
-        streams.c.stream_id, streams.c.state, streams.c.epoch, streams.c.owner_node, streams.c.start_offset,
-        streams.c.committed_end, streams.c.size_bytes, streams.c.open_chunk,
+        streams.c.stream_id, streams.c.state, streams.c.epoch, streams.c.owner_node, streams.c.owner_node_epoch,
+        streams.c.start_offset, streams.c.committed_end, streams.c.size_bytes, streams.c.open_chunk,
     )
     .where(streams.c.stream_id.in_(bindparam("ids", expanding=True)))
     .order_by(streams.c.stream_id)
@@ -100,7 +104,8 @@ def decide(
     committed: CommittedRange, node_id: NodeId, state: StreamState | None, epoch: int, owner: NodeId | None,
     start_offset: int, committed_end: int,
 ) -> Decision:  # fmt: skip
-    """What becomes of one range, given its stream's row (`state` None: there is no row)."""
+    """What becomes of one range, given its stream's row (`state` None: there is no row). `owner`: in whose name it is
+    committed, `node_id` itself where a sealed owner's ranges are its to commit."""
     if state is None or state == StreamState.DELETED:
         return Decision(RangeOutcome.DELETED, committed.end)
     if committed.end <= committed_end:
@@ -125,6 +130,8 @@ class _Stream:
     size_bytes: int
     open_chunk: bytes
     full_chunks: list[bytes] = field(default_factory=list)
+    owner: NodeId | None = None
+    """Who may commit to it, as `decide` takes it."""
 
     def advance(self, committed: CommittedRange, decision: Decision, object_id: ObjectId) -> None:
         self.committed_end = committed.end
@@ -154,6 +161,7 @@ def commit(tx: Transaction, flush: FlushCommit) -> CommitResult:
     fencing.check(tx, flush.node)
     stored_trim = fencing.count(tx, flush.node)
     rows = _lock_streams(tx, {committed.stream_id for one in flush.objects for committed in one.ranges})
+    _name_owners(tx, flush.node, rows.values())
     outcomes, changed = _decide_all(flush, rows)
     checkpoint_change = checkpoints.decide(tx, _done_with(flush.checkpoints, outcomes, rows))
     for object_id in checkpoint_change.held():
@@ -176,6 +184,22 @@ def _lock_streams(tx: Transaction, stream_ids: Iterable[StreamId]) -> dict[Strea
     return found
 
 
+def _name_owners(tx: Transaction, node: NodeIdentity, rows: Iterable[_Stream]) -> None:
+    """Asks for more than the streams' rows only where one is open under another incarnation."""
+    me = (node.node_id, node.node_epoch)
+    others: dict[fencing.Incarnation, list[_Stream]] = {}
+    for stream in rows:
+        owner = (stream.row.owner_node, stream.row.owner_node_epoch)
+        if owner == me:
+            stream.owner = node.node_id
+        elif stream.row.owner_node is not None:
+            others.setdefault(owner, []).append(stream)
+    for owner, state in fencing.wal_states(tx, others).items():
+        if state == WalState.SEALED or (state == WalState.OPEN and owner[0] == node.node_id):
+            for stream in others[owner]:
+                stream.owner = node.node_id
+
+
 def _decide_all(
     flush: FlushCommit, rows: dict[StreamId, _Stream]
 ) -> tuple[dict[StreamId, RangeOutcome], dict[ObjectId, _Object]]:
@@ -191,7 +215,7 @@ def _decide_all(
         else:
             row = stream.row
             decision = decide(
-                committed, flush.node.node_id, row.state, row.epoch, row.owner_node, row.start_offset,
+                committed, flush.node.node_id, row.state, row.epoch, stream.owner, row.start_offset,
                 stream.committed_end,
             )  # fmt: skip
         _note(changed[object_id], committed, decision)

@@ -6,6 +6,9 @@ whoever raises the node epoch waits for it, or is seen by it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TypeAlias
+
 from sqlalchemy import bindparam, select, update
 
 from metadata import proof
@@ -13,7 +16,10 @@ from metadata.engine import AnyRow, Transaction
 from metadata.history import NodeWrites
 from metadata.schema import node_wals, nodes
 from s3stream.errors import Fenced, RolledBack
-from s3stream.types import NodeIdentity, WalPosition
+from s3stream.types import NodeId, NodeIdentity, WalPosition, WalState
+
+Incarnation: TypeAlias = tuple[NodeId, int]
+"""Node id and node epoch: what an open stream names as its owner."""
 
 _IDENTITY = select(nodes.c.node_epoch, nodes.c.incarnation).where(nodes.c.node_id == bindparam("node"))
 _CHECK = _IDENTITY.with_for_update(read=True)
@@ -27,6 +33,9 @@ _COUNT = (
     .returning(node_wals.c.writes, node_wals.c.wal_trim)
 )
 _SET_TRIM = update(node_wals).where(_OF_WAL).values(wal_trim=bindparam("trim"))
+_STATES = select(node_wals.c.node_id, node_wals.c.node_epoch, node_wals.c.wal_state).where(
+    node_wals.c.node_id.in_(bindparam("ids", expanding=True))
+)
 
 
 def check(tx: Transaction, node: NodeIdentity) -> None:
@@ -68,3 +77,19 @@ def raise_trim(tx: Transaction, node: NodeIdentity, trim: WalPosition) -> WalPos
     if trim > stored:
         tx.connection.execute(_SET_TRIM, {**names, "trim": trim})
     return max(trim, stored)
+
+
+def wal_states(tx: Transaction, owners: Iterable[Incarnation]) -> dict[Incarnation, WalState]:
+    """The state of each owner's WAL, for a transaction that has locked streams that name it, and cannot lock the WAL
+    row any more without breaking the order.
+
+    Two answers hold without that lock: SEALED, for a WAL leaves that state never, and its row stays while an open
+    stream names it; OPEN of an older incarnation of a node that the caller has checked, for only the newest one can
+    be fenced, and registering anew waits for the check.
+    """
+    wanted = set(owners)
+    if not wanted:
+        return {}
+    rows = tx.connection.execute(_STATES, {"ids": sorted({node_id for node_id, _ in wanted})})
+    found = {(row.node_id, row.node_epoch): WalState(row.wal_state) for row in rows}
+    return {owner: found[owner] for owner in wanted & found.keys()}

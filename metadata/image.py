@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from uuid import UUID
 
-from s3stream.types import NodeId, StreamId
+from s3stream.types import FencedWal, NodeId, StreamId
 
 NO_LEADER: NodeId = -1
 CLUSTER_DEFAULT = ""
@@ -22,11 +22,15 @@ class PartitionImage:
     partition: int
     stream_id: StreamId
     leader: NodeId
-    """Owner of the open stream; NO_LEADER when the stream is closed."""
+    """Owner of the open stream, be it alive or not (`ClusterImage.leader_of`); NO_LEADER when the stream is closed."""
     leader_epoch: int
     """The stream epoch; -1 before the first opening."""
     replicas: tuple[NodeId, ...]
     """What the user asked for. The first live member is the preferred leader (CORRECTNESS 17)."""
+    assigned: NodeId = NO_LEADER
+    """Who is to have it open; NO_LEADER: not decided yet."""
+    owner_epoch: int = -1
+    """Node epoch that the leader opened it under; -1 when the stream is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,8 @@ class NodeImage:
     port: int
     rack: str | None
     alive: bool
+    draining: bool = False
+    """Its partitions are to leave it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,5 +67,14 @@ class ClusterImage:
     broker_configs: Mapping[str, Mapping[str, str]]
     """Dynamic broker configs by resource name: a node id as text, or CLUSTER_DEFAULT."""
     controller: NodeId = NO_LEADER
+    """Holder of the controller's lease, be it alive or not."""
     features: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Finalized features (name → level), e.g. metadata.version."""
+    fenced_wals: tuple[FencedWal, ...] = ()
+    """Of incarnations that open streams still name: unfinished takeovers."""
+
+    def leader_of(self, part: PartitionImage) -> NodeId:
+        """The leader as clients may be told: NO_LEADER when the incarnation that opened it is not there any more."""
+        node = self.nodes.get(part.leader)
+        is_there = node is not None and node.alive and node.node_epoch == part.owner_epoch
+        return part.leader if is_there else NO_LEADER

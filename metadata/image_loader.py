@@ -14,7 +14,7 @@ from uuid import UUID
 
 from sqlalchemy import bindparam, select
 
-from metadata import proof
+from metadata import proof, takeovers
 from metadata.configs import BROKER, TOPIC
 from metadata.engine import AnyRow, Transaction
 from metadata.image import NO_LEADER, ClusterImage, NodeImage, PartitionImage, TopicImage
@@ -31,7 +31,7 @@ _CHANGED_TOPICS = select(topics.c.topic_id, topics.c.name, topics.c.internal, to
 _TOPIC = select(topics.c.topic_id, topics.c.name, topics.c.internal).where(topics.c.topic_id == bindparam("topic"))
 _PARTITIONS = select(
     partitions.c.topic_id, partitions.c.partition, partitions.c.stream_id, partitions.c.replicas,
-    streams.c.state, streams.c.epoch, streams.c.owner_node,
+    partitions.c.assigned, streams.c.state, streams.c.epoch, streams.c.owner_node, streams.c.owner_node_epoch,
 ).join_from(partitions, streams, streams.c.stream_id == partitions.c.stream_id).where(
     partitions.c.topic_id.in_(bindparam("ids", expanding=True))
 ).order_by(partitions.c.topic_id, partitions.c.partition)  # fmt: skip
@@ -72,6 +72,7 @@ def load(tx: Transaction, seen: ClusterImage | None) -> ClusterImage:
         broker_configs=_grouped(tx.connection.execute(_BROKER_CONFIGS)),
         controller=NO_LEADER if controller is None else controller,
         features=MappingProxyType(dict(tx.connection.execute(_FEATURES).all())),
+        fenced_wals=tuple(takeovers.fenced_wals(tx)),
     )
 
 
@@ -102,12 +103,15 @@ def _topics(tx: Transaction, rows: Iterable[AnyRow]) -> list[TopicImage]:
 
 
 def _partition(row: AnyRow) -> PartitionImage:
+    is_open = row.state == StreamState.OPEN
     return PartitionImage(
         partition=row.partition,
         stream_id=row.stream_id,
-        leader=row.owner_node if row.state == StreamState.OPEN else NO_LEADER,
+        leader=row.owner_node if is_open else NO_LEADER,
         leader_epoch=row.epoch,
         replicas=tuple(map(int, row.replicas.split(","))) if row.replicas else (),
+        assigned=row.assigned,
+        owner_epoch=row.owner_node_epoch if is_open else -1,
     )
 
 
@@ -122,7 +126,7 @@ def _nodes(tx: Transaction) -> Mapping[NodeId, NodeImage]:
     images = {}
     for row in tx.connection.execute(_NODES):
         host, port = main_address(json.loads(row.addresses))
-        images[row.node_id] = NodeImage(row.node_id, row.node_epoch, host, port, row.rack, row.alive)
+        images[row.node_id] = NodeImage(row.node_id, row.node_epoch, host, port, row.rack, row.alive, row.draining)
     return MappingProxyType(images)
 
 

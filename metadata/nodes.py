@@ -1,41 +1,68 @@
-"""Nodes: registration, the WAL rows of their incarnations, heartbeats.
+"""Nodes: registration, the WAL rows of their incarnations, heartbeats, who is leaving.
 
-Invariant: a node epoch only grows. A WAL row exists for each (node, node epoch) that an open stream names.
+Does not own: fencing a node from outside (takeovers.py).
+Invariant: a node epoch only grows. A WAL row exists for each (node, node epoch) that an open stream names. A node
+does not come back on a WAL that a takeover is still reading.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
 from metadata import cluster, fencing, streams
-from metadata.engine import Transaction
+from metadata.cluster_types import NodeBeat
+from metadata.engine import AnyRow, Transaction
 from metadata.history import NodeWrites
-from metadata.schema import WalState, node_wals, nodes
+from metadata.schema import node_wals, nodes
 from metadata.schema import streams as stream_rows
-from s3stream.errors import BadSetting
-from s3stream.types import NodeId, NodeIdentity, NodeRegistration, StreamState, WalPosition
+from s3stream.errors import BadSetting, NotFound, Unavailable
+from s3stream.types import NodeId, NodeIdentity, NodeRegistration, StreamSnapshot, StreamState, WalPosition, WalState
 
 _HEARTBEAT = (
     update(nodes)
     .where(nodes.c.node_id == bindparam("node"))
     .values(heartbeat=nodes.c.heartbeat + 1, heartbeat_ms=bindparam("now"))
 )
+_BEATS = (
+    select(
+        nodes.c.node_id, nodes.c.node_epoch, nodes.c.heartbeat, nodes.c.alive, nodes.c.draining, nodes.c.rack,
+        node_wals.c.wal_uri,
+    )
+    .select_from(
+        nodes.outerjoin(
+            node_wals, (node_wals.c.node_id == nodes.c.node_id) & (node_wals.c.node_epoch == nodes.c.node_epoch)
+        )
+    )
+    .order_by(nodes.c.node_id)
+)  # fmt: skip
+_WALS = select(node_wals).where(node_wals.c.node_id == bindparam("node")).order_by(node_wals.c.node_epoch.desc())
+_SET_DRAINING = (
+    update(nodes)
+    .where(nodes.c.node_id == bindparam("node"))
+    .values(draining=bindparam("is_draining"))
+    .returning(nodes.c.node_id)
+)
 
 
 def register(
     tx: Transaction, node_id: NodeId, wal_uri: str, addresses: dict[str, str], rack: str | None
 ) -> NodeRegistration:
-    """Raise the node epoch; older incarnations are fenced from here on."""
+    """Raise the node epoch; older incarnations are fenced from here on.
+
+    `owned`: streams that an older incarnation left open, and that no takeover has.
+    """
     cluster.bump_version(tx)
     row = tx.connection.execute(
         select(nodes.c.node_epoch).where(nodes.c.node_id == node_id).with_for_update()
     ).one_or_none()
     node_epoch = 1 if row is None else row.node_epoch + 1
     incarnation = tx.random.getrandbits(63)
-    owned = streams.owned_by(tx, node_id)
-    trim = _carried_trim(tx, node_id, wal_uri, len(owned))
+    wals = tx.connection.execute(_WALS, {"node": node_id}).all()
+    owned = _left_to_us(streams.owned_by(tx, node_id), wals, wal_uri)
+    trim = _carried_trim(tx, node_id, wals, wal_uri, len(owned))
     values = {
         "node_epoch": node_epoch,
         "incarnation": incarnation,
@@ -44,6 +71,7 @@ def register(
         "alive": True,
         "heartbeat": 0,
         "heartbeat_ms": tx.now_ms,
+        "draining": False,
     }
     if row is None:
         tx.connection.execute(insert(nodes), {"node_id": node_id, **values})
@@ -55,18 +83,28 @@ def register(
     return NodeRegistration(NodeIdentity(node_id, node_epoch, incarnation), trim, owned)
 
 
-def _carried_trim(tx: Transaction, node_id: NodeId, wal_uri: str, owned: int) -> WalPosition:
+def _left_to_us(open_streams: list[StreamSnapshot], wals: Sequence[AnyRow], wal_uri: str) -> list[StreamSnapshot]:
+    """Those that no takeover has. Raises Unavailable while one reads the WAL that the node comes with: its place
+    may hold both the records that are being read, and those that the node would write."""
+    fenced = {wal.node_epoch: wal.wal_uri for wal in wals if wal.wal_state != WalState.OPEN}
+    waiting = [stream for stream in open_streams if fenced.get(stream.owner_epoch or 0) == wal_uri]
+    if waiting:
+        raise Unavailable(
+            f"wal {wal_uri} is being taken over by other nodes: {len(waiting)} partitions are still to be opened "
+            "there; this node can register again after that"
+        )
+    return [stream for stream in open_streams if stream.owner_epoch not in fenced]
+
+
+def _carried_trim(tx: Transaction, node_id: NodeId, wals: Sequence[AnyRow], wal_uri: str, owned: int) -> WalPosition:
     """The trim of the node's last WAL, if the new incarnation goes on with it. Drops WAL rows that nothing names.
 
     Raises BadSetting when the node comes with another WAL while streams that it had open may have records in
     the old one: to go on would lose them.
     """
-    rows = tx.connection.execute(
-        select(node_wals).where(node_wals.c.node_id == node_id).order_by(node_wals.c.node_epoch.desc())
-    ).all()
-    if not rows:
+    if not wals:
         return 0
-    last = rows[0]
+    last = wals[0]
     if last.wal_uri != wal_uri:
         if owned:
             raise BadSetting(
@@ -81,7 +119,6 @@ def _carried_trim(tx: Transaction, node_id: NodeId, wal_uri: str, owned: int) ->
         delete(node_wals).where(
             node_wals.c.node_id == node_id,
             node_wals.c.wal_uri == wal_uri,
-            node_wals.c.wal_state == WalState.OPEN,
             node_wals.c.node_epoch.not_in(still_named),
         )
     )
@@ -98,3 +135,19 @@ def unregister(tx: Transaction, node: NodeIdentity) -> None:
     cluster.bump_version(tx)
     fencing.check_to_change(tx, node)
     tx.connection.execute(update(nodes).where(nodes.c.node_id == node.node_id).values(alive=False))
+
+
+def set_draining(tx: Transaction, node_id: NodeId, draining: bool) -> None:
+    """Whether the node is to be left by its partitions. Registering ends it. Raises NotFound."""
+    cluster.bump_version(tx)
+    found = tx.connection.execute(_SET_DRAINING, {"node": node_id, "is_draining": draining}).all()
+    if not found:
+        raise NotFound(f"node {node_id} was never registered")
+
+
+def beats(tx: Transaction) -> list[NodeBeat]:
+    """Every node that was ever registered, by id."""
+    return [
+        NodeBeat(row.node_id, row.node_epoch, row.heartbeat, row.alive, row.wal_uri or "", row.draining, row.rack)
+        for row in tx.connection.execute(_BEATS)
+    ]

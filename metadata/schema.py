@@ -22,11 +22,12 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    false,
 )
 
 from s3stream.types import WalState as WalState
 
-REVISION = "0002"
+REVISION = "0003"
 """The migration that makes what this file says. Revisions are numbered and only grow."""
 
 
@@ -76,6 +77,8 @@ nodes = Table(
     Column("alive", Boolean, nullable=False),
     Column("heartbeat", BigInteger, nullable=False),
     Column("heartbeat_ms", BigInteger, nullable=False),
+    # Columns added later have a default in the database: a broker of the schema before does not name them.
+    Column("draining", Boolean, nullable=False, server_default=false()),
 )
 
 node_wals = Table(
@@ -88,7 +91,6 @@ node_wals = Table(
     Column("wal_trim", BigInteger, nullable=False),
     Column("wal_state", SmallInteger, nullable=False),
     Column("seal_number", BigInteger),
-    # A default in the database: a broker of the schema before does not name the column.
     Column("writes", BigInteger, nullable=False, server_default="0"),
 )
 
@@ -99,6 +101,7 @@ leases = Table(
     Column("holder", Integer),
     Column("lease_epoch", BigInteger, nullable=False),
     Column("renewals", BigInteger, nullable=False),
+    Column("holder_epoch", BigInteger),
 )
 
 topics = Table(
@@ -120,6 +123,7 @@ partitions = Table(
     Column("partition", Integer, primary_key=True, autoincrement=False),
     Column("stream_id", BigInteger, nullable=False, unique=True),
     Column("replicas", Text, nullable=False),
+    Column("assigned", Integer, nullable=False, server_default="-1"),
 )
 
 streams = Table(
@@ -139,6 +143,7 @@ streams = Table(
     Column("epochs", LargeBinary, nullable=False),
     Index("ix_streams_topic", "topic_id", "partition"),
     Index("ix_streams_owner", "owner_node", "stream_id"),
+    Index("ix_streams_owner_epoch", "owner_node", "owner_node_epoch"),
 )
 
 stream_chunks = Table(

@@ -18,20 +18,24 @@ import structlog
 from sqlalchemy.exc import ProgrammingError
 
 from metadata import (
+    assignments,
     cluster,
     commits,
     configs,
     ids,
     image_loader,
+    leases,
     migrate,
     nodes,
     objects,
     proof,
     ranges,
     streams,
+    takeovers,
     topics,
 )
 from metadata import seen_file as seen
+from metadata.cluster_types import Lease, NodeBeat
 from metadata.engine import Engine, Transaction
 from metadata.image import ClusterImage, TopicImage
 from metadata.schema import REVISION
@@ -44,6 +48,7 @@ from s3stream.seams import Clock, RunBlocking
 from s3stream.tasks import Tasks
 from s3stream.types import (
     CommitResult,
+    FencedWal,
     FlushCommit,
     NodeId,
     NodeIdentity,
@@ -196,7 +201,8 @@ class Metadata:
         self, node_id: NodeId, wal_uri: str, addresses: dict[str, str], rack: str | None = None
     ) -> NodeRegistration:
         """`addresses`: listener name → host:port. Raises BadSetting when the node's open streams may have
-        records in another WAL than `wal_uri`."""
+        records in another WAL than `wal_uri`, Unavailable while a takeover of its older incarnation still needs
+        that WAL."""
         return await self._write("register_node", nodes.register, node_id, wal_uri, addresses, rack)
 
     async def heartbeat(self, node: NodeIdentity) -> None:
@@ -205,6 +211,57 @@ class Metadata:
     async def unregister_node(self, node: NodeIdentity) -> None:
         """An orderly stop: the node is shown as not alive. It may register again at any time."""
         await self._write("unregister_node", nodes.unregister, node)
+
+    async def set_draining(self, node_id: NodeId, draining: bool) -> None:
+        """Whether its partitions are to leave the node; registering ends it. Raises NotFound."""
+        await self._write("set_draining", nodes.set_draining, node_id, draining)
+
+    async def node_beats(self) -> list[NodeBeat]:
+        """Every node that was ever registered, by id."""
+        return await self._read("node_beats", nodes.beats)
+
+    # --- leases and takeovers ------------------------------------------------------------------
+
+    async def lease(self, name: str) -> Lease | None:
+        """None while nobody holds it."""
+        return await self._read("lease", leases.read, name)
+
+    async def acquire_lease(self, name: str, node: NodeIdentity, seen: Lease | None) -> Lease | None:
+        """Take the lease when nobody holds it, when its holder's incarnation has been replaced, or when it is still
+        as `seen`, which the caller has watched unchanged for a lease period by its own monotonic clock. None: somebody
+        else has it. The same registration again is a success."""
+        return await self._write("acquire_lease", leases.acquire, name, node, seen)
+
+    async def renew_lease(self, lease: Lease) -> Lease:
+        """Raises Fenced when it was taken or released."""
+        return await self._write("renew_lease", leases.renew, lease)
+
+    async def release_lease(self, lease: Lease) -> None:
+        """Nobody holds it then, unless somebody else had taken it."""
+        await self._write("release_lease", leases.release, lease)
+
+    async def fence_node(self, lease: Lease, node_id: NodeId, node_epoch: int, heartbeat: int) -> FencedWal | None:
+        """Raise the node's epoch, so that this incarnation is Fenced, and mark its WAL SEALING, if its heartbeat still
+        has that value. None: it has beaten, or registered anew. A repeat returns the row as it is by then. Raises
+        Fenced when the lease is lost. Of a file WAL the caller holds the lock (CORRECTNESS 10)."""
+        return await self._write("fence_node", takeovers.fence_node, lease, node_id, node_epoch, heartbeat)
+
+    async def wal_sealed(self, lease: Lease, node_id: NodeId, node_epoch: int, seal_number: int) -> None:
+        """SEALING → SEALED, for ever; from here on any node may commit what the WAL holds. A repeat is a success.
+        Raises Fenced when the lease is lost, the node was not fenced, or the WAL was sealed elsewhere."""
+        await self._write("wal_sealed", takeovers.wal_sealed, lease, node_id, node_epoch, seal_number)
+
+    async def fenced_wals(self) -> list[FencedWal]:
+        """SEALING and SEALED ones that open streams still name: unfinished takeovers."""
+        return await self._read("fenced_wals", takeovers.fenced_wals)
+
+    async def owned_streams(self, node_id: NodeId, node_epoch: int) -> list[StreamSnapshot]:
+        return await self._read("owned_streams", streams.owned_streams, node_id, node_epoch)
+
+    async def assign(self, moves: Mapping[StreamId, NodeId], lease: Lease | None = None) -> None:
+        """Say which node is to have each stream open. Streams that do not exist are passed over. Raises Fenced when
+        `lease` is given and was lost."""
+        await self._write("assign", assignments.assign, moves, lease)
 
     # --- streams -------------------------------------------------------------------------------
 

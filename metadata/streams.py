@@ -1,13 +1,16 @@
 """Stream rows: opening, closing, reading them.
 
-Invariant: a stream is opened only when it is CLOSED, or OPEN under an older epoch of the node that asks and so
-holds the WAL's lock (CORRECTNESS 1); each opening stores (epoch, start) before the first append (CORRECTNESS 20).
+Invariant: a stream is opened only when it is CLOSED; or OPEN under an older epoch of the node that asks, which was
+not fenced, and so holds the WAL's lock; or OPEN under an incarnation whose WAL is SEALED, with all that it held
+committed (CORRECTNESS 1). In the first and the last case only by the node that it is assigned to. Each opening stores
+(epoch, start) before the first append (CORRECTNESS 20).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
+from uuid import UUID
 
 from sqlalchemy import Select, bindparam, func, select, update
 
@@ -15,7 +18,7 @@ from metadata import cluster, fencing
 from metadata.engine import AnyRow, Transaction
 from metadata.limits import EPOCHS_PER_STREAM_MAX, IDS_PER_STATEMENT
 from metadata.packing import pack_epochs, unpack_epochs
-from metadata.schema import checkpoints, objects, streams, tail_rows, topics
+from metadata.schema import checkpoints, objects, partitions, streams, tail_rows, topics
 from s3stream.errors import Fenced, NotFound, Unavailable
 from s3stream.types import (
     Checkpoint,
@@ -28,6 +31,7 @@ from s3stream.types import (
     StreamId,
     StreamSnapshot,
     StreamState,
+    WalState,
 )
 
 T = TypeVar("T")
@@ -65,6 +69,9 @@ _TAIL_ENDS = (
     .where(tail_rows.c.stream_id.in_(bindparam("ids", expanding=True)))
     .group_by(tail_rows.c.stream_id)
 )
+_ASSIGNED = select(partitions.c.stream_id, partitions.c.assigned).where(
+    partitions.c.stream_id.in_(bindparam("ids", expanding=True))
+)
 _TOUCH_TOPICS = (
     update(topics)
     .where(topics.c.topic_id.in_(bindparam("ids", expanding=True)))
@@ -90,6 +97,7 @@ def snapshot(row: AnyRow) -> StreamSnapshot:
         epochs=unpack_epochs(row.epochs, row.stream_id),
         owner=row.owner_node,
         size_bytes=row.size_bytes,
+        owner_epoch=row.owner_node_epoch,
     )
 
 
@@ -124,23 +132,42 @@ def owned_by(tx: Transaction, node_id: NodeId) -> list[StreamSnapshot]:
     return [snapshot(row) for row in tx.connection.execute(query)]
 
 
+def owned_streams(tx: Transaction, node_id: NodeId, node_epoch: int) -> list[StreamSnapshot]:
+    """Streams that this incarnation has open."""
+    query = _SNAPSHOT.where(
+        streams.c.owner_node == node_id,
+        streams.c.owner_node_epoch == node_epoch,
+        streams.c.state == StreamState.OPEN,
+    )
+    return [snapshot(row) for row in tx.connection.execute(query)]
+
+
+class _Facts(NamedTuple):
+    """What decides on an opening besides the stream's row."""
+
+    closed_end: int
+    """Where the log ends, as far as the database knows."""
+    owner_wal: WalState | None
+    """Of whoever has it open."""
+    assigned: NodeId | None
+
+
 def open_streams(tx: Transaction, node: NodeIdentity, requests: Sequence[OpenRequest]) -> list[StreamSnapshot]:
     version = cluster.bump_version(tx)
     fencing.check(tx, node)
     wanted = {request.stream_id: request for request in requests}
     assert len(wanted) == len(requests), "a stream is asked for twice"
     rows = lock(tx, wanted)
-    tails: dict[StreamId, int] = {}
-    for ids in parts(wanted):
-        tails.update(tx.connection.execute(_TAIL_ENDS, {"ids": ids}).all())
+    facts = _facts(tx, rows)
     changes = []
     for request in requests:
         row = _existing(rows, request.stream_id)
-        closed_end = max(row.committed_end, row.start_offset, tails.get(request.stream_id, 0))
-        if _opened_by_us(row, node, request, closed_end):
+        known = facts[request.stream_id]
+        if _opened_by_us(row, node, request, known.closed_end):
             continue
-        _check_openable(row, node, request, closed_end)
-        epochs = (*unpack_epochs(row.epochs, row.stream_id), (row.epoch + 1, max(closed_end, request.recovered_end)))
+        _check_openable(row, node, request, known)
+        start = max(known.closed_end, request.recovered_end)
+        epochs = (*unpack_epochs(row.epochs, row.stream_id), (row.epoch + 1, start))
         changes.append(
             {
                 "id": row.stream_id,
@@ -152,8 +179,27 @@ def open_streams(tx: Transaction, node: NodeIdentity, requests: Sequence[OpenReq
         )
     if changes:
         tx.connection.execute(_OPEN, changes)
-        touch_topics(tx, rows.values(), version)
+        touch_topics(tx, {row.topic_id for row in rows.values()}, version)
     return read(tx, [request.stream_id for request in requests])
+
+
+def _facts(tx: Transaction, rows: dict[StreamId, AnyRow]) -> dict[StreamId, _Facts]:
+    """Of locked streams. Assignments change only under the cluster row's lock, which is held here too."""
+    tails: dict[StreamId, int] = {}
+    assigned: dict[StreamId, NodeId] = {}
+    for ids in parts(rows):
+        tails.update(tx.connection.execute(_TAIL_ENDS, {"ids": ids}).all())
+        assigned.update(tx.connection.execute(_ASSIGNED, {"ids": ids}).all())
+    owners = {id: (row.owner_node, row.owner_node_epoch) for id, row in rows.items() if row.owner_node is not None}
+    states = fencing.wal_states(tx, owners.values())
+    return {
+        stream_id: _Facts(
+            max(row.committed_end, row.start_offset, tails.get(stream_id, 0)),
+            states.get(owners.get(stream_id, (-1, -1))),
+            assigned.get(stream_id),
+        )
+        for stream_id, row in rows.items()
+    }
 
 
 def _existing(rows: dict[StreamId, AnyRow], stream_id: StreamId) -> AnyRow:
@@ -173,15 +219,33 @@ def _opened_by_us(row: AnyRow, node: NodeIdentity, request: OpenRequest, closed_
     )
 
 
-def _check_openable(row: AnyRow, node: NodeIdentity, request: OpenRequest, closed_end: int) -> None:
+def _check_openable(row: AnyRow, node: NodeIdentity, request: OpenRequest, known: _Facts) -> None:
     name = f"stream {row.stream_id} epoch {row.epoch}"
     if row.epoch != request.expected_epoch:
         raise Fenced(f"{name}: expected epoch {request.expected_epoch}")
     if row.state == StreamState.CLOSED:
-        if request.recovered_end > closed_end:
-            raise Fenced(f"{name}: closed at {closed_end}, but records were recovered to {request.recovered_end}")
-    elif row.owner_node != node.node_id or row.owner_node_epoch >= node.node_epoch:
-        raise Fenced(f"{name}: open on node {row.owner_node} epoch {row.owner_node_epoch}")
+        if request.recovered_end > known.closed_end:
+            raise Fenced(f"{name}: closed at {known.closed_end}, but records were recovered to {request.recovered_end}")
+    elif known.owner_wal == WalState.SEALED:
+        _check_taken_over(row, request, known, name)
+    elif known.owner_wal != WalState.OPEN or row.owner_node != node.node_id or row.owner_node_epoch >= node.node_epoch:
+        raise Fenced(f"{name}: open on node {row.owner_node} epoch {row.owner_node_epoch}, whose WAL is not sealed")
+    else:
+        # A restart before anybody noticed. Only this node has the records, wherever they are wanted: it opens the
+        # stream, and closes it to hand it over.
+        return
+    if known.assigned != node.node_id:
+        raise Fenced(f"{name}: assigned to node {known.assigned}, not to node {node.node_id}")
+
+
+def _check_taken_over(row: AnyRow, request: OpenRequest, known: _Facts, name: str) -> None:
+    owner = f"node {row.owner_node} epoch {row.owner_node_epoch}"
+    if request.recovered_from != (row.owner_node, row.owner_node_epoch):
+        raise Fenced(f"{name}: open on {owner}, whose sealed WAL was not read by who opens it (recovered_from)")
+    if request.recovered_end != known.closed_end:
+        raise Unavailable(
+            f"{name}: recovered from {owner} to {request.recovered_end}, but committed to {known.closed_end}"
+        )
 
 
 def close_streams(tx: Transaction, node: NodeIdentity, ends: dict[StreamId, int]) -> None:
@@ -203,10 +267,10 @@ def close_streams(tx: Transaction, node: NodeIdentity, ends: dict[StreamId, int]
         changes.append({"id": stream_id, "end": end})
     if changes:
         tx.connection.execute(_CLOSE, changes)
-        touch_topics(tx, rows.values(), version)
+        touch_topics(tx, {row.topic_id for row in rows.values()}, version)
 
 
-def touch_topics(tx: Transaction, rows: Iterable[AnyRow], version: int) -> None:
-    """Let the image refresh of `version` take the topics of these streams."""
-    for ids in parts(sorted({row.topic_id for row in rows})):
+def touch_topics(tx: Transaction, topic_ids: Iterable[UUID], version: int) -> None:
+    """Let the image refresh of `version` take these topics."""
+    for ids in parts(sorted(topic_ids)):
         tx.connection.execute(_TOUCH_TOPICS, {"ids": ids, "new_version": version})

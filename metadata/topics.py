@@ -14,7 +14,7 @@ from sqlalchemy import bindparam, delete, func, insert, select, update
 from metadata import cluster, ids, image_loader, ranges
 from metadata.configs import TOPIC
 from metadata.engine import Transaction
-from metadata.image import TopicImage
+from metadata.image import NO_LEADER, TopicImage
 from metadata.limits import STREAMS_DROPPED_PER_TRANSACTION, TOPIC_TOMBSTONES_MAX
 from metadata.packing import EMPTY
 from metadata.schema import TopicState, checkpoints, configs, partitions, stream_chunks, streams, tail_rows, topics
@@ -101,7 +101,13 @@ def _add_partitions(tx: Transaction, topic_id: UUID, first: int, assignment: Seq
     tx.connection.execute(
         insert(partitions),
         [
-            {"topic_id": topic_id, "partition": number, "stream_id": stream_id, "replicas": pack_replicas(replicas)}
+            {
+                "topic_id": topic_id,
+                "partition": number,
+                "stream_id": stream_id,
+                "replicas": pack_replicas(replicas),
+                "assigned": replicas[0] if replicas else NO_LEADER,
+            }
             for stream_id, number, replicas in zip(stream_ids, numbers, assignment, strict=True)
         ],
     )

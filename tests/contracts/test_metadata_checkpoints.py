@@ -185,6 +185,7 @@ async def test_a_refused_streams_pointer_is_not_stored_and_holds_nothing(metadat
     node, other = await open_node(metadata, good, moved, deleted), await Node.register(metadata, 1)
     await node.commit(CommittedRange(moved, 0, 0, 5, 1))
     await metadata.close_streams(node.identity, {moved: 5})
+    await other.assign(moved)
     await other.open(moved, 0, 5)
     await metadata.delete_topic((await metadata.load_image()).topics["gone"].topic_id)
     streams = (good, moved, deleted, 987_654)

@@ -28,6 +28,7 @@ async def test_correctness_9_one_refused_stream_does_not_cost_the_others(metadat
     await node.commit(CommittedRange(done, 0, 0, 10, 1), CommittedRange(moved, 0, 0, 5, 1))
     await metadata.trim_stream(node.identity, trimmed, 0, 10)
     await metadata.close_streams(node.identity, {moved: 5})
+    await other.assign(moved)
     await other.open(moved, 0, 5)
     await metadata.delete_topic((await metadata.load_image()).topics["gone"].topic_id)
     object_id = await node.prepare()
@@ -213,6 +214,7 @@ async def test_checkpoints_are_kept_only_with_their_range_and_only_newer(metadat
     stream, moved = await make_streams(metadata, 2)
     node, other = await Node.register(metadata, 0), await Node.register(metadata, 1)
     await node.open(stream)
+    await other.assign(moved)
     await other.open(moved)
 
     async def kept(at: int, start: int, end: int) -> int | None:

@@ -97,6 +97,7 @@ async def test_correctness_1_a_stream_opens_only_from_closed_or_its_own_older_ep
     assert (snapshot.epoch, snapshot.epochs[-1], snapshot.owner) == (1, (1, 25), 0)
     await restarted.commit(CommittedRange(stream, 1, 0, 25, 250))
     await metadata.close_streams(restarted.identity, {stream: 25})
+    await other.assign(stream)
     moved = await other.open(stream, 1, 25)
     assert (moved.epoch, moved.owner, moved.state) == (2, 1, StreamState.OPEN)
 
@@ -132,6 +133,7 @@ async def test_opening_again_after_an_unknown_outcome_is_a_success(metadata: Met
 async def test_opening_is_all_or_nothing(metadata: Metadata) -> None:
     one, two = await make_streams(metadata, 2)
     first, other = await Node.register(metadata, 0), await Node.register(metadata, 1)
+    await other.assign(two)
     await other.open(two)
     with pytest.raises(Fenced):
         await metadata.open_streams(first.identity, [OpenRequest(one, -1, 0), OpenRequest(two, 0, 0)])

@@ -58,6 +58,7 @@ class ModelStream:
     topic: int
     epoch: int = -1
     owner: tuple[int, int] | None = None
+    assigned: int = 0
     start: int = 0
     end: int = 0
     checkpoint: StoredCheckpoint | None = None
@@ -144,7 +145,7 @@ class Commits(RuleBasedStateMachine):
         request = OpenRequest(stream_id, model.epoch, end)
         if model.deleted:
             return
-        if model.owner is None or older:
+        if older or (model.owner is None and model.assigned == who):
             [row] = now(self.metadata.open_streams(identity, [request]))
             model.epoch += 1
             model.owner = (who, identity.node_epoch)
@@ -152,6 +153,12 @@ class Commits(RuleBasedStateMachine):
             assert row.epochs[-1] == model.openings[-1]
         else:
             self.refused(self.metadata.open_streams(identity, [request]), Fenced)
+
+    @rule(index=st.integers(0, 2), who=st.integers(0, NODES - 1))
+    def assign(self, index: int, who: int) -> None:
+        stream_id, model = self.stream(index)
+        now(self.metadata.assign({stream_id: who, 987_654: who}))
+        model.assigned = who
 
     def refused(self, call: Coroutine[Any, Any, Any], error: type[Exception]) -> None:
         try:

@@ -78,8 +78,9 @@ class AdminWorld:
         return await auto_create(self.services, names)
 
     async def open(self, topic: str) -> None:
-        """What the partition manager does: open the topic's streams here."""
+        """What controller and partition manager do: open the topic's streams here."""
         parts = self.image.topics[topic].partitions
+        await self.metadata.assign({part.stream_id: self.node.node_id for part in parts})
         await self.metadata.open_streams(self.node, [OpenRequest(p.stream_id, p.leader_epoch, 0) for p in parts])
         await self.refresh()
 

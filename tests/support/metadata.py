@@ -105,6 +105,10 @@ class Node:
         [snapshot] = await self.metadata.open_streams(self.identity, [OpenRequest(stream_id, epoch, end)])
         return snapshot
 
+    async def assign(self, *stream_ids: StreamId) -> None:
+        """The streams are to be open here."""
+        await self.metadata.assign(dict.fromkeys(stream_ids, self.identity.node_id))
+
     async def prepare(self, expires_ms: int = FAR_MS) -> ObjectId:
         [object_id] = await self.metadata.prepare_objects(self.identity, 1, expires_ms)
         return object_id

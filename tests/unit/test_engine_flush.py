@@ -217,6 +217,7 @@ async def give_to_another_node(world: World, engine: Engine, stream_id: int) -> 
     [row] = await world.metadata.streams([stream_id])
     await world.metadata.close_streams(engine.storage._node, {stream_id: row.committed_end})
     other = (await world.metadata.register_node(7, "memory:other", {"PLAINTEXT": "127.0.0.1:1"})).identity
+    await world.metadata.assign({stream_id: 7})
     await world.metadata.open_streams(other, [OpenRequest(stream_id, row.epoch, row.committed_end)])
 
 

@@ -1,0 +1,33 @@
+"""What a controller asks the metadata about nodes and leases."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from s3stream.types import NodeId
+
+
+class NodeBeat(NamedTuple):
+    """A node's row, as a failure detector watches it: what counts is whether `heartbeat` changes."""
+
+    node_id: NodeId
+    node_epoch: int
+    heartbeat: int
+    """Counts since this node epoch's registration."""
+    alive: bool
+    """False after an orderly stop, and once fenced."""
+    wal_uri: str
+    """Of this node epoch's WAL; empty when the epoch was raised by a fence."""
+    draining: bool
+    rack: str | None
+
+
+class Lease(NamedTuple):
+    """A lease that a node holds."""
+
+    name: str
+    holder: NodeId
+    lease_epoch: int
+    """Raised by each taking: what is done under an older one is refused."""
+    renewals: int
+    """Counts while it is held; whoever sees it stand still for a lease period, by its own clock, may take it."""

@@ -1,0 +1,95 @@
+"""Fencing a node that does not answer, and what is left of it until others have its streams.
+
+Owns: the way of an incarnation's WAL row from OPEN by SEALING to SEALED. Does not own: who decides that a node is
+dead (the controller), the seal itself (wal), committing and opening what the sealed WAL holds (commits.py,
+streams.py).
+Invariant: the node epoch is raised, the WAL is marked SEALING and its trim is read in one transaction under the
+node's row lock, so that no commit of the owner is missing from the trim and none follows it (CORRECTNESS 2); all of
+it only while the caller holds its lease and the node has not beaten since it was looked at (CORRECTNESS 19).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Select, bindparam, select, update
+
+from metadata import cluster, leases
+from metadata.cluster_types import Lease
+from metadata.engine import AnyRow, Transaction
+from metadata.schema import node_wals, nodes, streams
+from s3stream.errors import Fenced, RolledBack
+from s3stream.types import FencedWal, NodeId, StreamState, WalState
+
+_NODE = nodes.c.node_id == bindparam("node")
+_LOCK_NODE = select(nodes.c.node_epoch, nodes.c.heartbeat).where(_NODE).with_for_update()
+_FENCE = update(nodes).where(_NODE).values(node_epoch=nodes.c.node_epoch + 1, alive=False)
+_OF_WAL = (node_wals.c.node_id == bindparam("node")) & (node_wals.c.node_epoch == bindparam("epoch"))
+_WALS: Select[Any] = select(
+    node_wals.c.node_id, node_wals.c.node_epoch, node_wals.c.incarnation, node_wals.c.wal_uri, node_wals.c.wal_trim,
+    node_wals.c.wal_state, node_wals.c.seal_number,
+)  # fmt: skip
+_LOCK_WAL = _WALS.where(_OF_WAL).with_for_update()
+_SEALING = update(node_wals).where(_OF_WAL).values(wal_state=WalState.SEALING)
+_SEALED = update(node_wals).where(_OF_WAL).values(wal_state=WalState.SEALED, seal_number=bindparam("number"))
+_IS_NAMED = (
+    select(streams.c.stream_id)
+    .where(
+        streams.c.owner_node == node_wals.c.node_id,
+        streams.c.owner_node_epoch == node_wals.c.node_epoch,
+        streams.c.state == StreamState.OPEN,
+    )
+    .exists()
+)
+_UNFINISHED = _WALS.where(node_wals.c.wal_state.in_((WalState.SEALING, WalState.SEALED)), _IS_NAMED).order_by(
+    node_wals.c.node_id, node_wals.c.node_epoch
+)
+
+
+def fence_node(tx: Transaction, lease: Lease, node_id: NodeId, node_epoch: int, heartbeat: int) -> FencedWal | None:
+    """Fence that incarnation, if its heartbeat still has that value; None: it has beaten, or registered anew. A
+    repeat returns the same. Raises Fenced when the lease is lost."""
+    cluster.bump_version(tx)
+    leases.check(tx, lease)
+    node = tx.connection.execute(_LOCK_NODE, {"node": node_id}).one_or_none()
+    if node is None or node.node_epoch < node_epoch:
+        found = "no such node" if node is None else node.node_epoch
+        raise RolledBack(f"node {node_id} had epoch {node_epoch}, but the database knows {found}")
+    names = {"node": node_id, "epoch": node_epoch}
+    wal = tx.connection.execute(_LOCK_WAL, names).one_or_none()
+    if wal is None or wal.wal_state != WalState.OPEN:
+        return None if wal is None else _fenced(wal)
+    if (node.node_epoch, node.heartbeat) != (node_epoch, heartbeat):
+        return None
+    tx.connection.execute(_FENCE, {"node": node_id})
+    tx.connection.execute(_SEALING, names)
+    return _fenced(wal)._replace(state=WalState.SEALING)
+
+
+def wal_sealed(tx: Transaction, lease: Lease, node_id: NodeId, node_epoch: int, seal_number: int) -> None:
+    """Store where the WAL ends, once. A repeat is a success, as is a WAL that nothing names any more. Raises Fenced
+    when the lease is lost, the incarnation was never fenced, or another seal is stored."""
+    cluster.bump_version(tx)
+    leases.check(tx, lease)
+    names = {"node": node_id, "epoch": node_epoch}
+    wal = tx.connection.execute(_LOCK_WAL, names).one_or_none()
+    if wal is None or (wal.wal_state, wal.seal_number) == (WalState.SEALED, seal_number):
+        return
+    name = f"WAL of node {node_id} epoch {node_epoch}"
+    if wal.wal_state == WalState.OPEN:
+        raise Fenced(f"{name}: its owner was not fenced")
+    if wal.wal_state == WalState.SEALED:
+        raise Fenced(f"{name}: sealed at {wal.seal_number} before, not at {seal_number}")
+    tx.connection.execute(_SEALED, {**names, "number": seal_number})
+
+
+def fenced_wals(tx: Transaction) -> list[FencedWal]:
+    """Those that open streams still name: unfinished takeovers."""
+    return [_fenced(row) for row in tx.connection.execute(_UNFINISHED)]
+
+
+def _fenced(row: AnyRow) -> FencedWal:
+    return FencedWal(
+        row.node_id, row.node_epoch, row.incarnation, row.wal_uri, row.wal_trim, WalState(row.wal_state),
+        row.seal_number,
+    )  # fmt: skip
