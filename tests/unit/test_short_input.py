@@ -1,0 +1,93 @@
+"""Bytes that are shorter than they say, or null where there must be something: a clear error, from every reader.
+
+What the checksums let through is a writer's fault or an attacker's work; the readers below meet it all the same.
+"""
+
+from __future__ import annotations
+
+import struct
+from uuid import UUID
+
+import pytest
+from crc32c import crc32c
+
+from brokers.groups.messages import CONSUMER_PROTOCOL
+from brokers.groups.records import decode_offset
+from brokers.groups.snapshot import DurableMap
+from brokers.groups.subscription import subscribed_topics
+from brokers.protocol.fetch_codec import decode_fetch_request
+from brokers.protocol.primitives import MalformedRequest
+from brokers.protocol.produce_codec import decode_produce_request
+from brokers.records.record import section_heads
+from s3stream.errors import Corrupt
+from tests.support.group_driver import subscription
+
+
+def varint(value: int) -> bytes:
+    """Zigzag, below 64."""
+    return bytes([value << 1])
+
+
+@pytest.mark.parametrize("body", [b"\x00", b"\x00\x00", b"\x00\x00\x80"], ids=("attributes", "time", "half an offset"))
+def test_a_record_that_ends_inside_its_head_is_corrupt(body: bytes) -> None:
+    with pytest.raises(Corrupt, match="ends too soon"):
+        list(section_heads(varint(len(body)) + body, 1))
+
+
+def test_a_record_whose_head_runs_into_the_next_is_corrupt() -> None:
+    with pytest.raises(Corrupt, match="runs into the next"):
+        list(section_heads((varint(2) + b"\x00\x00") * 2, 2))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\x00\x00\x00", b"\xff\xff" + bytes(4), struct.pack(">hi", 0, 1_000), struct.pack(">hih", 0, 1, -1)],
+    ids=("nothing", "half a count", "a negative version", "a thousand topics", "a null name"),
+)
+def test_a_subscription_that_cannot_be_read_is_none_at_all(data: bytes) -> None:
+    assert subscribed_topics(CONSUMER_PROTOCOL, [subscription("t"), data]) is None
+    assert subscribed_topics(CONSUMER_PROTOCOL, [subscription("t", "u")]) == {"t", "u"}
+
+
+@pytest.mark.parametrize("sizes", [(100, 0), (0, 100), None], ids=("key", "value", "another entry"))
+def test_a_snapshot_whose_entries_run_over_its_end_is_corrupt(sizes: tuple[int, int] | None) -> None:
+    """Its size and its checksum agree: it was written wrong."""
+    blob = bytearray(DurableMap({b"key": b"value"}, 7).encode()[:-4])
+    if sizes is None:
+        struct.pack_into(">I", blob, 16, 2)
+    else:
+        struct.pack_into(">II", blob, struct.calcsize(">IHHqIQ"), *sizes)
+    with pytest.raises(Corrupt, match="ends inside an entry"):
+        DurableMap.decode(bytes(blob) + struct.pack(">I", crc32c(bytes(blob))))
+
+
+def test_an_offset_record_with_a_wrong_topic_id_or_an_endless_number_is_corrupt() -> None:
+    head = struct.pack(">hqi", 4, 5, 1) + b"\x01" + struct.pack(">q", 1_000)
+    with pytest.raises(Corrupt, match="topic id of 3 bytes"):
+        decode_offset(head + b"\x01\x00\x03abc")
+    with pytest.raises(Corrupt, match="more than five bytes"):
+        decode_offset(head + b"\xff" * 6)
+
+
+def produce_body(name: bytes, flexible: bool) -> bytes:
+    if flexible:
+        return b"\x00" + struct.pack(">hi", -1, 1_000) + b"\x02" + name
+    return b"\xff\xff" + struct.pack(">hii", -1, 1_000, 1) + name
+
+
+def test_a_produce_for_no_topic_is_malformed() -> None:
+    with pytest.raises(MalformedRequest, match="null topic"):
+        decode_produce_request(memoryview(produce_body(b"\x00", True)), 9)
+    with pytest.raises(MalformedRequest, match="null topic"):
+        decode_produce_request(memoryview(produce_body(b"\xff\xff", False)), 7)
+
+
+def test_a_fetch_for_no_topic_or_from_no_rack_is_malformed() -> None:
+    head = struct.pack(">iiiibii", -1, 500, 1, 1 << 20, 0, 0, -1)
+    with pytest.raises(MalformedRequest, match="null topic"):
+        decode_fetch_request(memoryview(head + b"\x02\x00"), 12)
+    with pytest.raises(MalformedRequest, match="null rack"):
+        decode_fetch_request(memoryview(head + b"\x01\x01\x00\x00"), 12)
+    whole = decode_fetch_request(memoryview(head + b"\x01\x01\x01\x00"), 12)
+    assert (whole.rack_id, whole.partitions) == ("", [])
+    assert decode_fetch_request(memoryview(head[4:] + b"\x02" + UUID(int=7).bytes + b"\x01\x00\x01\x01\x00"), 15)
