@@ -14,6 +14,7 @@ from tests.support.object_wal import SMALL_OBJECTS, ObjectPlace
 from tests.support.virtual_time import VirtualClock, virtual
 from tests.support.wal import Listener, batch, fields, recover_all
 from wal.object_format import HEADER_BYTES, Kind, Writer, decode_header, encode_mark
+from wal.object_pace import HedgePolicy
 from wal.object_settings import ObjectWalSettings
 from wal.object_wal import ObjectWal
 
@@ -339,8 +340,21 @@ async def test_a_slow_put_gets_a_second_one_and_the_first_to_end_counts() -> Non
     await world.wal.close()
 
 
+def test_hedges_stay_within_their_share() -> None:
+    policy = HedgePolicy(0.05)
+    taken = 0
+    for _ in range(400):
+        assert policy.delay(4096) is not None
+        taken += policy.take()
+    assert 20 <= taken <= 21
+    for _ in range(1000):
+        policy.delay(4096)
+    assert [policy.take() for _ in range(6)] == [True] * 4 + [False] * 2, "what is saved up is bounded"
+    assert HedgePolicy(0).delay(4096) is None
+
+
 @virtual
-async def test_hedges_stay_within_their_share() -> None:
+async def test_when_all_is_slow_few_hedges_are_sent() -> None:
     world = await started(HEDGED)
     for n in range(40):
         world.wal.append(batch(n))
