@@ -8,6 +8,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
+
+PROBLEMS_MAX: Final = 20
+"""A broken promise is often broken a million times."""
 
 Place = tuple[str, int, int]
 """(topic, partition, offset)"""
@@ -91,7 +95,7 @@ def settle(history: History, log: Mapping[Place, str], idempotent_topics: Iterab
         lost=lost,
         duplicated=duplicated,
         repeated=repeated,
-        problems=problems[:20],
+        problems=problems[:PROBLEMS_MAX],
     )
 
 
@@ -128,3 +132,18 @@ def _disorder(log: Mapping[Place, str]) -> list[str]:
             problems.append(f"{value!r} at {(topic, partition, offset)} comes after a later record of its producer")
         last[topic, partition, producer] = int(sequence)
     return problems
+
+
+def add(accounts: Iterable[Account]) -> Account:
+    """The account of several logs that share no partition."""
+    parts = list(accounts)
+    return Account(
+        produced=sum(part.produced for part in parts),
+        acknowledged=sum(part.acknowledged for part in parts),
+        failed=sum(part.failed for part in parts),
+        read=sum(part.read for part in parts),
+        lost=sum(part.lost for part in parts),
+        duplicated=sum(part.duplicated for part in parts),
+        repeated=sum(part.repeated for part in parts),
+        problems=[problem for part in parts for problem in part.problems][:PROBLEMS_MAX],
+    )

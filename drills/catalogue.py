@@ -1,0 +1,35 @@
+"""The drills there are: a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from drills import faults, scaling
+from drills.stage import Stage
+
+
+@dataclass(frozen=True)
+class Drill:
+    """`changes`: values of Options that this drill has by default."""
+
+    summary: str
+    play: Callable[[Stage], None]
+    minutes: float = 2.0
+    changes: Mapping[str, object] = field(default_factory=dict)
+
+
+DRILLS: Final[Mapping[str, Drill]] = {
+    "scale-out": Drill("1 → 3 brokers under load, 5 with four cores", scaling.scale_out, changes={"brokers": 1}),
+    "scale-in": Drill("brokers stop in good order, down to one", scaling.scale_in),
+    "kill": Drill("kill -9 of random brokers, which come back", faults.kill, minutes=10),
+    "pause": Drill("SIGSTOP for three leases, then a zombie", faults.pause, changes={"wal": "object"}),
+    "rolling-restart": Drill("every broker stopped and started, one at a time", scaling.rolling_restart),
+    "move": Drill("partitions move one by one, then a thousand at once", scaling.move),
+    "database-loss": Drill("no PostgreSQL, within the WAL's bound and beyond it", faults.database_loss, minutes=10),
+    "storage-brownout": Drill(
+        "an object store that refuses, is slow, hangs", faults.storage_brownout, changes={"proxied": True}
+    ),
+    "catch-up": Drill("a consumer reads a backlog beside the load", faults.catch_up),
+}
