@@ -65,6 +65,7 @@ def _leaders(panel: Any, samples: Sequence[Sample], begin: float) -> None:
         counts = [sample.leaders.get(broker, 0) for sample in samples]
         label = "nobody" if broker < 0 else f"broker {broker}"
         panel.step(at, counts, where="post", label=label, color=_RED if broker < 0 else None)
+    panel.set_ylim(bottom=-0.5)
 
 
 def _mark(panel: Any, events: Sequence[Event], begin: float) -> None:

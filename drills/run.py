@@ -45,7 +45,7 @@ def run_drill(name: str, drill: Drill, options: Options, report: Path, say: Call
 
 
 def _play(name: str, drill: Drill, stage: Stage, say: Callable[[str], None]) -> tuple[Outcome, bytes]:
-    began = time.monotonic()
+    began = stage.began_at
     stage.rest(CALM_SECONDS)
     drill.play(stage)
     stage.rest(CALM_SECONDS)

@@ -105,11 +105,9 @@ def _move_many(stage: Stage, admin: KafkaAdminClient) -> None:
     with stage.lasting(Kind.NOTE, f"{MANY} partitions created"):
         for future in client.create_topics([NewTopic(MANY_TOPIC, MANY, 1)]).values():
             future.result(60)
-    nodes = sorted(stage.cluster.brokers)
+    following = _following(sorted(stage.cluster.brokers))
     leaders = stage.monitor.leaders(MANY_TOPIC)
-    wanted = {
-        part: nodes[(nodes.index(leader) + 1) % len(nodes)] for part, leader in leaders.items() if leader in nodes
-    }
+    wanted = {part: following[leader] for part, leader in leaders.items() if leader in following}
     with stage.lasting(Kind.MOVE_MANY, f"{len(wanted)} partitions moved at once") as event:
         if not _reassign(stage, admin, MANY_TOPIC, wanted):
             event.ended = float("inf")

@@ -76,7 +76,8 @@ class Stage:
         self._folder = folder
         self._logs = logs
         self._say = say
-        self._began_at = time.monotonic()
+        self.began_at = time.monotonic()
+        """What the times of events are counted from."""
 
     @contextmanager
     def build(self) -> Iterator[Stage]:
@@ -107,6 +108,7 @@ class Stage:
             self.monitor.start()
             stack.callback(self.monitor.stop)
             self._await_acknowledgements(load)
+            self.began_at = time.monotonic()
             yield self
 
     def _metadata_url(self, stack: ExitStack) -> str:
@@ -138,7 +140,7 @@ class Stage:
     def event(self, kind: Kind, text: str, partitions: Iterable[int] = ()) -> Event:
         event = Event(kind, time.monotonic(), text, frozenset(partitions))
         self.events.append(event)
-        self._say(f"{event.at - self._began_at:6.1f} s  {text}")
+        self._say(f"{event.at - self.began_at:6.1f} s  {text}")
         return event
 
     @contextmanager
