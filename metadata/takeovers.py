@@ -18,6 +18,7 @@ from metadata import cluster, leases
 from metadata.cluster_types import Lease
 from metadata.engine import AnyRow, Transaction
 from metadata.schema import node_wals, nodes, streams
+from metadata.streams import parts, touch_topics
 from s3stream.errors import Fenced, RolledBack
 from s3stream.types import FencedWal, NodeId, StreamState, WalState
 
@@ -41,6 +42,28 @@ _IS_NAMED = (
     )
     .exists()
 )
+# Streams that a restarted node had not opened again: they name an incarnation that is over, in the same WAL.
+_LOCK_LEFT = (
+    select(streams.c.stream_id, streams.c.topic_id)
+    .join_from(
+        streams,
+        node_wals,
+        (node_wals.c.node_id == streams.c.owner_node) & (node_wals.c.node_epoch == streams.c.owner_node_epoch),
+    )
+    .where(
+        streams.c.owner_node == bindparam("node"),
+        streams.c.owner_node_epoch < bindparam("epoch"),
+        streams.c.state == StreamState.OPEN,
+        node_wals.c.wal_state == WalState.OPEN,
+    )
+    .order_by(streams.c.stream_id)
+    .with_for_update(of=streams)
+)
+_GIVE = (
+    update(streams)
+    .where(streams.c.stream_id.in_(bindparam("ids", expanding=True)))
+    .values(owner_node_epoch=bindparam("new_epoch"))
+)
 _UNFINISHED = _WALS.where(node_wals.c.wal_state.in_((WalState.SEALING, WalState.SEALED)), _IS_NAMED).order_by(
     node_wals.c.node_id, node_wals.c.node_epoch
 )
@@ -49,7 +72,7 @@ _UNFINISHED = _WALS.where(node_wals.c.wal_state.in_((WalState.SEALING, WalState.
 def fence_node(tx: Transaction, lease: Lease, node_id: NodeId, node_epoch: int, heartbeat: int) -> FencedWal | None:
     """Fence that incarnation, if its heartbeat still has that value; None: it has beaten, or registered anew. A
     repeat returns the same. Raises Fenced when the lease is lost."""
-    cluster.bump_version(tx)
+    version = cluster.bump_version(tx)
     leases.check(tx, lease)
     node = tx.connection.execute(_LOCK_NODE, {"node": node_id}).one_or_none()
     if node is None or node.node_epoch < node_epoch:
@@ -63,7 +86,17 @@ def fence_node(tx: Transaction, lease: Lease, node_id: NodeId, node_epoch: int, 
         return None
     tx.connection.execute(_FENCE, {"node": node_id})
     tx.connection.execute(_SEALING, names)
+    _take_along(tx, node_id, node_epoch, version)
     return _fenced(wal)._replace(state=WalState.SEALING)
+
+
+def _take_along(tx: Transaction, node_id: NodeId, node_epoch: int, version: int) -> None:
+    """What the node had left to open again becomes the fenced incarnation's, or nobody could ever open it: that one
+    went on with the WAL of the older ones, and with its trim."""
+    left = tx.connection.execute(_LOCK_LEFT, {"node": node_id, "epoch": node_epoch}).all()
+    for ids in parts(row.stream_id for row in left):
+        tx.connection.execute(_GIVE, {"ids": ids, "new_epoch": node_epoch})
+    touch_topics(tx, {row.topic_id for row in left}, version)
 
 
 def wal_sealed(tx: Transaction, lease: Lease, node_id: NodeId, node_epoch: int, seal_number: int) -> None:

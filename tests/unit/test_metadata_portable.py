@@ -13,7 +13,7 @@ from sqlalchemy.sql import Select
 from sqlalchemy.sql.elements import ClauseElement
 
 import metadata
-from metadata import commits, fencing, objects, ranges, streams, topics
+from metadata import commits, fencing, leases, objects, ranges, streams, takeovers, topics
 from metadata.schema import tables
 
 DIALECT = dialect()  # type: ignore[no-untyped-call]
@@ -54,6 +54,11 @@ def test_tables_compile_for_postgresql_and_keep_64_bit_keys() -> None:
         (topics._LOCK_STREAMS, "FOR UPDATE"),
         (objects._EXPIRED, "FOR UPDATE"),
         (objects._LOCK_MARKED, "FOR UPDATE"),
+        (leases._CHECK, "FOR SHARE"),
+        (leases._LOCK, "FOR UPDATE"),
+        (takeovers._LOCK_NODE, "FOR UPDATE"),
+        (takeovers._LOCK_WAL, "FOR UPDATE"),
+        (takeovers._LOCK_LEFT, "FOR UPDATE OF streams"),
     ],
 )
 def test_checks_are_row_locks(statement: Select[tuple[object, ...]], lock: str) -> None:
