@@ -403,6 +403,7 @@ class Simulation:
         self.history.give_up(stream_id, row.committed_end)
         self.history.note(f"stream {stream_id} given away at {row.committed_end}")
         self.world.epochs[stream_id] = row.epoch
+        await metadata.assign({stream_id: OTHER_NODE})
         other = Engine(self.world, wal=ScriptedWal(self._other_medium), settings=ENGINE, seed=self.seed)
         await other.start(open_all=False, node_id=OTHER_NODE)
         [stream] = await other.open([stream_id])
@@ -421,6 +422,7 @@ class Simulation:
         await self.read_whole(stream)
         await other.storage.stop()
         await other.tasks.close()
+        await metadata.assign({stream_id: 0})
 
     # --- faults ------------------------------------------------------------------------------------
 
