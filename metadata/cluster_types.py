@@ -31,3 +31,20 @@ class Lease(NamedTuple):
     """Raised by each taking: what is done under an older one is refused."""
     renewals: int
     """Counts while it is held; whoever sees it stand still for a lease period, by its own clock, may take it."""
+
+
+class Placement(NamedTuple):
+    """What a user asks for of one partition."""
+
+    replicas: tuple[NodeId, ...]
+    assigned: NodeId
+    """Who is to have it open."""
+
+
+class LoadReport(NamedTuple):
+    """What a node last said of its load; the text is its broker's."""
+
+    node_id: NodeId
+    node_epoch: int
+    reported_ms: int
+    report: str

@@ -27,7 +27,7 @@ from sqlalchemy import (
 
 from s3stream.types import WalState as WalState
 
-REVISION = "0003"
+REVISION = "0004"
 """The migration that makes what this file says. Revisions are numbered and only grow."""
 
 
@@ -92,6 +92,15 @@ node_wals = Table(
     Column("wal_state", SmallInteger, nullable=False),
     Column("seal_number", BigInteger),
     Column("writes", BigInteger, nullable=False, server_default="0"),
+)
+
+node_loads = Table(
+    "node_loads",
+    tables,
+    Column("node_id", Integer, primary_key=True, autoincrement=False),
+    Column("node_epoch", BigInteger, nullable=False),
+    Column("reported_ms", BigInteger, nullable=False),
+    Column("report", Text, nullable=False),
 )
 
 leases = Table(

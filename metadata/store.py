@@ -25,17 +25,19 @@ from metadata import (
     ids,
     image_loader,
     leases,
+    loads,
     migrate,
     nodes,
     objects,
     proof,
     ranges,
+    replicas,
     streams,
     takeovers,
     topics,
 )
 from metadata import seen_file as seen
-from metadata.cluster_types import Lease, NodeBeat
+from metadata.cluster_types import Lease, LoadReport, NodeBeat, Placement
 from metadata.engine import Engine, Transaction
 from metadata.image import ClusterImage, TopicImage
 from metadata.schema import REVISION
@@ -262,6 +264,21 @@ class Metadata:
         """Say which node is to have each stream open. Streams that do not exist are passed over. Raises Fenced when
         `lease` is given and was lost."""
         await self._write("assign", assignments.assign, moves, lease)
+
+    async def place(self, placements: Mapping[StreamId, Placement]) -> None:
+        """Store what the user asks for: replica lists, and who is to have each stream open now. Streams that do not
+        exist are passed over."""
+        await self._write("place", replicas.place, placements)
+
+    # --- load ----------------------------------------------------------------------------------
+
+    async def report_load(self, node: NodeIdentity, report: str) -> None:
+        """Replace what the node said of its load before. Raises Fenced."""
+        await self._write("report_load", loads.report, node, report)
+
+    async def load_reports(self) -> list[LoadReport]:
+        """The last of each node, by id; of nodes that are gone too."""
+        return await self._read("load_reports", loads.read)
 
     # --- streams -------------------------------------------------------------------------------
 

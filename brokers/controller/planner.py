@@ -1,0 +1,152 @@
+"""Where partitions go that have no place yet, or have lost it: new ones, a dead broker's, a draining one's.
+
+Owns: the choice. Does not own: evening out what has a place (balancer.py), carrying it out (balancing.py, handlers).
+Invariants: pure and deterministic; nothing is given to a draining broker, nor to one that is not in the snapshot;
+replicas of one partition are different brokers, in as many racks as there are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from brokers.controller.snapshot import (
+    PARTITION_CORES,
+    Move,
+    PlannedNode,
+    PlannedPartition,
+    Snapshot,
+    receivers,
+)
+from s3stream.types import NodeId, StreamId
+
+LISTED_SLACK: Final = 0.1
+"""A broker of the replica list is taken though another carries less, as long as it is by no more than this share."""
+
+
+class Tally:
+    """What each receiver carries, counting what was planned so far."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.nodes: dict[NodeId, PlannedNode] = {node.node_id: node for node in receivers(snapshot.nodes)}
+        self.weight: dict[NodeId, float] = {node_id: node.overhead for node_id, node in self.nodes.items()}
+        for partition in snapshot.partitions:
+            if partition.assigned in self.weight:
+                self.weight[partition.assigned] += partition.weight
+
+    def lightest(self, among: Iterable[NodeId]) -> NodeId:
+        return min(among, key=lambda node_id: (self.weight[node_id], node_id))
+
+    def choose(self, partition: PlannedPartition, rack: str | None = None) -> NodeId:
+        """The lightest receiver, one of the replica list before others, one of `rack` before the equally light."""
+        if partition.leader in self.weight:
+            return partition.leader  # nothing has to move at all
+        least = self.weight[self.lightest(self.weight)]
+        listed = [node_id for node_id in partition.replicas if node_id in self.weight]
+        if listed:
+            found = self.lightest(listed)
+            if self.weight[found] <= least * (1 + LISTED_SLACK) + partition.weight + PARTITION_CORES:
+                return found
+        return min(
+            self.weight,
+            key=lambda node_id: (self.weight[node_id] - least > PARTITION_CORES / 2, self.nodes[node_id].rack != rack,
+                                 self.weight[node_id], node_id),
+        )  # fmt: skip
+
+    def give(self, partition: PlannedPartition, node_id: NodeId) -> None:
+        self.weight[node_id] += partition.weight
+
+
+def reassign_dead(partitions: Iterable[PlannedPartition], snapshot: Snapshot) -> dict[StreamId, NodeId]:
+    """A live broker for each of `partitions`, whose place is gone: the heaviest first, each to who carries least.
+
+    Empty when there is nobody to give them to. Whatever of `partitions` the snapshot has counts at its old place.
+    """
+    tally = Tally(snapshot)
+    if not tally.weight:
+        return {}
+    found: dict[StreamId, NodeId] = {}
+    for partition in sorted(partitions, key=lambda one: (-one.cost, one.stream_id)):
+        found[partition.stream_id] = node_id = tally.choose(partition)
+        tally.give(partition, node_id)
+    return found
+
+
+def drain(snapshot: Snapshot, moves_max: int, only: NodeId | None = None) -> list[Move]:
+    """Moves that empty the draining brokers (`only`: this one), the heaviest partitions first.
+
+    `moves_max`: at most so many under way at once, those that already are included. Nothing while there is nobody
+    to give them to.
+    """
+    tally = Tally(snapshot)
+    draining = {node.node_id: node for node in snapshot.nodes if node.draining and only in (None, node.node_id)}
+    room = moves_max - sum(partition.moving for partition in snapshot.partitions)
+    if not tally.weight or not draining or room <= 0:
+        return []
+    leaving = [partition for partition in snapshot.partitions if partition.assigned in draining]
+    moves = []
+    for partition in sorted(leaving, key=lambda one: (-one.cost, one.stream_id))[:room]:
+        target = tally.choose(partition._replace(leader=-1), draining[partition.assigned].rack)
+        tally.give(partition, target)
+        moves.append(Move(partition.stream_id, partition.assigned, target, f"broker {partition.assigned} is draining"))
+    return moves
+
+
+class Placer:
+    """Places topics one after the other, each knowing of those before."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        tally = Tally(snapshot)
+        self._nodes = tally.nodes
+        self._weight = tally.weight
+        loads = [partition.cost for partition in snapshot.partitions]
+        self._typical = PARTITION_CORES + (sum(loads) / len(loads) if loads else 0.0)
+        self._followers: Counter[NodeId] = Counter()
+        racks: dict[str | None, list[NodeId]] = {}
+        for node_id, node in sorted(self._nodes.items()):
+            racks.setdefault(node.rack, []).append(node_id)
+        # One of each rack in turn: neighbours in this order are in different racks, as far as there are any.
+        deepest = max(map(len, racks.values()), default=0)
+        order = [ids[row] for row in range(deepest) for ids in racks.values() if row < len(ids)]
+        self._order = {node_id: place for place, node_id in enumerate(order)}
+
+    @property
+    def nodes(self) -> Mapping[NodeId, PlannedNode]:
+        """Who may be given partitions."""
+        return self._nodes
+
+    def place(self, count: int, replication_factor: int) -> list[list[NodeId]]:
+        """Replicas of `count` new partitions of one topic. The first of each leads: leaders are spread evenly, those
+        over to the brokers that carry least. `replication_factor` is at most the number of brokers."""
+        assert 0 < replication_factor <= len(self._nodes)
+        leads: Counter[NodeId] = Counter()
+        found = []
+        for _ in range(count):
+            leader = min(self._nodes, key=lambda node_id: (leads[node_id], self._weight[node_id], node_id))
+            leads[leader] += 1
+            self._weight[leader] += self._typical
+            found.append(self._with_followers(leader, replication_factor))
+        return found
+
+    def _with_followers(self, leader: NodeId, replication_factor: int) -> list[NodeId]:
+        replicas = [leader]
+        racks = Counter({self._nodes[leader].rack: 1})
+        while len(replicas) < replication_factor:
+            chosen = min(
+                (node_id for node_id in self._nodes if node_id not in replicas),
+                key=lambda node_id: (
+                    racks[self._nodes[node_id].rack],
+                    self._followers[node_id],
+                    (self._order[node_id] - self._order[leader]) % len(self._order),
+                ),
+            )
+            replicas.append(chosen)
+            racks[self._nodes[chosen].rack] += 1
+            self._followers[chosen] += 1
+        return replicas
+
+
+def place_new(count: int, replication_factor: int, snapshot: Snapshot) -> Sequence[Sequence[NodeId]]:
+    """As `Placer.place`, of one topic alone."""
+    return Placer(snapshot).place(count, replication_factor)
