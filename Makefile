@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 ARGS ?=
+DRILLS ?= scale-out rolling-restart pause storage-brownout kill --minutes 2
 
 .PHONY: help up install test check format docs bench drill tools clean
 .DEFAULT_GOAL := help
@@ -16,7 +17,7 @@ help:
 	@echo "make test    all tests          make check   lint, types, import contracts, generated docs: under a minute"
 	@echo "make tools   outside programs that some tests need (MinIO, versitygw, Kafka, kcat)"
 	@echo "make docs    write the generated pages"
-	@echo "make bench   Ponor and Apache Kafka side by side        make drill   kill, pause and recover for a long time"
+	@echo "make bench   Ponor and Apache Kafka side by side        make drill   kill, pause, stop, add brokers under load"
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: install it, or say make PYTHON=/path/to/python"; exit 1; }
@@ -61,9 +62,10 @@ bench: $(VENV)/.installed-tests
 	@$(BIN)/python -m tests.benchmarks.run $(ARGS)
 
 drill: $(VENV)/.installed-tests
-	@$(BIN)/python tools/install.py --require minio
+	@$(BIN)/python tools/install.py --require minio postgresql
 	@PONOR_REQUIRE_TOOLS=1 $(BIN)/python -m pytest -m drill
-	@$(BIN)/python -m tests.drills.kill $(ARGS)
+	@$(BIN)/python -m tests.drills.kill --seconds 300
+	@$(BIN)/ponor drill $(DRILLS) $(ARGS)
 
 tools: $(BIN)/python
 	@$(BIN)/python tools/install.py

@@ -27,7 +27,7 @@ def kill(stage: Stage) -> None:
     while first or time.monotonic() < deadline:
         first = False
         stage.rest(stage.random.uniform(0.1, 0.3) * CYCLE_SECONDS)
-        broker = stage.random.choice(stage.cluster.serving)
+        broker = _victim(stage)
         partitions = stage.led_by(broker)
         text = f"kill -9 broker {broker.node_id}, leader of {len(partitions)} partitions"
         event = stage.event(Kind.KILL, text, partitions)
@@ -40,6 +40,12 @@ def kill(stage: Stage) -> None:
         stage.await_leaders()
 
 
+def _victim(stage: Stage) -> BrokerProcess:
+    """One that leads something, where there is one: others lose nothing but a connection."""
+    leading = [broker for broker in stage.cluster.serving if stage.led_by(broker)]
+    return stage.random.choice(leading or list(stage.cluster.serving))
+
+
 def pause(stage: Stage) -> None:
     """SIGSTOP for three leases, then the broker wakes as a zombie that still believes it leads."""
     deadline = time.monotonic() + stage.options.seconds
@@ -47,7 +53,7 @@ def pause(stage: Stage) -> None:
     while first or time.monotonic() < deadline:
         first = False
         stage.rest(stage.random.uniform(0.1, 0.3) * CYCLE_SECONDS)
-        broker = stage.random.choice(stage.cluster.serving)
+        broker = _victim(stage)
         partitions = stage.led_by(broker)
         text = f"SIGSTOP broker {broker.node_id}, leader of {len(partitions)} partitions"
         with stage.lasting(Kind.PAUSE, text, partitions):

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -114,7 +115,9 @@ def _parameters(stage: Stage) -> list[tuple[str, str]]:
     options = stage.options
     shape = stage.loads[0].shape
     settings = ", ".join(f"{name}={value}" for name, value in options.settings.items())
+    began = datetime.now(UTC) - timedelta(seconds=time.monotonic() - stage.began_at)
     found = [
+        ("began", began.strftime("%Y-%m-%d %H:%M:%S.%f UTC")),
         ("brokers at the start", str(options.brokers)),
         ("partitions", str(options.partitions)),
         (

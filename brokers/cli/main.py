@@ -127,6 +127,17 @@ def broker(
     sys.exit(process.run(settings))
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+def drill(context: typer.Context) -> None:
+    """Kill, pause and move brokers of a cluster of its own under load, and account for every record: NAME …, --help."""
+    from brokers.cli import drill
+
+    line = drill.command(context.args)
+    if line is None:
+        _fail("this installation has no drills: pip install 'ponor[drills]'")
+    drill.become(line)
+
+
 @app.command()
 def version() -> None:
     """Print the release."""
