@@ -49,7 +49,8 @@ def _play(name: str, arguments: argparse.Namespace) -> int:
         given |= {} if value is None else {option: value}
     if arguments.rate is not None:
         given["rate"] = arguments.rate * 1e6
-    options = Options(**given, settings=dict(text.split("=", 1) for text in arguments.set))
+    given["settings"] = {**given.get("settings", {}), **dict(text.split("=", 1) for text in arguments.set)}
+    options = Options(**given)
     report = arguments.report / name
     print(f"drill {name}: {drill.summary}; seed {options.seed}", flush=True)
     try:

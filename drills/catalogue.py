@@ -27,7 +27,13 @@ DRILLS: Final[Mapping[str, Drill]] = {
     "pause": Drill("SIGSTOP for three leases, then a zombie", faults.pause, changes={"wal": "object"}),
     "rolling-restart": Drill("every broker stopped and started, one at a time", scaling.rolling_restart),
     "move": Drill("partitions move one by one, then a thousand at once", scaling.move),
-    "database-loss": Drill("no PostgreSQL, within the WAL's bound and beyond it", faults.database_loss, minutes=10),
+    "database-loss": Drill(
+        "no PostgreSQL twice, within the WAL's bound and beyond it",
+        faults.database_loss,
+        minutes=10,
+        # Half of it is the bound: 512 MiB a broker. A third of 1 MB/s for ten minutes is 200 MB, of 4 MB/s 800 MB.
+        changes={"settings": {"ponor.memory.bytes": str(1 << 30)}},
+    ),
     "storage-brownout": Drill(
         "an object store that refuses, is slow, hangs", faults.storage_brownout, changes={"proxied": True}
     ),

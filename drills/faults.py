@@ -77,15 +77,15 @@ def _say_where(stage: Stage, broker: BrokerProcess, partitions: list[int]) -> No
 
 
 def database_loss(stage: Stage) -> None:
-    """PostgreSQL is away twice: at the load's rate, which the WAL's bound holds for that long, and at four times the
-    rate, which it need not: producers are throttled then, and nothing is lost."""
+    """PostgreSQL is away twice: at the load's rate, which the bound of WAL and memory holds for that long, and at four
+    times the rate, which it does not: producers are throttled then, and nothing is lost."""
     assert stage.postgres is not None, "the drill asks for PostgreSQL"
-    load, minutes = stage.loads[0], stage.options.minutes / 2
+    load, minutes = stage.loads[0], stage.options.minutes
     stage.rest(5)
     for surge in (False, True):
         load.surge(surge)
         how = "at four times the rate" if surge else "at the load's rate"
-        with stage.lasting(Kind.OUTAGE, f"PostgreSQL away for {minutes:.1f} minutes, {how}"):
+        with stage.lasting(Kind.OUTAGE, f"PostgreSQL away for {minutes:g} minutes, {how}"):
             stage.postgres.stop()
             stage.rest(minutes * 60)
             stage.event(Kind.NOTE, "WAL kept by each broker: " + _retained(stage))

@@ -84,6 +84,11 @@ class PostgresServer:
             else:
                 return
 
+    def ensure(self) -> None:
+        """Start it where it does not run."""
+        if self._process is None:
+            self.start()
+
     @property
     def pid(self) -> int:
         assert self._process is not None, "it does not run"

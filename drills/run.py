@@ -16,6 +16,8 @@ import numpy as np
 from drills.account import Account, add
 from drills.catalogue import Drill
 from drills.client_log import Entries
+from drills.cluster import DrillFailed
+from drills.events import Kind, of_kind
 from drills.figures import figures
 from drills.load import Load
 from drills.plots import plot
@@ -48,9 +50,15 @@ def run_drill(name: str, drill: Drill, options: Options, report: Path, say: Call
 def _play(name: str, drill: Drill, stage: Stage, say: Callable[[str], None]) -> tuple[Outcome, bytes]:
     began = stage.began_at
     stage.rest(CALM_SECONDS)
-    drill.play(stage)
+    try:
+        drill.play(stage)
+    except DrillFailed as error:
+        # What had happened until then is judged all the same.
+        stage.complain(str(error))
+        stage.revive()
     stage.rest(CALM_SECONDS)
     ended = time.monotonic()
+    samples = [sample for sample in stage.monitor.samples if sample.at < ended]
     for load in stage.loads:
         load.stop_producers()
         load.stop_consumers()
@@ -70,7 +78,7 @@ def _play(name: str, drill: Drill, stage: Stage, say: Callable[[str], None]) -> 
         complaints=stage.complaints,
     )
     picture = plot(
-        acknowledged, load.seen(), stage.monitor.samples, stage.events, options.partitions, began, ended,
+        acknowledged, load.seen(), samples, stage.events, options.partitions, began, ended,
         options.record_bytes,
     )  # fmt: skip
     return outcome, picture
@@ -129,7 +137,9 @@ def _parameters(stage: Stage) -> list[tuple[str, str]]:
         ("seed", str(options.seed)),
         ("machine", f"{platform.machine()}, {platform.system()} {platform.release()}"),
     ]
-    throttled = [seconds for load in stage.loads for _, seconds in load.throttled()]
-    if throttled:
-        found.append(("throttling", f"{len(throttled)} answers, at most {max(throttled):.1f} s"))
+    throttled = sorted(told for load in stage.loads for told in load.throttled())
+    for event in of_kind(stage.events, Kind.OUTAGE):
+        during = [seconds for at, seconds in throttled if event.at <= at < event.at + event.seconds]
+        longest = f", at most {max(during):.1f} s" if during else ""
+        found.append((f"throttled answers: {event.text}", f"{len(during)}{longest}"))
     return [*found, ("settings", settings)] if settings else found

@@ -15,7 +15,7 @@ from typing import Final
 
 from drills.cluster import BrokerProcess, Cluster, DrillFailed, Urls
 from drills.events import Event, Kind
-from drills.fault_proxy import FaultProxy
+from drills.fault_proxy import FaultProxy, Mode
 from drills.load import Load, LoadShape
 from drills.monitor import NO_LEADER, Monitor, await_until
 from drills.postgres import PostgresServer
@@ -199,3 +199,15 @@ class Stage:
         with self.lasting(Kind.START, f"start broker {broker.node_id}"):
             broker.start()
             broker.await_ready()
+
+    def revive(self) -> None:
+        """After a drill that broke off: what it has paused or cut off serves again. Raises DrillFailed."""
+        if self.proxy is not None:
+            self.proxy.set(Mode.PASS)
+        if self.postgres is not None:
+            self.postgres.ensure()
+        for broker in self.cluster.brokers.values():
+            if broker.paused:
+                broker.resume()
+            elif not broker.running:
+                self.restart(broker)
