@@ -13,13 +13,15 @@ PROCESSES = 4
 COMMITS = 30
 CODE = """
 import asyncio, sys
+from uuid import UUID
 from s3stream.types import CommittedRange, RangeOutcome
-from tests.support.metadata import Node, make_streams, open_for_test
+from tests.support.metadata import Node, open_for_test
 
 async def main(url, number):
     metadata = await open_for_test(url, seed=number)
     node = await Node.register(metadata, number)
-    streams = await make_streams(metadata, 4, f"t{number}", number + 1)
+    topic = await metadata.create_topic(f"t{number}", UUID(int=number + 1), [[number]] * 4)
+    streams = [partition.stream_id for partition in topic.partitions]
     for stream in streams:
         await node.open(stream)
     print("ready", flush=True)

@@ -8,6 +8,7 @@ import random
 import sqlite3
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,44 @@ def test_migrations_and_a_fresh_database_give_the_same_schema() -> None:
     expected = fresh.read(0, chance, tables_of)
     found = migrated.read(0, chance, tables_of)
     assert found == expected
+
+
+def test_partitions_of_an_older_schema_are_assigned_to_their_first_replica(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance, engine = random.Random(1), engine_of("memory:")
+    with monkeypatch.context() as patch:
+        patch.setattr(migrate, "REVISION", "0002")
+        engine.write(0, chance, migrate.upgrade)
+    lists = ["0", "2,1", "", "2,1", "13"]
+
+    def fill(tx: Transaction) -> None:
+        for number, replicas in enumerate(lists):
+            tx.connection.exec_driver_sql(
+                "INSERT INTO partitions (topic_id, partition, stream_id, replicas) VALUES (?, ?, ?, ?)",
+                (uuid.UUID(int=1).hex, number, number, replicas),
+            )
+
+    def assigned(tx: Transaction) -> list[int]:
+        partitions = schema.partitions
+        rows = tx.connection.execute(sqlalchemy.select(partitions.c.assigned).order_by(partitions.c.stream_id))
+        return list(rows.scalars())
+
+    engine.write(0, chance, fill)
+    engine.write(0, chance, migrate.upgrade)
+    assert engine.read(0, chance, assigned) == [0, 2, -1, 2, 13]
+    engine.write(0, chance, _insert_as_before)
+    assert engine.read(0, chance, assigned)[-1] == -1
+
+
+def _insert_as_before(tx: Transaction) -> None:
+    """A broker of the schema before, which runs on during a rolling upgrade, names no column that it does not know."""
+    statements = (
+        f"INSERT INTO partitions (topic_id, partition, stream_id, replicas) VALUES ('{uuid.UUID(int=2).hex}', 0, 9, '0')",
+        "INSERT INTO nodes (node_id, node_epoch, incarnation, addresses, alive, heartbeat, heartbeat_ms)"
+        " VALUES (1, 1, 1, '{}', 1, 0, 0)",
+        "INSERT INTO leases (name, lease_epoch, renewals) VALUES ('x', 1, 0)",
+    )
+    for statement in statements:
+        tx.connection.exec_driver_sql(statement)
 
 
 async def test_reopening_keeps_everything_and_needs_no_alembic(tmp_path: Path) -> None:
@@ -234,7 +273,7 @@ async def test_kill_9_in_the_middle_of_commits_leaves_a_consistent_database(tmp_
             await metadata.trim_stream(node.identity, row.stream_id, row.epoch, end + 1)
         await metadata.delete_topic(next(iter((await metadata.load_image()).topics_by_id)))
         await metadata.expire_prepared(10**15, 10_000)
-        known = {ref.object_id for ref in await metadata.deletable_objects(10**15, 10_000)}
+        known = {ref.object_id for ref in await metadata.deletable_objects(10**15 + 1, 10_000)}
         await metadata.forget_objects(sorted(known))
         await metadata.close()
         with sqlite3.connect(path) as connection:
