@@ -1,13 +1,15 @@
 """The composition root: the only place that constructs components, starts them in order and stops them in reverse.
 
 Start: checks that touch nothing, then store, metadata, WAL and recovery, partitions, coordinators, listeners.
-Stop: answer what is under way, flush, close; each step in the reverse order of the start.
+Stop: answer what is under way, flush, close; each step in the reverse order of the start. A broker that was fenced is
+abandoned instead: the same steps, but nothing is answered as done, flushed or closed.
 Invariant: a start that fails leaves nothing running, and where a setting is at fault nothing changed either.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +23,9 @@ from kio.schema.errors import ErrorCode
 
 from brokers import preflight
 from brokers.config import BrokerConfig
+from brokers.controller.controller import Controller, ControllerSettings
+from brokers.controller.homes import divide
+from brokers.controller.wals import ReachableWals
 from brokers.dynamic_config import ConfigSource
 from brokers.groups.config import OFFSETS_TOPIC, GroupConfig
 from brokers.groups.coordinator import GroupCoordinator
@@ -30,6 +35,7 @@ from brokers.handlers.long_polls import LongPolls
 from brokers.handlers.producer_ids import ProducerIds
 from brokers.handlers.services import Services
 from brokers.health import RUNNING, STOPPING, Health
+from brokers.heartbeat import Heartbeat
 from brokers.http.exposition import add_process_metrics
 from brokers.http.server import HttpServer, HttpSources
 from brokers.identity import Identity, check_cluster, write_identity
@@ -47,14 +53,14 @@ from metadata.store import check_url as check_metadata_url
 from metadata.store import connections as metadata_connections
 from s3stream.budget import MemoryBudget, countable_bytes
 from s3stream.clock import SystemClock
-from s3stream.errors import PonorError
+from s3stream.errors import Fenced, PonorError
 from s3stream.metrics import Metrics
 from s3stream.objectstore import open_store
 from s3stream.seams import Clock, ObjectStore, RunBlocking
 from s3stream.storage import Storage
 from s3stream.tasks import Tasks
 from s3stream.types import NodeIdentity
-from wal import LogName, ObjectWalSettings, WalSettings, check_wal_url, is_on_objects, open_wal
+from wal import LogName, ObjectWalSettings, WalAccess, WalSettings, check_wal_url, is_on_objects, open_wal
 
 log = structlog.get_logger(__name__)
 
@@ -67,6 +73,9 @@ SEEN_FILE = "metadata-seen.json"
 WAL_THREADS = 2
 BULK_THREADS = 4
 """Block compression, checksums, local objects."""
+ABANDON_SECONDS_MAX = 5.0
+"""What a fenced broker waits for writes under way before it lets go of its WAL."""
+AWAIT_TAKEOVER_SECONDS = 0.2
 
 
 class Threads:
@@ -91,12 +100,18 @@ class Threads:
 
 
 class Broker:
-    """One broker. `start` once, then `stop` once; a failed `start` has stopped what it began."""
+    """One broker. `start` once, then `stop` or `abandon` once; a failed `start` has stopped what it began."""
 
-    def __init__(self, config: BrokerConfig) -> None:
+    def __init__(self, config: BrokerConfig, lives: int = 1) -> None:
+        """`lives`: how many brokers this process has been by now, this one included."""
         self.config = _with_ports(config)
+        self.fenced = asyncio.Event()
+        """Set when others have taken this broker for dead: abandon it, and start another."""
+        self._lives = lives
+        self._abandoned = False
         self._stack = AsyncExitStack()
         self._health: Health | None = None
+        self._storage: Storage | None = None
         self._crashed: dict[str, str] = {}
 
     async def start(self) -> None:
@@ -114,6 +129,21 @@ class Broker:
         log.info("stopping")
         await self._stack.aclose()
         log.info("stopped")
+
+    async def abandon(self) -> None:
+        """Stop at once: nothing more is acknowledged, flushed or closed here, for it is another's. What the WAL
+        holds is recovered by others."""
+        self._abandoned = True
+        if self._storage is not None:
+            self._storage.abandon(Fenced("this broker was taken for dead, and its partitions by others"))
+        log.warning("abandoned", node_id=self.config.node_id)
+        await self._stack.aclose()
+
+    def _on_fenced(self, reason: str) -> None:
+        log.error("fenced: others take over this broker's partitions", node_id=self.config.node_id, reason=reason)
+        assert self._storage is not None
+        self._storage.abandon(Fenced(reason))
+        self.fenced.set()
 
     async def _start(self) -> None:
         config = self.config
@@ -155,8 +185,18 @@ class Broker:
             name=LogName(metadata.cluster_id, config.node_id),
             object_settings=_object_wal_settings(config),
         )
+        wals = ReachableWals(
+            WalAccess(
+                cluster_id=metadata.cluster_id,
+                clock=clock,
+                tasks=tasks,
+                run_blocking=threads.runner("others-wal", WAL_THREADS),
+                open_store=_once(open_objects),
+                object_settings=_object_wal_settings(config),
+            )
+        )
         budget = MemoryBudget(countable_bytes(config.memory_bytes))
-        storage = Storage(
+        storage = self._storage = Storage(
             wal=wal,
             metadata=metadata,
             objects=objects,
@@ -168,8 +208,14 @@ class Broker:
             metrics=metrics,
             run_blocking=bulk,
             random=chance,
+            read_sealed=wals.read,
         )
-        node = _Node(config, clock, tasks, metrics, chance, budget, metadata, storage, self._crashed)
+        node = _Node(
+            config, clock, tasks, metrics, chance, budget, metadata, storage, self._crashed, wals, self._on_fenced
+        )
+        metrics.counter("ponor_fenced_total", "How often this process was taken for dead by others.").inc(
+            self._lives - 1
+        )
         self._health = node.health
         await self._serve(node)
 
@@ -190,7 +236,7 @@ class Broker:
         await http.start()
         stack.push_async_callback(http.close)
         stack.push_async_callback(node.leave)
-        stack.push_async_callback(node.storage.stop)
+        stack.push_async_callback(self._stop_storage, node.storage)
         await node.join()
         write_identity(config.broker_dir, Identity(config.node_id, node.metadata.cluster_id))
         self._write_pid()
@@ -200,7 +246,9 @@ class Broker:
         stack.push_async_callback(node.follower.stop)
         server = KafkaServer(node.services, _server_settings(config))
         await server.start()
-        stack.push_async_callback(server.drain, config.drain_timeout_ms / 1000)
+        stack.push_async_callback(self._stop_server, server)
+        node.controller.start(node.identity)
+        stack.push_async_callback(node.controller.stop)
         # Before the drain: members that wait for others to join are answered, or the drain would wait for them.
         stack.callback(node.groups.stop)
         node.health.phase = RUNNING
@@ -213,6 +261,18 @@ class Broker:
             http=f"{config.http_host}:{config.http_port}",
             partitions=node.partitions.open_count,
         )
+
+    async def _stop_server(self, server: KafkaServer) -> None:
+        await (server.close() if self._abandoned else server.drain(self.config.drain_timeout_ms / 1000))
+
+    async def _stop_storage(self, storage: Storage) -> None:
+        if not self._abandoned:
+            await storage.stop()
+            return
+        # What is queued will never be acknowledged: neither a disk nor a store is worth waiting for.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ABANDON_SECONDS_MAX):
+                await storage.stop()
 
     def _on_crash(self, name: str, error: BaseException) -> None:
         self._crashed[name] = repr(error)
@@ -228,6 +288,7 @@ class _Node:
     """The Kafka side over an engine: partitions, coordinators, what handlers use."""
 
     identity: NodeIdentity
+    _beating: asyncio.Task[None]
 
     def __init__(
         self,
@@ -240,8 +301,11 @@ class _Node:
         metadata: Metadata,
         storage: Storage,
         crashed: Mapping[str, str],
+        wals: ReachableWals,
+        fenced: Callable[[str], None],
     ) -> None:
         self.config = config
+        self._clock = clock
         self.metadata = metadata
         self.storage = storage
         self._tasks = tasks
@@ -260,14 +324,25 @@ class _Node:
                 producer_id_expiration_ms=config.producer_id_expiration_ms,
             ),
         )
-        self.health = Health(storage, self.partitions, crashed, metadata)
         self.follower = ImageFollower(metadata, self.partitions, clock)
+        self.heartbeat = Heartbeat(
+            metadata, clock, metrics, config.heartbeat_ms / 1000, lambda: self.storage.fenced, fenced
+        )
+        self.controller = Controller(
+            metadata, lambda: self.partitions.image, divide, wals, clock, tasks, metrics,
+            ControllerSettings(config.lease_ms / 1000, config.heartbeat_ms / 1000),
+        )  # fmt: skip
+        self.health = Health(
+            storage, self.partitions, crashed, metadata, self.heartbeat.silent_seconds, config.lease_ms / 1000,
+            self.controller.waiting,
+        )  # fmt: skip
         self.groups = GroupCoordinator(
             self.partitions, _group_config(config), clock, tasks, metrics, chance, self._create_offsets_topic
         )
         self.partitions.on_open(self._opened)
         self.partitions.on_close(self._closing)
         self.follower.on_change(self.groups.image_changed)
+        self.follower.on_change(self.controller.image_changed)
         self.services = Services(
             node_id=config.node_id,
             config=config,
@@ -284,23 +359,38 @@ class _Node:
             fetch_sessions=FetchSessionCache(config.max_incremental_fetch_session_cache_slots, clock, chance, metrics),
             long_polls=LongPolls(),
             producer_ids=ProducerIds(self._allocate_producer_ids, tasks),
-            refresh=self.follower.refresh,
+            refresh=self.follower.refresh_everywhere,
             configs=self.configs,
             chance=chance,
         )
 
     def http_sources(self) -> HttpSources:
-        return HttpSources(self.config.node_id, self.health, self.groups, self.configs, self._metrics)
+        return HttpSources(self.config.node_id, self.health, self.groups, self.configs, self._metrics, self.controller)
 
     async def join(self) -> None:
-        """Take the WAL, register, recover."""
+        """Take the WAL, register, recover; be heard of from then on."""
+        await self._await_takeover()
         advertised = self.config.advertised
         addresses = {advertised.name: advertised.address}
         self.identity = await self.storage.start(self.config.node_id, addresses, self.config.broker_rack)
+        self._beating = self._tasks.spawn(self.heartbeat.run(self.identity), "heartbeat")
+
+    async def _await_takeover(self) -> None:
+        """Until others have what an earlier life of this node left in its WAL: nobody writes there meanwhile."""
+        waiting = False
+        while any(wal.node_id == self.config.node_id for wal in await self.metadata.fenced_wals()):
+            if not waiting:
+                log.info("waiting: other brokers still recover what this node's last life left in its WAL")
+            waiting = True
+            await self._clock.sleep(AWAIT_TAKEOVER_SECONDS)
 
     async def leave(self) -> None:
         """Show this node as not alive. A database that does not answer keeps showing it: it will register again."""
         if not hasattr(self, "identity"):
+            return
+        self._beating.cancel()
+        await asyncio.gather(self._beating, return_exceptions=True)
+        if self.storage.fenced:
             return
         try:
             await self.metadata.unregister_node(self.identity)
@@ -333,6 +423,18 @@ class _Node:
 
     async def _allocate_producer_ids(self, count: int) -> tuple[int, int]:
         return await self.metadata.allocate_producer_ids(self.identity, count)
+
+
+def _once(open_objects: Callable[[str], ObjectStore]) -> Callable[[str], ObjectStore]:
+    """The same store whenever a URL comes again."""
+    found: dict[str, ObjectStore] = {}
+
+    def open_one(url: str) -> ObjectStore:
+        if url not in found:
+            found[url] = open_objects(url)
+        return found[url]
+
+    return open_one
 
 
 def _with_ports(config: BrokerConfig) -> BrokerConfig:

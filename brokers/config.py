@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from brokers.config_def import BROKER_CONFIGS, TOPIC_CONFIGS, ConfigError, Table, Value
-from brokers.config_def.ponor import MEMORY_BYTES_DEFAULT_MAX, MEMORY_BYTES_MIN
+from brokers.config_def.ponor import HEARTBEATS_PER_LEASE_MIN, MEMORY_BYTES_DEFAULT_MAX, MEMORY_BYTES_MIN
 from brokers.partitions.log_config import LogConfig
 from s3stream.errors import BadSetting
 from s3stream.settings import EngineSettings
@@ -62,6 +62,8 @@ class BrokerConfig:
     wal_bytes_max: int
     wal_linger_ms: int
     wal_puts_per_second_max: int
+    lease_ms: int
+    heartbeat_ms: int
     drain_timeout_ms: int
     log_level: str
     log_format: str
@@ -112,7 +114,8 @@ def broker_config(settings: Mapping[str, str] | None = None) -> BrokerConfig:
     _default(values, "ponor.object.store.url", f"file://{data_dir}/objects")
     _default(values, "ponor.wal.url", f"file://{broker_dir}/wal")
     _default(values, "ponor.metadata.url", f"sqlite:///{data_dir}/metadata.db")
-    _default(values, "ponor.memory.bytes", _default_memory_bytes())
+    _default(values, "ponor.memory.bytes", default_memory_bytes())
+    _check_lease(values)
     listener, advertised = _endpoints(values)
     return BrokerConfig(
         values=MappingProxyType(values),
@@ -162,9 +165,19 @@ def _default(values: dict[str, Value], name: str, value: Value) -> None:
         values[name] = value
 
 
-def _default_memory_bytes() -> int:
+def _check_lease(values: Mapping[str, Any]) -> None:
+    lease_ms, heartbeat_ms = values["ponor.lease.ms"], values["ponor.heartbeat.ms"]
+    if lease_ms < HEARTBEATS_PER_LEASE_MIN * heartbeat_ms:
+        raise BadSetting(
+            f"ponor.lease.ms ({lease_ms}) must be at least {HEARTBEATS_PER_LEASE_MIN} times ponor.heartbeat.ms "
+            f"({heartbeat_ms}): one late heartbeat must not be a death"
+        )
+
+
+def default_memory_bytes(brokers: int = 1) -> int:
+    """`brokers`: how many share this machine."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(MEMORY_BYTES_MIN, min(machine // 4, MEMORY_BYTES_DEFAULT_MAX))
+    return max(MEMORY_BYTES_MIN, min(machine // 4, MEMORY_BYTES_DEFAULT_MAX) // brokers)
 
 
 def _endpoints(values: dict[str, Value]) -> tuple[Endpoint, Endpoint]:

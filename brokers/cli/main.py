@@ -38,7 +38,7 @@ Set = Annotated[
 
 @app.command()
 def up(
-    brokers: Annotated[int, typer.Option(min=1, help="Broker processes.")] = 1,
+    brokers: Annotated[int, typer.Option(min=1, max=64, help="Broker processes, on ports one after another.")] = 1,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Kafka port of the first broker.")] = PORT,
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="HTTP port of the first broker.")] = HTTP_PORT,
     data_dir: DataDir = None,
@@ -52,17 +52,20 @@ def up(
     keep_out_unwanted()
     from brokers.cli import process
     from brokers.cli.cluster import LocalCluster
-    from brokers.cli.sources import from_assignments, from_environment, from_flags
+    from brokers.cli.sources import check_shared, from_assignments, from_environment, from_flags, own_wal
+    from brokers.config import default_memory_bytes
     from s3stream.errors import BadSetting
 
-    if brokers > 1:
-        _fail(f"--brokers {brokers}: this release runs one broker; several come with a later one. Use --brokers 1")
     try:
         base = from_environment(os.environ)
         shared = _urls(data_dir, object_store, wal, metadata)
         given = from_assignments(assignments or ())
+        if brokers > 1:
+            base = {"ponor.memory.bytes": str(default_memory_bytes(brokers))} | base
+            check_shared(base | from_flags(shared) | given)
         settings = [
-            base | from_flags(_addresses(number, port, http_port) | shared) | given for number in range(brokers)
+            own_wal(base | from_flags(_addresses(number, port, http_port) | shared) | given, number, brokers)
+            for number in range(brokers)
         ]
     except BadSetting as error:
         _fail(str(error))

@@ -1,6 +1,7 @@
 """One broker process: from settings to an exit code.
 
-Owns: signals, the exit code, the one line for each fault of a start.
+Owns: signals, the exit code, the one line for each fault of a start; that a broker which others have taken for dead is
+followed by a new one in this process.
 Exit codes: 0 an orderly stop; 2 a setting is at fault, nothing was touched; 1 anything else.
 """
 
@@ -9,18 +10,24 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import signal
 import sys
 from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+import structlog
+
 from brokers import logs
 from brokers.cli import runtime
 from brokers.config import BrokerConfig, broker_config
+from s3stream.backoff import Backoff
 from s3stream.errors import BadSetting, PonorError
 
 if TYPE_CHECKING:
     from brokers.broker import Broker
+
+log = structlog.get_logger(__name__)
 
 BAD_SETTING: Final = 2
 FAILED: Final = 1
@@ -70,8 +77,43 @@ class _Process:
             return 0
         runtime.settle()
         self._say_ready(broker)
-        await self._told.wait()
+        lives = 1
+        while await self._fenced_before_told(broker):
+            lives += 1
+            again = await self._begin_again(broker, lives)
+            if again is None:
+                return 0
+            broker = again
         return await self._stop(broker)
+
+    async def _fenced_before_told(self, broker: Broker) -> bool:
+        told = asyncio.ensure_future(self._told.wait())
+        fenced = asyncio.ensure_future(broker.fenced.wait())
+        await asyncio.wait((told, fenced), return_when=asyncio.FIRST_COMPLETED)
+        told.cancel()
+        fenced.cancel()
+        return not self._told.is_set()
+
+    async def _begin_again(self, fenced: Broker, lives: int) -> Broker | None:
+        """The broker's next life, on the same ports; None when somebody said stop. Tried until it comes about: this
+        process served before, and whatever keeps it from that now may pass."""
+        from brokers.broker import Broker
+
+        await fenced.abandon()
+        runtime.unsettle()
+        backoff = Backoff(random.SystemRandom())
+        while True:
+            broker = Broker(fenced.config, lives)
+            try:
+                if not await self._unless_told(broker.start()):
+                    return None
+            except PonorError as error:
+                log.error("cannot register again yet", error=str(error))
+            else:
+                runtime.settle()
+                return broker
+            if not await self._unless_told(asyncio.sleep(backoff.next())):
+                return None
 
     def _listen(self) -> None:
         loop = asyncio.get_running_loop()

@@ -40,3 +40,8 @@ def settle() -> None:
     """Once started: what lives now lives as long as the process; collections need not look at it again."""
     gc.collect()
     gc.freeze()
+
+
+def unsettle() -> None:
+    """Before another broker is begun in this process: what the last one was made of may go."""
+    gc.unfreeze()

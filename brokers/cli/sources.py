@@ -97,3 +97,19 @@ def from_assignments(assignments: Iterable[str]) -> dict[str, str]:
 def from_flags(flags: Mapping[str, object | None]) -> dict[str, str]:
     """Settings of flags that were given."""
     return {name: str(value) for name, value in flags.items() if value is not None}
+
+
+def check_shared(settings: Mapping[str, str]) -> None:
+    """Several brokers are one cluster only over stores that all their processes reach. Raises BadSetting."""
+    for name in ("ponor.object.store.url", "ponor.metadata.url"):
+        url = settings.get(name, "")
+        if url.startswith("memory:") or url in ("sqlite://", "sqlite:///:memory:"):
+            raise BadSetting(f"{name}: {url} is one process's own; several brokers need one that they share")
+
+
+def own_wal(settings: Mapping[str, str], number: int, brokers: int) -> dict[str, str]:
+    """A directory has one writer: of several brokers each has a folder of its own in it."""
+    url = settings.get("ponor.wal.url", "")
+    if brokers > 1 and url.startswith("file:"):
+        return {**settings, "ponor.wal.url": f"{url.rstrip('/')}/broker-{number}"}
+    return dict(settings)

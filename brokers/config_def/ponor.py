@@ -23,6 +23,10 @@ HIGH, MEDIUM, LOW = Importance.HIGH, Importance.MEDIUM, Importance.LOW
 
 MEMORY_BYTES_MIN: Final = 64 * MIB
 MEMORY_BYTES_DEFAULT_MAX: Final = 4 * GIB
+HEARTBEAT_MS_MIN: Final = 50
+HEARTBEATS_PER_LEASE_MIN: Final = 3
+"""One that is late, or lost with a transaction, is nobody's death."""
+LEASE_MS_MIN: Final = HEARTBEATS_PER_LEASE_MIN * HEARTBEAT_MS_MIN
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 PONOR_CONFIGS: Final[Table] = table(
@@ -51,6 +55,13 @@ PONOR_CONFIGS: Final[Table] = table(
     ConfigKey("ponor.log.level", STRING, "info", "Least level that is logged.", OneOf(LOG_LEVELS)),
     ConfigKey("ponor.log.format", STRING, "auto", "`auto`: console on a terminal, JSON otherwise.",
               OneOf(("auto", "console", "json"))),
+    ConfigKey("ponor.lease.ms", INT, 3_000,
+              "How long a broker, or the controller, may be silent before others take it for dead. That a process "
+              "ended is seen at once, by its broken connection; this is for a machine or a network that is gone. The "
+              "same on all brokers.", at_least(LEASE_MS_MIN)),
+    ConfigKey("ponor.heartbeat.ms", INT, 500,
+              "How often a broker tells the database that it lives: one small transaction each time. At most a third "
+              "of ponor.lease.ms.", at_least(HEARTBEAT_MS_MIN)),
     ConfigKey("ponor.drain.timeout.ms", INT, 10_000,
               "How long a stop waits for requests under way before it closes their connections.", at_least(0)),
     ConfigKey("ponor.flush.bytes", LONG, limits.FLUSH_BYTES,

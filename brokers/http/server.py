@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from brokers.controller.controller import Controller
 from brokers.dynamic_config import ConfigSource
 from brokers.errors import KafkaError
 from brokers.groups.coordinator import GroupCoordinator
@@ -36,6 +37,7 @@ class HttpSources:
     groups: GroupCoordinator
     configs: ConfigSource
     metrics: Metrics
+    controller: Controller
 
 
 class HttpServer:
@@ -78,7 +80,10 @@ class HttpServer:
             ("/metrics", self._metrics),
             ("/health/live", _checked(health.live, list)),
             ("/health/ready", _checked(health.ready, health.warnings)),
-            ("/v1/cluster", _json(lambda _: views.cluster(health.partitions.image, sources.node_id))),
+            (
+                "/v1/cluster",
+                _json(lambda _: views.cluster(health.partitions.image, sources.node_id, sources.controller)),
+            ),
             ("/v1/topics", _json(lambda request: views.topics(health.partitions.image, _after(request)))),
             ("/v1/topics/{name}", _json(lambda request: views.topic(health, request.match_info["name"]))),
             ("/v1/groups", _json(lambda request: views.groups(sources.groups, _after(request)))),

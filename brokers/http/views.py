@@ -5,16 +5,18 @@ Invariant: an answer is bounded: lists are cut at a number of entries, and say s
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Final
 
 from brokers.config_def import BROKER_CONFIGS
+from brokers.controller.controller import Controller
 from brokers.dynamic_config import ConfigSource
 from brokers.groups.coordinator import GroupCoordinator
 from brokers.handlers.config_view import broker_entries
 from brokers.handlers.topic_view import partition_view
 from brokers.health import Health
-from metadata.image import ClusterImage, TopicImage
+from metadata.image import NO_LEADER, ClusterImage, TopicImage
 
 ENTRIES_MAX: Final = 1_000
 SOURCES: Final = {1: "topic", 2: "broker", 3: "cluster", 4: "start", 5: "default"}
@@ -26,14 +28,17 @@ def cut(items: Iterable[Any], after: str) -> tuple[list[Any], str | None]:
     return names[:ENTRIES_MAX], names[ENTRIES_MAX - 1] if len(names) > ENTRIES_MAX else None
 
 
-def cluster(image: ClusterImage, node_id: int) -> dict[str, Any]:
+def cluster(image: ClusterImage, node_id: int, controller: Controller) -> dict[str, Any]:
+    leads = Counter(image.leader_of(part) for topic in image.topics.values() for part in topic.partitions)
+    assigned = Counter(part.assigned for topic in image.topics.values() for part in topic.partitions)
     return {
         "cluster_id": image.cluster_id,
         "node_id": node_id,
         "image_version": image.version,
         "features": dict(image.features),
         "topics": len(image.topics),
-        "partitions": sum(len(topic.partitions) for topic in image.topics.values()),
+        "partitions": assigned.total(),
+        "partitions_without_leader": leads[NO_LEADER],
         "brokers": [
             {
                 "node_id": node.node_id,
@@ -42,10 +47,41 @@ def cluster(image: ClusterImage, node_id: int) -> dict[str, Any]:
                 "port": node.port,
                 "rack": node.rack,
                 "alive": node.alive,
+                "draining": node.draining,
+                "leads": leads[node.node_id],
+                "assigned": assigned[node.node_id],
             }
             for node in image.nodes.values()
         ],
+        "controller": image.controller,
+        "takeovers": [
+            {
+                "node_id": wal.node_id,
+                "node_epoch": wal.node_epoch,
+                "wal": wal.wal_uri,
+                "state": wal.state.name.lower(),
+                "partitions": sum(
+                    (part.leader, part.owner_epoch) == (wal.node_id, wal.node_epoch)
+                    for topic in image.topics.values()
+                    for part in topic.partitions
+                ),
+            }
+            for wal in image.fenced_wals
+        ],
+        "movements": _movements(image),
+        "as_controller": controller.status(),
     }
+
+
+def _movements(image: ClusterImage) -> list[dict[str, Any]]:
+    """Partitions that are not open where they are assigned."""
+    found = [
+        {"topic": topic.name, "partition": part.partition, "from": image.leader_of(part), "to": part.assigned}
+        for topic in image.topics.values()
+        for part in topic.partitions
+        if part.assigned not in (NO_LEADER, image.leader_of(part))
+    ]
+    return found[:ENTRIES_MAX]
 
 
 def topics(image: ClusterImage, after: str) -> dict[str, Any]:

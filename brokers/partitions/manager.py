@@ -1,7 +1,8 @@
 """The partitions that this broker serves.
 
-Owns: which streams are open here (following the cluster image), lookups, topic configs in force, upkeep in the
-background. Does not own: where partitions belong (the image says), what a partition does (partition_log.py).
+Owns: which streams are open here (following the cluster image: what is assigned here is opened, what is assigned
+elsewhere closed), lookups, topic configs in force, upkeep in the background. Does not own: where partitions belong
+(the controller says), what a partition does (partition_log.py), the tails of dead brokers (takeovers.py).
 Invariant: a log found here is the open stream's only one; a topic gone from the image is unknown at once, and
 whatever waited on its partitions has been answered.
 """
@@ -9,7 +10,7 @@ whatever waited on its partitions has been answered.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TypeAlias
 from uuid import UUID
 
@@ -22,14 +23,15 @@ from brokers.partitions.log_config import LogConfig
 from brokers.partitions.opener import Opener, Placed
 from brokers.partitions.partition_log import PartitionLog
 from brokers.partitions.settings import PartitionSettings
+from brokers.partitions.takeovers import Takeovers
 from brokers.partitions.waiters import call
 from metadata.image import NO_LEADER, ClusterImage, PartitionImage, TopicImage
-from s3stream.errors import PonorError
+from s3stream.errors import Corrupt, PonorError, Unavailable
 from s3stream.metrics import Metrics
 from s3stream.seams import Clock, MetadataStore
 from s3stream.storage import Storage
 from s3stream.tasks import Tasks
-from s3stream.types import NodeId
+from s3stream.types import NodeId, StreamId
 
 log = structlog.get_logger(__name__)
 
@@ -58,6 +60,7 @@ class PartitionManager:
         self._tasks = tasks
         self._settings = settings or PartitionSettings()
         self._opener = Opener(storage, clock, self._settings)
+        self._takeovers = Takeovers(storage, tasks, self._recovered)
         self.image: ClusterImage = _EMPTY_IMAGE
         """The cluster as this broker acts on it."""
         self._logs: dict[UUID, dict[int, PartitionLog]] = {}
@@ -69,6 +72,9 @@ class PartitionManager:
         self._on_close: list[LogListener] = []
         self._turn = asyncio.Lock()
         self._retry: asyncio.Task[None] | None = None
+        self._leaving: set[StreamId] = set()
+        """On their way to another broker: flushed while they still serve, then closed."""
+        self._closed = False
         self._background: list[asyncio.Task[None]] = []
         self._trimmed = metrics.counter("ponor_retention_records_total", "Offsets that retention removed")
         metrics.gauge("ponor_partitions_open", "Partitions that this broker serves", lambda: float(self.open_count))
@@ -88,12 +94,13 @@ class PartitionManager:
 
     async def close(self) -> None:
         """Stop serving: what is pending becomes durable and is answered, then the streams are closed."""
+        self._closed = True
         tasks = [*self._background, *([self._retry] if self._retry else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         async with self._turn:
-            await self._close(list(self.logs()))
+            await self._close(list(self.logs()), for_good=True)
 
     def on_open(self, listener: LogListener) -> None:
         """`listener(log)` is called when a log begins to serve, before any request finds it."""
@@ -148,12 +155,13 @@ class PartitionManager:
     # --- following the image -------------------------------------------------------------------
 
     async def apply_image(self, image: ClusterImage) -> None:
-        """Serve what `image` places here, and nothing else. An image older than the current one changes nothing.
+        """Serve what `image` assigns here, and nothing else. An image older than the current one changes nothing.
 
         Returns when every partition that can be opened now is open. Those that cannot are tried again by
-        themselves where that may help; they never keep the others waiting for more than this call.
+        themselves where that may help; they never keep the others waiting for more than this call. What is assigned
+        elsewhere serves until its flush is done, and is closed then.
         """
-        if image.version < self.image.version:
+        if image.version < self.image.version or self._closed:
             return
         self.image = image
         self._drop_deleted(image)
@@ -162,7 +170,7 @@ class PartitionManager:
             self._drop_deleted(image)
             self._configure(image)
             self._shut_lost(image)
-            await self._close([found for found in self.logs() if not self._placed_here(found, image)])
+            self._let_go([found for found in self.logs() if not self._assigned_here(found, image)])
             await self._open(image)
 
     def _drop_deleted(self, image: ClusterImage) -> None:
@@ -196,22 +204,64 @@ class PartitionManager:
                 found.shut(ErrorCode.not_leader_or_follower)
                 self._storage.drop_stream(found.stream.stream_id)
 
-    def _placed_here(self, found: PartitionLog, image: ClusterImage) -> bool:
-        return self._node_id in image.topics_by_id[found.topic_id].partitions[found.partition].replicas
+    def _assigned_here(self, found: PartitionLog, image: ClusterImage) -> bool:
+        topic = image.topics_by_id.get(found.topic_id)
+        return topic is not None and topic.partitions[found.partition].assigned == self._node_id
 
-    async def _close(self, logs: list[PartitionLog]) -> None:
+    def _let_go(self, logs: list[PartitionLog]) -> None:
+        """Hand over to others, without keeping what is to be opened here waiting."""
+        going = [found for found in logs if found.stream.stream_id not in self._leaving]
+        if going:
+            self._leaving.update(found.stream.stream_id for found in going)
+            self._tasks.spawn(self._hand_over(going), "hand partitions over")
+
+    async def _hand_over(self, logs: list[PartitionLog]) -> None:
+        try:
+            # First while appends go on: what is left to upload when they are refused is what came meanwhile.
+            await self._storage.flush_streams([found.stream for found in logs])
+            still = [found for found in logs if self._is_open(found)]
+            await self._close([found for found in still if not self._assigned_here(found, self.image)])
+        except PonorError as error:
+            log.warning("partitions are not handed over yet", partitions=len(logs), error=str(error))
+        finally:
+            self._leaving.difference_update(found.stream.stream_id for found in logs)
+        # Some may stay after all, or are to come back already.
+        self._retry_later()
+
+    def _is_open(self, found: PartitionLog) -> bool:
+        return self._logs.get(found.topic_id, {}).get(found.partition) is found
+
+    async def _close(self, logs: list[PartitionLog], for_good: bool = False) -> None:
+        """Stop serving, close the streams. Those that could not be closed in time are served again, unless `for_good`;
+        a closing whose outcome is unknown is asked for until it is known."""
         if not logs:
             return
         for found in logs:
             self._forget(found)
             found.retire(ErrorCode.not_leader_or_follower)
         try:
-            await self._storage.close_streams([found.stream for found in logs])
+            await self._close_streams(logs, for_good)
         except PonorError as error:
             log.error("streams not closed", streams=len(logs), error=str(error))
         finally:
             for found in logs:
-                found.shut(ErrorCode.not_leader_or_follower)
+                if not self._is_open(found):
+                    found.shut(ErrorCode.not_leader_or_follower)
+
+    async def _close_streams(self, logs: list[PartitionLog], for_good: bool) -> None:
+        streams = [found.stream for found in logs]
+        if not for_good:
+            try:
+                await self._storage.close_streams(streams)
+                return
+            except Unavailable as error:
+                log.warning("partitions stay here for now", partitions=len(logs), error=str(error))
+            for found in logs:
+                if found.stream.refusal is None:
+                    found.resume()
+                    self._opened(found)
+            streams = [found.stream for found in logs if not self._is_open(found)]
+        await self._storage.close_streams(streams, timeout_s=None, pause_max_s=None)
 
     def _forget(self, found: PartitionLog) -> None:
         for listener in self._on_close:
@@ -226,31 +276,33 @@ class PartitionManager:
     # --- opening -------------------------------------------------------------------------------
 
     async def _open(self, image: ClusterImage) -> None:
-        wanted = [
-            Placed(topic, part, self._config(topic, image))
-            for topic in image.topics.values()
-            for part in topic.partitions
-            if self._wanted(topic, part, image)
-        ]
-        if wanted:
-            retry = await self._opener.open(wanted, self._opened)
-            if retry and self._retry is None:
-                self._retry = self._tasks.spawn(self._open_later(), "open partitions again")
+        fenced = {(wal.node_id, wal.node_epoch) for wal in image.fenced_wals}
+        wanted: list[Placed] = []
+        orphans: list[PartitionImage] = []
+        for topic in image.topics.values():
+            for part in topic.partitions:
+                if part.assigned != self._node_id or part.partition in self._logs.get(topic.topic_id, ()):
+                    continue
+                if part.stream_id in self._leaving:
+                    continue  # on its way out; looked at again when it is closed
+                if (part.leader, part.owner_epoch) in fenced and not self._takeovers.ready(part):
+                    orphans.append(part)
+                elif self._openable(part, fenced):
+                    wanted.append(Placed(topic, part, self._config(topic, image)))
+        self._takeovers.follow(image, orphans)
+        if wanted and await self._opener.open(wanted, self._opened):
+            self._retry_later()
 
-    def _wanted(self, topic: TopicImage, part: PartitionImage, image: ClusterImage) -> bool:
-        if part.partition in self._logs.get(topic.topic_id, ()) or self._node_id not in part.replicas:
-            return False
-        if part.leader == NO_LEADER:
-            return self._preferred(part, image) == self._node_id
-        return part.leader == self._node_id
+    def _openable(self, part: PartitionImage, fenced: Collection[tuple[NodeId, int]]) -> bool:
+        """Closed, this node's own from before a restart, or recovered from a fenced owner (CORRECTNESS 1)."""
+        return part.leader in (NO_LEADER, self._node_id) or (part.leader, part.owner_epoch) in fenced
 
-    def _preferred(self, part: PartitionImage, image: ClusterImage) -> NodeId:
-        """The first live replica (CORRECTNESS 17)."""
-        for node_id in part.replicas:
-            node = image.nodes.get(node_id)
-            if node_id == self._node_id or (node is not None and node.alive):
-                return node_id
-        return NO_LEADER
+    def _recovered(self, broken: dict[StreamId, Corrupt], failure: PonorError | None) -> None:
+        self._opener.offline.update(broken)
+        if failure is not None:
+            self._retry_later()
+        else:
+            self._tasks.spawn(self.apply_image(self.image), "open recovered partitions")
 
     def _config(self, topic: TopicImage, image: ClusterImage) -> LogConfig:
         config = self._config_source(topic, image)
@@ -267,6 +319,10 @@ class PartitionManager:
         self._by_name[found.topic] = logs
         for listener in self._on_open:
             call(listener, found)
+
+    def _retry_later(self) -> None:
+        if self._retry is None:
+            self._retry = self._tasks.spawn(self._open_later(), "open partitions again")
 
     async def _open_later(self) -> None:
         await self._clock.sleep(self._settings.open_retry_ms / 1000)

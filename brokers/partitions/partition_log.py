@@ -25,6 +25,7 @@ from brokers.partitions.pending import NO_OFFSET, AppendOrigin, AppendResult, Do
 from brokers.partitions.producer_state import AbortedTransaction, DurableBatch, ProducerState
 from brokers.partitions.snapshots import Snapshot, Snapshots, SnapshotSource
 from brokers.partitions.timestamps import TimestampOffset, first_at_or_after, first_of_newest
+from brokers.partitions.traffic import Traffic
 from brokers.partitions.validation import NotOneBatch, RecordsRefused
 from brokers.partitions.waiters import Waiters, call
 from brokers.records.batch import (
@@ -71,7 +72,7 @@ class PartitionLog:
     __slots__ = (
         "_clock", "_epochs", "_pending", "_producers", "_quiet_until", "_refusal", "_snapshots", "_waiters", "config",
         "high_watermark", "last_stable_offset", "leader_epoch", "partition", "retention_hint_ms", "stream", "topic",
-        "topic_id",
+        "topic_id", "traffic",
     )  # fmt: skip
 
     def __init__(
@@ -93,6 +94,7 @@ class PartitionLog:
         self.partition = partition
         self.stream = stream
         self.config = config
+        self.traffic = Traffic()
         self._clock = clock
         self.leader_epoch = stream.epoch
         self.high_watermark = stream.durable_end
@@ -314,6 +316,10 @@ class PartitionLog:
         """Serve no more: appends and reads answer `code` from now on. What is pending is still heard."""
         self._refusal = code
         self._waiters.wake()
+
+    def resume(self) -> None:
+        """Serve again: its stream was not closed after all."""
+        self._refusal = None
 
     def shut(self, code: ErrorCode) -> None:
         """Retire, and answer `code` to whatever still waits: nobody is left without an answer."""

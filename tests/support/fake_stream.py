@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
-from s3stream.errors import NotFound, OutOfRange, PonorError
+from s3stream.errors import Corrupt, NotFound, OutOfRange, PonorError, Unavailable
 from s3stream.stream import StreamListener
-from s3stream.types import Buffer, Checkpoint, ObjectRange, ObjectRef, ReadResult, StreamBatch
+from s3stream.types import Buffer, Checkpoint, FencedWal, ObjectRange, ObjectRef, ReadResult, StreamBatch
 
 
 class FakeStream:
@@ -15,6 +16,7 @@ class FakeStream:
     def __init__(self, stream_id: int = 1, epoch: int = 0) -> None:
         self.stream_id = stream_id
         self.epoch = epoch
+        self.refusal: PonorError | None = None
         self.epochs: Sequence[tuple[int, int]] = [(epoch, 0)]
         self.checkpoint: Checkpoint | None = None
         self.listener: StreamListener | None = None
@@ -142,6 +144,13 @@ class FakeStorage:
         self.opened: list[list[int]] = []
         self.closed: list[int] = []
         self.dropped: list[int] = []
+        self.flushed: list[int] = []
+        self.close_errors: list[PonorError] = []
+        """What the next closings end with."""
+        self.taken_over: list[tuple[int, list[int]]] = []
+        """(node epoch, streams) of each recovery, as asked for."""
+        self.lost: dict[int, Corrupt] = {}
+        self.unreachable: Unavailable | None = None
 
     async def open_streams(self, requests: Sequence[tuple[int, int]]) -> list[FakeStream]:
         self.opened.append([stream_id for stream_id, _ in requests])
@@ -155,7 +164,22 @@ class FakeStorage:
             self.streams[stream_id] = FakeStream(stream_id, epoch + 1)
         return self.streams[stream_id]
 
-    async def close_streams(self, streams: Sequence[FakeStream]) -> None:
+    async def take_over(self, wal: FencedWal, stream_ids: Sequence[int]) -> tuple[list[int], dict[int, Corrupt]]:
+        self.taken_over.append((wal.node_epoch, sorted(stream_ids)))
+        await asyncio.sleep(0)
+        if self.unreachable is not None:
+            raise self.unreachable
+        broken = {stream_id: self.lost[stream_id] for stream_id in stream_ids if stream_id in self.lost}
+        return [stream_id for stream_id in stream_ids if stream_id not in broken], broken
+
+    async def flush_streams(self, streams: Sequence[FakeStream]) -> None:
+        self.flushed += [stream.stream_id for stream in streams]
+
+    async def close_streams(
+        self, streams: Sequence[FakeStream], timeout_s: float | None = 1, pause_max_s: float | None = 1
+    ) -> None:
+        if self.close_errors:
+            raise self.close_errors.pop(0)
         for stream in streams:
             stream.make_durable()
             self.closed.append(stream.stream_id)

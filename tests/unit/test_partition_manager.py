@@ -20,6 +20,7 @@ from metadata.image import NO_LEADER, ClusterImage, NodeImage, PartitionImage, T
 from s3stream.errors import Corrupt, Fenced, NotFound, Unavailable
 from s3stream.metrics import Metrics
 from s3stream.tasks import Tasks
+from s3stream.types import FencedWal, WalState
 from tests.support.fake_stream import FakeStorage, FakeStream
 from tests.support.partitions import FixedClock, append, batch, idempotent
 
@@ -49,18 +50,32 @@ class StepClock(FixedClock):
 
 def topic(
     name: str, number: int, partitions: int = 1, *, leader: int = NO_LEADER, epoch: int = -1,
-    replicas: tuple[int, ...] = (ME,), configs: dict[str, str] | None = None,
+    assigned: int | None = None, owner_epoch: int = 1, configs: dict[str, str] | None = None,
 ) -> TopicImage:  # fmt: skip
+    """Assigned to its leader, or here when it has none, unless said otherwise."""
+    home = assigned if assigned is not None else ME if leader == NO_LEADER else leader
     parts = tuple(
-        PartitionImage(index, number * 10_000 + index, leader, epoch, replicas) for index in range(partitions)
+        PartitionImage(index, number * 10_000 + index, leader, epoch, (ME, OTHER), home, owner_epoch)
+        for index in range(partitions)
     )
     return TopicImage(name, UUID(int=number), False, parts, configs or {})
 
 
-def image(version: int, *topics: TopicImage, alive: tuple[int, ...] = (ME, OTHER)) -> ClusterImage:
+def image(
+    version: int, *topics: TopicImage, alive: tuple[int, ...] = (ME, OTHER), fenced: tuple[FencedWal, ...] = ()
+) -> ClusterImage:
     nodes = {node: NodeImage(node, 1, "h", 1, None, node in alive) for node in (ME, OTHER)}
     by_name = {one.name: one for one in topics}
-    return ClusterImage(version, "c", by_name, {one.topic_id: one for one in topics}, nodes, {})
+    return ClusterImage(version, "c", by_name, {one.topic_id: one for one in topics}, nodes, {}, fenced_wals=fenced)
+
+
+def fenced(state: WalState, node: int = OTHER, node_epoch: int = 1) -> FencedWal:
+    return FencedWal(node, node_epoch, 7, "file:///wal", 0, state, 9 if state is WalState.SEALED else None)
+
+
+async def settled() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
 class NoRanges:
@@ -130,12 +145,69 @@ async def test_lookups_of_what_is_not_here(bench: Bench) -> None:
         assert caught.value.code is code
 
 
-async def test_the_first_live_replica_opens_a_closed_stream(bench: Bench) -> None:
-    both, theirs = topic("a", 1, replicas=(OTHER, ME)), topic("b", 2, replicas=(OTHER,))
-    await bench.apply(1, both, theirs)
+async def test_a_closed_stream_is_opened_by_whoever_it_is_assigned_to(bench: Bench) -> None:
+    await bench.apply(1, topic("a", 1, assigned=OTHER), topic("b", 2, assigned=NO_LEADER), topic("c", 3))
+    assert bench.storage.opened == [[30_000]]
+    await bench.apply(2, topic("a", 1, assigned=ME), topic("b", 2, assigned=NO_LEADER), topic("c", 3))
+    assert bench.storage.opened == [[30_000], [10_000]]
+
+
+async def test_a_stream_open_elsewhere_is_not_opened_before_its_owner_closes_it(bench: Bench) -> None:
+    """CORRECTNESS 1: no assignment opens it, and no death does before the owner's WAL is sealed."""
+    await bench.apply(1, topic("a", 1, leader=OTHER, epoch=3, assigned=ME))
+    await bench.apply(2, topic("a", 1, leader=OTHER, epoch=3, assigned=ME), alive=(ME,))
+    await bench.apply(3, topic("a", 1, leader=OTHER, epoch=3, assigned=ME), fenced=(fenced(WalState.SEALING),))
+    await settled()
+    assert bench.storage.opened == [] and bench.storage.taken_over == []
+    await bench.apply(4, topic("a", 1, epoch=3))
+    assert bench.manager.log("a", 0).leader_epoch == 4
+
+
+async def test_a_dead_brokers_streams_are_recovered_together_then_opened(bench: Bench) -> None:
+    dead = topic("a", 1, 3, leader=OTHER, epoch=3, assigned=ME)
+    again = topic("b", 2, leader=OTHER, epoch=5, assigned=ME, owner_epoch=2)
+    await bench.apply(1, dead, again, topic("c", 3), fenced=(fenced(WalState.SEALED),))
+    assert bench.storage.opened == [[30_000]], "nothing else waits for a recovery"
+    assert bench.code("a") is ErrorCode.not_leader_or_follower
+    await settled()
+    assert bench.storage.taken_over == [(1, [10_000, 10_001, 10_002])]
+    assert [bench.manager.log("a", partition).leader_epoch for partition in range(3)] == [4, 4, 4]
+    assert bench.code("b") is ErrorCode.not_leader_or_follower, "its owner's next incarnation lives"
+
+
+async def test_a_recovery_counts_only_for_the_incarnation_whose_wal_was_read(bench: Bench) -> None:
+    """The stream was opened by another that died too: what was recovered of the first says nothing of the second."""
+    bench.storage.bad = {10_000: Fenced("another survivor has it")}
+    await bench.apply(1, topic("a", 1, leader=OTHER, epoch=3, assigned=ME), fenced=(fenced(WalState.SEALED),))
+    await settled()
+    bench.storage.bad, bench.storage.opened = {}, []
+    second = fenced(WalState.SEALED, node_epoch=2)
+    await bench.apply(2, topic("a", 1, leader=OTHER, epoch=4, assigned=ME, owner_epoch=2), fenced=(second,))
     assert bench.storage.opened == []
-    await bench.apply(2, both, theirs, alive=(ME,))
-    assert bench.storage.opened == [[10_000]]
+    await settled()
+    assert [epoch for epoch, _ in bench.storage.taken_over] == [1, 2]
+    assert bench.manager.log("a", 0).leader_epoch == 5
+
+
+async def test_what_the_dead_brokers_wal_lacks_stays_offline_alone(bench: Bench) -> None:
+    bench.storage.lost = {10_001: Corrupt("a hole")}
+    await bench.apply(1, topic("a", 1, 2, leader=OTHER, epoch=3, assigned=ME), fenced=(fenced(WalState.SEALED),))
+    await settled()
+    assert bench.manager.log("a", 0) and bench.code("a", 1) is ErrorCode.kafka_storage_error
+    await bench.apply(2, topic("a", 1, 2, leader=OTHER, epoch=3, assigned=ME), fenced=(fenced(WalState.SEALED),))
+    await settled()
+    assert len(bench.storage.taken_over) == 1, "it is not read again and again"
+
+
+async def test_a_wal_that_is_out_of_reach_is_tried_again(bench: Bench) -> None:
+    bench.storage.unreachable = Unavailable("volume")
+    await bench.apply(1, topic("a", 1, leader=OTHER, epoch=3, assigned=ME), fenced=(fenced(WalState.SEALED),))
+    await settled()
+    assert bench.manager.open_count == 0
+    bench.storage.unreachable = None
+    await bench.clock.wake()
+    await settled()
+    assert bench.manager.open_count == 1
 
 
 async def test_a_deleted_topic_answers_all_that_waits_and_a_new_one_of_its_name_is_another(bench: Bench) -> None:
@@ -227,7 +299,7 @@ async def test_configs_reach_open_logs_and_equal_ones_are_one_object(bench: Benc
 async def test_a_partition_opened_elsewhere_at_a_higher_epoch_is_given_up(bench: Bench) -> None:
     await bench.apply(1, topic("a", 1))
     log = bench.manager.log("a", 0)
-    await bench.apply(2, topic("a", 1, leader=OTHER, epoch=0))  # loaded before our own opening was seen
+    await bench.apply(2, topic("a", 1, leader=OTHER, epoch=0, assigned=ME))  # loaded before our own opening was seen
     assert bench.manager.log("a", 0) is log
     pending = append(log, batch())
     await bench.apply(3, topic("a", 1, leader=OTHER, epoch=1))
@@ -235,14 +307,71 @@ async def test_a_partition_opened_elsewhere_at_a_higher_epoch_is_given_up(bench:
     assert bench.storage.dropped == [10_000] and bench.storage.closed == []
 
 
-async def test_a_partition_moved_away_is_closed_after_what_is_pending(bench: Bench) -> None:
+async def test_a_partition_moved_away_is_flushed_then_closed_after_what_is_pending(bench: Bench) -> None:
     await bench.apply(1, topic("a", 1))
     log = bench.manager.log("a", 0)
     pending = append(log, batch())
-    await bench.apply(2, topic("a", 1, leader=ME, epoch=0, replicas=(OTHER,)))
+    await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER))
+    await settled()
+    assert bench.storage.flushed == [10_000]
     assert pending.errors == [ErrorCode.none] and bench.storage.closed == [10_000]
     assert append(log, batch()).errors == [ErrorCode.not_leader_or_follower]
     assert bench.events[-1] == ("close", "a-0")
+
+
+async def test_a_partition_serves_while_it_is_flushed_before_it_moves(bench: Bench) -> None:
+    await bench.apply(1, topic("a", 1), topic("b", 2))
+    log, gate = bench.manager.log("a", 0), asyncio.Event()
+
+    async def slow(streams: object) -> None:
+        await gate.wait()
+
+    bench.storage.flush_streams = slow  # type: ignore[method-assign]
+    await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER), topic("b", 2), topic("c", 3))
+    await settled()
+    assert bench.manager.log("a", 0) is log and bench.manager.log("c", 0), "others are opened meanwhile"
+    assert append(log, batch()).errors == []
+    gate.set()
+    await settled()
+    assert bench.storage.closed == [10_000] and bench.code("a") is ErrorCode.not_leader_or_follower
+
+
+async def test_a_partition_assigned_back_while_it_is_flushed_stays(bench: Bench) -> None:
+    await bench.apply(1, topic("a", 1))
+    log, gate = bench.manager.log("a", 0), asyncio.Event()
+
+    async def slow(streams: object) -> None:
+        await gate.wait()
+
+    bench.storage.flush_streams = slow  # type: ignore[method-assign]
+    await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER))
+    await settled()
+    await bench.apply(3, topic("a", 1, leader=ME, epoch=0))
+    gate.set()
+    await settled()
+    assert bench.manager.log("a", 0) is log and bench.storage.closed == []
+
+
+async def test_a_partition_that_cannot_be_closed_in_time_goes_on_here_and_is_tried_again(bench: Bench) -> None:
+    await bench.apply(1, topic("a", 1))
+    log = bench.manager.log("a", 0)
+    bench.storage.close_errors = [Unavailable("store")]
+    await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER))
+    await settled()
+    assert bench.manager.log("a", 0) is log and append(log, batch()).errors == []
+    assert bench.events == [("open", "a-0"), ("close", "a-0"), ("open", "a-0")]
+    await bench.clock.wake()
+    await settled()
+    assert bench.storage.closed == [10_000]
+
+
+async def test_a_closing_of_unknown_outcome_is_asked_for_again_and_serves_nobody(bench: Bench) -> None:
+    await bench.apply(1, topic("a", 1))
+    bench.stream(bench.manager.log("a", 0)).refusal = Fenced("being closed")
+    bench.storage.close_errors = [Unavailable("database")]
+    await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER))
+    await settled()
+    assert bench.storage.closed == [10_000] and bench.events == [("open", "a-0"), ("close", "a-0")]
 
 
 async def test_closing_answers_everybody_even_when_the_streams_cannot_be_closed(bench: Bench) -> None:
@@ -250,10 +379,7 @@ async def test_closing_answers_everybody_even_when_the_streams_cannot_be_closed(
     log = bench.manager.log("a", 0)
     pending = append(log, batch())
 
-    async def refused(streams: object) -> None:
-        raise Unavailable("database")
-
-    bench.storage.close_streams = refused  # type: ignore[method-assign]
+    bench.storage.close_errors = [Unavailable("database")]
     await bench.manager.close()
     assert pending.errors == [ErrorCode.not_leader_or_follower] and bench.manager.open_count == 0
 

@@ -1,0 +1,46 @@
+"""What the controller decided: each decision one log line, the last ones shown over HTTP.
+
+A decision that stands (a paused broker that keeps its partitions) is said once, and again when it has changed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, Final
+
+import structlog
+
+from s3stream.seams import Clock
+
+log = structlog.get_logger("brokers.controller")
+
+KEPT: Final = 100
+
+
+class Decisions:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._kept: deque[dict[str, Any]] = deque(maxlen=KEPT)
+        self._standing: dict[object, tuple[str, str]] = {}
+
+    def say(self, decision: str, **facts: Any) -> None:
+        log.info(decision, **facts)
+        self._keep(decision, facts)
+
+    def stands(self, about: object, decision: str, reason: str, **facts: Any) -> None:
+        """Said when it is new: `about` had another decision or reason before."""
+        if self._standing.get(about) == (decision, reason):
+            return
+        self._standing[about] = (decision, reason)
+        log.warning(decision, reason=reason, **facts)
+        self._keep(decision, {"reason": reason, **facts})
+
+    def ended(self, about: object) -> None:
+        self._standing.pop(about, None)
+
+    def last(self) -> list[dict[str, Any]]:
+        """The newest first."""
+        return list(reversed(self._kept))
+
+    def _keep(self, decision: str, facts: dict[str, Any]) -> None:
+        self._kept.append({"time_ms": self._clock.now_ms(), "decision": decision, **facts})

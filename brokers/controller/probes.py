@@ -1,0 +1,113 @@
+"""One idle connection to each watched broker's listener: its breaking is how a process's death is seen at once.
+
+Owns: the connections, and what counts as a death: a reset or end of file, and after it a refused reconnection.
+Does not own: what follows (failure_detector.py). Silence says nothing here: no timeout, no lost route, no slow
+connect is a death. Nor is a refusal that no connection came before: a broker registers before it listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, NamedTuple, Protocol
+
+import structlog
+
+from brokers.controller.failure_detector import Incarnation
+from s3stream.seams import Clock
+from s3stream.tasks import Tasks
+
+log = structlog.get_logger(__name__)
+
+RETRY_SECONDS: Final = 1.0
+CONNECT_SECONDS_MAX: Final = 5.0
+
+
+class Endpoint(NamedTuple):
+    host: str
+    port: int
+
+
+class Link(Protocol):
+    """A connection that nothing is said on."""
+
+    async def broken(self) -> None:
+        """Returns when the other side has closed or reset it."""
+
+    def close(self) -> None: ...
+
+
+Connect = Callable[[Endpoint], Awaitable[Link]]
+"""Raises OSError; ConnectionRefusedError where the host itself says that nobody listens."""
+
+
+class _Tcp:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def broken(self) -> None:
+        try:
+            while await self._reader.read(4096):
+                pass
+        except OSError:
+            pass
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+async def connect_tcp(endpoint: Endpoint) -> Link:
+    async with asyncio.timeout(CONNECT_SECONDS_MAX):  # TimeoutError is an OSError
+        reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
+    return _Tcp(reader, writer)
+
+
+class Probes:
+    def __init__(
+        self, clock: Clock, tasks: Tasks, gone: Callable[[Incarnation], None], connect: Connect = connect_tcp
+    ) -> None:
+        """`gone(incarnation)`: its process is dead, said once."""
+        self._clock = clock
+        self._tasks = tasks
+        self._gone = gone
+        self._connect = connect
+        self._running: dict[tuple[Incarnation, Endpoint], asyncio.Task[None]] = {}
+
+    def watch(self, wanted: Mapping[Incarnation, Endpoint]) -> None:
+        """Watch exactly these."""
+        keys = set(wanted.items())
+        for key in [key for key in self._running if key not in keys]:
+            self._running.pop(key).cancel()
+        for incarnation, endpoint in keys - self._running.keys():
+            probe = self._tasks.spawn(self._probe(incarnation, endpoint), f"probe broker {incarnation[0]}")
+            self._running[incarnation, endpoint] = probe
+
+    async def close(self) -> None:
+        running = list(self._running.values())
+        self.watch({})
+        await asyncio.gather(*running, return_exceptions=True)
+
+    async def _probe(self, incarnation: Incarnation, endpoint: Endpoint) -> None:
+        was_connected = False
+        while True:
+            try:
+                link = await self._connect(endpoint)
+            except ConnectionRefusedError:
+                if was_connected:
+                    log.warning("broker's process is gone", node_id=incarnation[0], node_epoch=incarnation[1])
+                    self._gone(incarnation)
+                    return
+                await self._clock.sleep(RETRY_SECONDS)
+                continue
+            except OSError:
+                await self._clock.sleep(RETRY_SECONDS)
+                continue
+            was_connected = True
+            began = self._clock.monotonic()
+            try:
+                await link.broken()
+            finally:
+                link.close()
+            if self._clock.monotonic() - began < RETRY_SECONDS:
+                await self._clock.sleep(RETRY_SECONDS)  # a broker at its connection limit closes each one at once

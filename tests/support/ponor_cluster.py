@@ -1,0 +1,113 @@
+"""A real `ponor up --brokers N` on free ports: brokers killed, paused and continued one by one, by process id.
+
+with PonorCluster(tmp_path, 3) as cluster:
+    cluster.kill_broker(1)
+    cluster.await_leaders("t")
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.support.ponor_process import PonorProcess, _sum
+from tests.support.ports import free_port
+
+PATIENCE_SECONDS = 30.0
+
+
+class PonorCluster(PonorProcess):
+    def __init__(self, folder: Path, brokers: int, flags: tuple[str, ...] = (), **more: Any) -> None:
+        super().__init__(folder, flags=("--brokers", str(brokers), *flags), **more)
+        self.brokers = brokers
+        self.port = free_ports(brokers)
+        self.http_port = free_ports(brokers)
+
+    def __enter__(self) -> PonorCluster:
+        self.start()
+        return self
+
+    @property
+    def bootstrap(self) -> str:
+        return ",".join(f"127.0.0.1:{self.port + number}" for number in range(self.brokers))
+
+    # --- one broker ----------------------------------------------------------------------------
+
+    def pid_of(self, number: int) -> int:
+        return int((self.data_dir / f"broker-{number}" / "pid").read_text())
+
+    def kill_broker(self, number: int) -> None:
+        os.kill(self.pid_of(number), signal.SIGKILL)
+
+    def pause_broker(self, number: int) -> None:
+        os.kill(self.pid_of(number), signal.SIGSTOP)
+
+    def continue_broker(self, number: int) -> None:
+        os.kill(self.pid_of(number), signal.SIGCONT)
+
+    def close(self) -> None:
+        """End whatever still runs, at once, the brokers first: they are sessions of their own."""
+        for number in range(self.brokers):
+            with contextlib.suppress(OSError, ValueError):
+                self.kill_broker(number)
+        super().close()
+
+    def get(self, number: int, path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port + number}{path}", timeout=5) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    def view(self, number: int) -> Any:
+        """What the broker says of the cluster."""
+        return json.loads(self.get(number, "/v1/cluster"))
+
+    def metric_of(self, number: int, name: str, **labels: str) -> float:
+        return _sum(self.get(number, "/metrics"), name, labels)
+
+    # --- waiting -------------------------------------------------------------------------------
+
+    def until(self, what: str, true: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> float:
+        """Returns how long it took. Raises with the log."""
+        began = time.monotonic()
+        while time.monotonic() - began < seconds:
+            with contextlib.suppress(OSError):
+                if true():
+                    return time.monotonic() - began
+            time.sleep(0.02)
+        raise AssertionError(f"{what}: not within {seconds} s\n{self.log_tail(60)}")
+
+    def leaders(self, number: int, topic: str) -> list[int]:
+        """As broker `number` knows them."""
+        found = json.loads(self.get(number, f"/v1/topics/{topic}"))
+        return [part["leader"] for part in found["partition_list"]]
+
+    def logged(self, event: str) -> list[Mapping[str, Any]]:
+        return [line for line in self._lines() if line.get("event") == event]
+
+    def _lines(self) -> Iterator[Mapping[str, Any]]:
+        for text in self.log.read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                line = json.loads(text)
+                if isinstance(line, dict):
+                    yield line
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that nobody listens on."""
+    while True:
+        first = free_port()
+        with contextlib.ExitStack() as stack:
+            try:
+                for port in range(first, first + count):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except (OSError, OverflowError):
+                continue
+            return first

@@ -1,0 +1,227 @@
+"""The controller on virtual time, over the real metadata store: who holds the lease, who is judged when, what is done
+about the dead, in which order, and that another goes on with it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from brokers.heartbeat import Heartbeat
+from s3stream.metrics import Metrics
+from s3stream.types import WalState
+from tests.support.controllers import HEARTBEAT_S, LEASE_S, World, a_world
+from tests.support.virtual_time import VirtualClock, virtual
+
+FILES = "file:///wal-N"
+
+
+async def elected(world: World) -> int:
+    await world.until(lambda: world.actives(), 1.0)
+    await asyncio.sleep(3)
+    assert len(world.actives()) == 1
+    return world.actives()[0]
+
+
+@virtual
+async def test_exactly_one_broker_takes_the_lease() -> None:
+    world = await a_world(5)
+    first = await elected(world)
+    for _ in range(200):
+        await asyncio.sleep(0.1)
+        assert world.actives() == [first]
+    assert world.crashes == [] and world.fenced() == []
+
+
+@virtual
+async def test_a_lease_given_back_is_taken_within_a_second() -> None:
+    world = await a_world(3)
+    first = await elected(world)
+    for moment in (0.0, 0.13, 0.31):
+        await asyncio.sleep(moment)
+        holder = world.actives()[0]
+        await world.nodes[holder].controller.stop()
+        assert await world.until(lambda: world.actives(), 1.0) <= 1.0
+        del world.nodes[holder]
+        if len(world.nodes) == 1:
+            break
+    assert first not in world.nodes and world.fenced() == []
+
+
+@virtual
+async def test_the_lease_of_a_controller_that_was_killed_is_taken_at_once() -> None:
+    world = await a_world(3)
+    dead = world.nodes[await elected(world)]
+    await world.end(dead)
+    took = await world.until(lambda: [node for node in world.actives() if node != dead.node_id], 1.0)
+    assert took < 0.2
+    took = await world.until(lambda: world.fenced() == [dead.node_id], 1.0)
+    assert took < 0.2, "and it is taken over at once: its end was seen before the new one was the controller"
+
+
+@virtual
+async def test_the_lease_of_a_controller_whose_machine_is_gone_is_taken_a_period_later() -> None:
+    world = await a_world(3)
+    dead = world.nodes[await elected(world)]
+    await world.cut_off(dead)
+    took = await world.until(lambda: [node for node in world.actives() if node != dead.node_id], LEASE_S + 1)
+    assert took >= LEASE_S - HEARTBEAT_S, "its last renewal may be as old as a period"
+    # Nobody was watched for a whole lease period by the new one yet.
+    assert world.fenced() == []
+    took = await world.until(lambda: world.fenced() == [dead.node_id], LEASE_S + 1)
+    assert took >= LEASE_S
+
+
+@virtual
+async def test_nobody_is_judged_before_a_lease_period_after_the_controller_first_saw_the_database() -> None:
+    world = await a_world()
+    for node_id in (1, 2):
+        await world.metadata.register_node(node_id, "s3://bucket/wal", {"PLAINTEXT": f"h:{node_id}"})
+    await asyncio.sleep(1000)
+    await world.start(0)
+    took = await world.until(lambda: sorted(world.fenced()) == [1, 2], LEASE_S + 2)
+    assert took >= LEASE_S
+
+
+@virtual
+async def test_after_an_outage_those_that_live_are_not_judged_and_those_that_died_are() -> None:
+    world = await a_world(4)
+    await elected(world)
+    victim = next(node for node in world.nodes.values() if not node.controller.active)
+    world.outage = True
+    await asyncio.sleep(10)
+    await world.cut_off(victim)
+    await asyncio.sleep(50)
+    assert world.fenced() == []
+    world.outage = False
+    took = await world.until(lambda: world.fenced(), 2 * LEASE_S + 1)
+    assert took >= LEASE_S
+    await asyncio.sleep(20)
+    assert world.fenced() == [victim.node_id] and world.crashes == []
+
+
+@virtual
+async def test_a_killed_broker_is_fenced_sealed_and_its_partitions_divided_at_once() -> None:
+    world = await a_world(4)
+    leader = await elected(world)
+    victim = next(node for node in world.nodes.values() if node.node_id != leader)
+    streams = await world.topic("t", [victim.node_id] * 6)
+    await asyncio.sleep(1)
+    await world.end(victim)
+    await world.until(lambda: any(name == "assign" for name, _ in world.events), 0.5)
+    assert [name for name, _ in world.events] == ["fence_node", "seal", "wal_sealed", "assign"]
+    homes = await world.assigned()
+    survivors = {node.node_id for node in world.nodes.values()} - {victim.node_id}
+    assert {homes[stream] for stream in streams} == survivors
+    fenced = await world.metadata.fenced_wals()
+    assert [(wal.state, wal.seal_number) for wal in fenced] == [(WalState.SEALED, 7)]
+
+
+@virtual
+async def test_10_the_lock_of_a_file_wal_comes_before_the_fence_and_goes_when_all_is_recovered() -> None:
+    world = await a_world(3, FILES)
+    leader = await elected(world)
+    victim = next(node for node in world.nodes.values() if node.node_id != leader)
+    survivor = world.nodes[leader]
+    streams = await world.topic("t", [victim.node_id] * 2)
+    await asyncio.sleep(1)
+    await world.end(victim)
+    await world.until(lambda: any(name == "assign" for name, _ in world.events), 0.5)
+    assert [name for name, _ in world.events][:4] == ["lock", "fence_node", "seal", "wal_sealed"]
+    await asyncio.sleep(10)
+    assert world.wals.locked == {f"file:///wal-{victim.node_id}"}
+    homes = await world.assigned()
+    await world.open_recovered(streams[0], world.nodes[homes[streams[0]]], victim.identity)
+    await asyncio.sleep(10)
+    assert world.wals.locked, "one is not recovered yet"
+    await world.open_recovered(streams[1], world.nodes[homes[streams[1]]], victim.identity)
+    await world.until(lambda: not world.wals.locked, 1.5)
+    assert survivor.controller.decisions.last()[0]["decision"] == "takeover finished"
+
+
+@virtual
+async def test_10_a_paused_owner_of_a_file_wal_keeps_its_partitions_and_that_is_said() -> None:
+    world = await a_world(3, FILES)
+    leader = await elected(world)
+    victim = next(node for node in world.nodes.values() if node.node_id != leader)
+    await world.topic("t", [victim.node_id])
+    world.wals.held.add(f"file:///wal-{victim.node_id}")
+    await world.cut_off(victim)
+    await asyncio.sleep(30)
+    assert world.fenced() == []
+    controller = world.nodes[leader].controller
+    assert list(controller.waiting()) == [(victim.node_id, 1)]
+    said = [line for line in controller.decisions.last() if "cannot be taken over" in line["decision"]]
+    assert len(said) == 1 and said[0]["node_id"] == victim.node_id and "in use" in said[0]["reason"]
+    waiting = world.nodes[leader].metrics.gauge("ponor_controller_takeovers_waiting", "")
+    assert waiting.current() == 1
+    # It wakes and beats: it is still the owner, at its epoch.
+    for _ in range(10):
+        await world.metadata.heartbeat(victim.identity)
+        await asyncio.sleep(HEARTBEAT_S)
+    assert controller.waiting() == {} and waiting.current() == 0
+    # It is killed: the lock is free.
+    world.wals.held.clear()
+    await world.until(lambda: world.fenced() == [victim.node_id], LEASE_S + 1)
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/wal", FILES])
+@virtual
+async def test_another_controller_goes_on_with_a_takeover(uri: str) -> None:
+    world = await a_world(4, uri)
+    first = world.nodes[await elected(world)]
+    victim = next(node for node in world.nodes.values() if node is not first)
+    streams = await world.topic("t", [victim.node_id])
+    await asyncio.sleep(1)
+    world.wals.may_seal.clear()
+    await world.end(victim)
+    await world.until(world.fenced, 0.5)
+    await world.end(first)
+    world.wals.locked.clear()  # with its process
+    world.wals.may_seal.set()
+    others = {node.node_id for node in world.nodes.values()} - {first.node_id, victim.node_id}
+    await world.until(lambda: ("wal_sealed", None) in world.events, LEASE_S + 2)
+    await world.until(lambda: any(name == "assign" for name, _ in world.events), 1)
+    assert (await world.assigned())[streams[0]] in others, "not to the one that died meanwhile"
+
+
+@virtual
+async def test_a_controller_cut_off_from_the_database_lets_go_of_locks_and_a_zombie_changes_nothing() -> None:
+    world = await a_world(3, FILES)
+    leader = world.nodes[await elected(world)]
+    victim = next(node for node in world.nodes.values() if node is not leader)
+    await world.topic("t", [victim.node_id])
+    await asyncio.sleep(1)
+    await world.end(victim)
+    await world.until(lambda: world.wals.locked, 0.5)
+    world.outage = True
+    await world.until(lambda: not world.wals.locked, LEASE_S + 2)
+    assert not leader.controller.active
+
+
+@virtual
+async def test_a_fenced_broker_hears_of_it_with_its_next_heartbeat() -> None:
+    world = await a_world(3)
+    leader = await elected(world)
+    victim = next(node for node in world.nodes.values() if node.node_id != leader)
+    victim.beating.cancel()  # its heartbeats are lost, it lives
+    await world.until(lambda: world.fenced() == [victim.node_id], LEASE_S + 2)
+    heard: list[str] = []
+    heartbeat = Heartbeat(world.metadata, VirtualClock(), Metrics(), HEARTBEAT_S, lambda: False, heard.append)
+    await heartbeat.run(victim.identity)
+    assert len(heard) == 1 and "replaced by epoch" in heard[0]
+
+
+@virtual
+async def test_partitions_of_a_broker_that_signed_off_wait_a_period_for_it_to_come_back() -> None:
+    world = await a_world(3)
+    leader = await elected(world)
+    away = next(node for node in world.nodes.values() if node.node_id != leader)
+    made = await world.topic("t", [away.node_id])
+    await world.metadata.close_streams(away.identity, {made[0]: 0})
+    await world.metadata.unregister_node(away.identity)
+    await world.cut_off(away)
+    began = asyncio.get_running_loop().time()
+    await world.until(lambda: any(name == "assign" for name, _ in world.events), LEASE_S + 1.5)
+    assert asyncio.get_running_loop().time() - began >= LEASE_S
+    assert (await world.assigned())[made[0]] != away.node_id and world.fenced() == []
