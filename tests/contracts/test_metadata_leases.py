@@ -38,6 +38,7 @@ async def test_it_is_taken_only_while_it_is_as_the_taker_saw_it(metadata: Metada
     one, two, three = [await Node.register(metadata, number) for number in (1, 2, 3)]
     lease = await metadata.acquire_lease(NAME, one.identity, None)
     assert lease is not None
+    image = await metadata.load_image()
     renewed = await metadata.renew_lease(lease)
     assert renewed == lease._replace(renewals=1) == await metadata.lease(NAME)
     assert await metadata.acquire_lease(NAME, two.identity, lease) is None
@@ -45,7 +46,7 @@ async def test_it_is_taken_only_while_it_is_as_the_taker_saw_it(metadata: Metada
     assert taken == Lease(NAME, 2, 2, 0)
     # Another had watched it just as long.
     assert await metadata.acquire_lease(NAME, three.identity, renewed) is None
-    assert (await metadata.load_image()).controller == 2
+    assert (await metadata.load_image(image)).controller == 2
 
 
 async def test_a_lease_that_was_taken_is_neither_renewed_nor_used_nor_released(metadata: Metadata) -> None:
@@ -74,10 +75,11 @@ async def test_a_released_lease_is_free_at_once_and_its_epoch_goes_on(metadata: 
     one, two = await Node.register(metadata, 1), await Node.register(metadata, 2)
     lease = await metadata.acquire_lease(NAME, one.identity, None)
     assert lease is not None
+    image = await metadata.load_image()
     for _ in range(2):
         await metadata.release_lease(lease)
         assert await metadata.lease(NAME) is None
-    assert (await metadata.load_image()).controller == NO_LEADER
+    assert (await metadata.load_image(image)).controller == NO_LEADER
     with pytest.raises(Fenced):
         await metadata.renew_lease(lease)
     assert await metadata.acquire_lease(NAME, two.identity, None) == Lease(NAME, 2, 2, 0)

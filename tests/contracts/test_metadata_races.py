@@ -57,6 +57,18 @@ async def test_of_two_who_want_the_lease_the_slower_looks_again(
     assert lease == await stores[0].lease(CONTROLLER_LEASE)
 
 
+async def test_a_renewal_under_way_keeps_the_lease(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = await Node.register(stores[0], 1), await Node.register(stores[1], 2)
+    lease = await controller(stores[0], one)
+    renewed, taken = await held(
+        monkeypatch, leases, "renew",
+        lambda: stores[0].renew_lease(lease),
+        lambda: stores[1].acquire_lease(CONTROLLER_LEASE, two.identity, lease),
+    )  # fmt: skip
+    assert taken is None
+    assert renewed == lease._replace(renewals=1) == await stores[1].lease(CONTROLLER_LEASE)
+
+
 async def test_a_controller_that_loses_its_lease_meanwhile_fences_nobody(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
