@@ -24,7 +24,7 @@ DRILLS: Final[Mapping[str, Drill]] = {
     "scale-out": Drill("1 → 3 brokers under load, 5 with four cores", scaling.scale_out, changes={"brokers": 1}),
     "scale-in": Drill("brokers stop in good order, down to one", scaling.scale_in),
     "kill": Drill("kill -9 of random brokers, which come back", faults.kill, minutes=10),
-    "pause": Drill("SIGSTOP for three leases, then a zombie", faults.pause, changes={"wal": "object"}),
+    "pause": Drill("SIGSTOP for four leases, then a zombie", faults.pause, changes={"wal": "object"}),
     "rolling-restart": Drill("every broker stopped and started, one at a time", scaling.rolling_restart),
     "move": Drill("partitions move one by one, then a thousand at once", scaling.move),
     "database-loss": Drill(

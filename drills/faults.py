@@ -9,13 +9,13 @@ from typing import Final
 from drills.cluster import BrokerProcess
 from drills.events import Kind
 from drills.fault_proxy import Mode
-from drills.monitor import await_until
+from drills.monitor import NO_LEADER, await_until
 from drills.stage import TOPIC, Stage
 
 CYCLE_SECONDS: Final = 20.0
 """A kill or a pause, the takeover, the return, and a time in peace."""
-PAUSE_SECONDS: Final = 10.0
-"""Three leases: long enough for a verdict and a takeover."""
+PAUSE_SECONDS: Final = 12.0
+"""Four leases: long enough for a verdict, a takeover, and clients that give the paused broker up."""
 SLOW_SECONDS: Final = 0.5
 READY_AGAIN_SECONDS_MAX: Final = 60.0
 
@@ -47,7 +47,7 @@ def _victim(stage: Stage) -> BrokerProcess:
 
 
 def pause(stage: Stage) -> None:
-    """SIGSTOP for three leases, then the broker wakes as a zombie that still believes it leads."""
+    """SIGSTOP for four leases, then the broker wakes as a zombie that still believes it leads."""
     deadline = time.monotonic() + stage.options.seconds
     first = True
     while first or time.monotonic() < deadline:
@@ -58,8 +58,7 @@ def pause(stage: Stage) -> None:
         text = f"SIGSTOP broker {broker.node_id}, leader of {len(partitions)} partitions"
         with stage.lasting(Kind.PAUSE, text, partitions):
             broker.pause()
-            stage.rest(PAUSE_SECONDS)
-            _say_where(stage, broker, partitions)
+            _await_takeover(stage, broker, partitions)
             stage.event(Kind.NOTE, f"SIGCONT broker {broker.node_id}")
             broker.resume()
         if not await_until(broker.ready, READY_AGAIN_SECONDS_MAX):
@@ -67,13 +66,21 @@ def pause(stage: Stage) -> None:
         stage.await_leaders()
 
 
-def _say_where(stage: Stage, broker: BrokerProcess, partitions: list[int]) -> None:
-    """A paused owner of a WAL on a disk keeps its lock, and so its partitions; one of a WAL on objects loses them."""
-    leaders = stage.monitor.leaders(TOPIC)
-    taken = sum(leaders.get(partition) != broker.node_id for partition in partitions)
-    stage.event(Kind.NOTE, f"{taken} of {len(partitions)} partitions have another leader")
-    if stage.options.wal != "file" and taken < len(partitions):
-        stage.complain(f"{len(partitions) - taken} partitions of the paused broker were not taken over")
+def _await_takeover(stage: Stage, broker: BrokerProcess, partitions: list[int]) -> None:
+    """For as long as the pause is. A paused owner of a WAL on a disk keeps its lock, and so its partitions; one of a
+    WAL on objects loses them."""
+    began = time.monotonic()
+
+    def left() -> int:
+        leaders = stage.monitor.leaders(TOPIC)
+        return sum(leaders.get(partition, NO_LEADER) in (NO_LEADER, broker.node_id) for partition in partitions)
+
+    taken = await_until(lambda: left() == 0, PAUSE_SECONDS)
+    kept = 0 if taken else left()
+    stage.event(Kind.NOTE, f"{len(partitions) - kept} of {len(partitions)} partitions have another leader")
+    if stage.options.wal != "file" and kept:
+        stage.complain(f"{kept} partitions of the paused broker were not taken over")
+    stage.rest(PAUSE_SECONDS - (time.monotonic() - began))
 
 
 def database_loss(stage: Stage) -> None:

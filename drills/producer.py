@@ -31,7 +31,8 @@ SETTINGS: Final[dict[str, Any]] = {
     "log_level": LOG_LEVEL,
     # Longer than any fault of a drill: nothing may fail for good.
     "message.timeout.ms": 900_000,
-    "socket.timeout.ms": 10_000,
+    # How long a silent broker is waited for: a paused one is found out by this alone.
+    "socket.timeout.ms": 4_000,
     # How soon a client comes back is part of every pause that it sees; these are what a user in a hurry sets.
     "reconnect.backoff.ms": 20,
     "reconnect.backoff.max.ms": 200,

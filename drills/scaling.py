@@ -10,8 +10,9 @@ from typing import Final
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient
+from kafka.errors import KafkaError
 
-from drills.cluster import BrokerProcess
+from drills.cluster import BrokerProcess, DrillFailed
 from drills.events import Kind
 from drills.monitor import await_until
 from drills.stage import TOPIC, Stage
@@ -120,7 +121,11 @@ def _following(nodes: list[int]) -> dict[int, int]:
 
 def _reassign(stage: Stage, admin: KafkaAdminClient, topic: str, wanted: dict[int, int]) -> bool:
     """Whether each partition was led by its target in time; else a complaint."""
-    answers = admin.alter_partition_reassignments({TopicPartition(topic, part): [to] for part, to in wanted.items()})
+    asked = {TopicPartition(topic, partition): [target] for partition, target in wanted.items()}
+    try:
+        answers = admin.alter_partition_reassignments(asked)
+    except KafkaError as error:
+        raise DrillFailed(f"reassignments of {topic} are not taken: {error}") from error
     refused = [f"{place.partition}: {error}" for place, error in answers.items() if error is not None]
     if refused:
         stage.complain(f"{len(refused)} reassignments of {topic} refused, first {refused[0]}")
