@@ -13,6 +13,7 @@ import pytest
 
 import metadata.commits
 from metadata.commits import Decision, decide
+from s3stream.closing import Closing
 from s3stream.flusher import Flush, Flusher
 from s3stream.object_writer import BuiltObject
 from s3stream.outcomes import Outcomes
@@ -92,11 +93,11 @@ def a_hole_is_not_seen(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_stream_is_closed_before_its_end_is_committed(patch: pytest.MonkeyPatch) -> None:
-    async def hasty(self: Storage, streams: list[Stream]) -> None:
+    async def hasty(self: Closing, streams: list[Stream], *bounds: float | None) -> None:
         await self._appender.drained()
-        await self._close([stream for stream in streams if self._appender.holds(stream)])
+        await self._closed([stream for stream in streams if self._appender.holds(stream)])
 
-    patch.setattr(Storage, "close_streams", hasty)
+    patch.setattr(Closing, "close", hasty)
 
 
 def memory_is_dropped_before_the_commit(patch: pytest.MonkeyPatch) -> None:

@@ -379,6 +379,8 @@ class Simulation:
                 await asyncio.sleep(1)
                 continue
             bases |= self.history.read(stream.stream_id, position, result.end_offset, result.buffers)
+            if result.end_offset <= position:
+                raise self.history.violated(f"{stream}: nothing is read at {position}")
             position = result.end_offset
         self.history.complete(stream.stream_id, bases)
         self.bases[stream.stream_id] = bases
