@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
+from metadata.cluster_types import LoadReport
 from s3stream.types import NodeId, StreamId
 
 # Cores a broker needs, as measured on one core of the reference machine (DESIGN 4): 2.5 CPU-seconds for a GB
@@ -94,6 +95,12 @@ def decode_report(node_id: NodeId, node_epoch: int, text: str, reported_ms: int)
     except (ValueError, TypeError, KeyError):
         return None
     return NodeLoad(node_id, node_epoch, cpu, partitions, total, hottest, reported_ms)
+
+
+def read_reports(rows: Iterable[LoadReport]) -> list[NodeLoad]:
+    """Reports as they lie in the database; those that cannot be read are left out."""
+    found = (decode_report(row.node_id, row.node_epoch, row.report, row.reported_ms) for row in rows)
+    return [load for load in found if load is not None]
 
 
 class LoadMeter:

@@ -140,8 +140,8 @@ class GroupCoordinator:
         if topic is None:
             self._request_topic()
         else:
-            node = image.nodes.get(topic.partitions[self.partition_for(group_id)].leader)
-            if node is not None and node.alive:
+            node = image.nodes.get(image.leader_of(topic.partitions[self.partition_for(group_id)]))
+            if node is not None:
                 return node
         raise KafkaError(ErrorCode.coordinator_not_available)
 

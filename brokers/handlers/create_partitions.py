@@ -9,8 +9,9 @@ from kio.schema.create_partitions.v3.response import CreatePartitionsResponse, C
 from kio.schema.errors import ErrorCode
 from kio.schema.types import TopicName
 
+from brokers.controller.planner import Placer
 from brokers.errors import KafkaError
-from brokers.handlers import topic_rules
+from brokers.handlers import placement, topic_rules
 from brokers.handlers.admin import duplicates, fault_of
 from brokers.handlers.context import RequestContext
 from brokers.handlers.services import Services
@@ -26,13 +27,15 @@ async def handle(ctx: RequestContext, request: Any) -> CreatePartitionsResponse:
     repeated = duplicates(topic.name for topic in request.topics)
     results = [_result(name, ErrorCode.invalid_request, "Duplicate topic name.") for name in sorted(repeated)]
     changed = False
+    placer = await placement.placer(services)
     for topic in request.topics:
         if topic.name in repeated:
             continue
         try:
-            found, assignment = _plan(topic, services)
+            found, assignment = _plan(topic, services, placer)
             if not request.validate_only:
-                await services.metadata.create_partitions(found.topic_id, assignment)
+                grown = await services.metadata.create_partitions(found.topic_id, assignment)
+                await placement.settle(services, grown.partitions[-len(assignment) :])
                 changed = True
             results.append(_result(topic.name, ErrorCode.none))
         except NotFound:
@@ -44,7 +47,7 @@ async def handle(ctx: RequestContext, request: Any) -> CreatePartitionsResponse:
     return CreatePartitionsResponse(throttle_time=NO_TIME, results=tuple(results))
 
 
-def _plan(topic: Any, services: Services) -> tuple[TopicImage, Sequence[Sequence[NodeId]]]:
+def _plan(topic: Any, services: Services, placer: Placer) -> tuple[TopicImage, Sequence[Sequence[NodeId]]]:
     image = services.partitions.image
     found = image.topics.get(topic.name)
     if found is None:
@@ -68,7 +71,7 @@ def _plan(topic: Any, services: Services) -> tuple[TopicImage, Sequence[Sequence
         raise KafkaError(ErrorCode.policy_violation, "Excessively large number of partitions per request.")
     factor = len(found.partitions[0].replicas)
     if topic.assignments is None:
-        return found, topic_rules.place(image, existing, additional, factor)
+        return found, placement.place(placer, additional, factor)
     for number, entry in enumerate(topic.assignments, existing):
         topic_rules.check_assignment(entry.broker_ids, factor, image.nodes)
         topic_rules.check_somebody_alive(number, entry.broker_ids, image.nodes)

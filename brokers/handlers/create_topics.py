@@ -13,16 +13,16 @@ from kio.schema.types import TopicName
 from kio.static.primitive import i8, i16, i32
 
 from brokers.config_def import TOPIC_CONFIGS, ConfigError, validate_topic_configs
+from brokers.controller.planner import Placer
 from brokers.errors import KafkaError
 from brokers.groups.config import OFFSETS_TOPIC
-from brokers.handlers import topic_rules
+from brokers.handlers import placement, topic_rules
 from brokers.handlers.admin import duplicates, fault_of
 from brokers.handlers.config_view import topic_entries
 from brokers.handlers.context import RequestContext
 from brokers.handlers.services import Services
 from brokers.handlers.table import Api
 from brokers.protocol.messages import NO_TIME
-from metadata.image import TopicImage
 from s3stream.errors import AlreadyExists
 from s3stream.types import NodeId
 
@@ -46,11 +46,12 @@ async def handle(ctx: RequestContext, request: Any) -> CreateTopicsResponse:
         return CreateTopicsResponse(throttle_time=NO_TIME, topics=refused)
     repeated = duplicates(topic.name for topic in request.topics)
     results: list[CreatableTopicResult] = []
+    placer = await placement.placer(services)
     for topic in request.topics:
         if topic.name in repeated or topic.name == topic_rules.CLUSTER_METADATA_TOPIC:
             continue
         try:
-            plan = _plan(topic, services)
+            plan = _plan(topic, services, placer)
             if not request.validate_only:
                 await _create(plan, services)
             results.append(_created(plan, services))
@@ -80,12 +81,12 @@ def _check_size(request: Any, default_partitions: int) -> None:
         raise KafkaError(ErrorCode.policy_violation, "Unable to perform excessively large batch operation.")
 
 
-def _plan(topic: Any, services: Services) -> Plan:
+def _plan(topic: Any, services: Services, placer: Placer) -> Plan:
     """Raises KafkaError with what Kafka would refuse, in the order Kafka checks."""
     image = services.partitions.image
     topic_rules.check_new_name(topic.name, image)
     configs = _configs(topic, services)
-    return Plan(topic.name, topic_rules.new_topic_id(services.chance), _assignment(topic, services), configs)
+    return Plan(topic.name, topic_rules.new_topic_id(services.chance), _assignment(topic, services, placer), configs)
 
 
 def _configs(topic: Any, services: Services) -> dict[str, str]:
@@ -101,8 +102,7 @@ def _configs(topic: Any, services: Services) -> dict[str, str]:
     return configs
 
 
-def _assignment(topic: Any, services: Services) -> Sequence[Sequence[NodeId]]:
-    image = services.partitions.image
+def _assignment(topic: Any, services: Services, placer: Placer) -> Sequence[Sequence[NodeId]]:
     if topic.assignments:
         return _manual_assignment(topic, services)
     if topic.replication_factor < -1 or topic.replication_factor == 0:
@@ -115,7 +115,7 @@ def _assignment(topic: Any, services: Services) -> Sequence[Sequence[NodeId]]:
     count = services.config.num_partitions if topic.num_partitions == -1 else topic.num_partitions
     default = services.config.default_replication_factor
     factor = default if topic.replication_factor == -1 else topic.replication_factor
-    return topic_rules.place(image, 0, count, factor)
+    return placement.place(placer, count, factor)
 
 
 def _manual_assignment(topic: Any, services: Services) -> Sequence[Sequence[NodeId]]:
@@ -149,14 +149,15 @@ def _manual_assignment(topic: Any, services: Services) -> Sequence[Sequence[Node
     return [found[partition] for partition in range(len(found))]
 
 
-async def _create(plan: Plan, services: Services) -> TopicImage:
+async def _create(plan: Plan, services: Services) -> None:
     internal = plan.name in topic_rules.INTERNAL_TOPICS
     try:
-        return await services.metadata.create_topic(
+        made = await services.metadata.create_topic(
             plan.name, plan.topic_id, plan.assignment, plan.configs, internal=internal
         )
     except AlreadyExists:
         raise KafkaError(ErrorCode.topic_already_exists, f"Topic '{plan.name}' already exists.") from None
+    await placement.settle(services, made.partitions)
 
 
 def _created(plan: Plan, services: Services) -> CreatableTopicResult:
@@ -197,9 +198,11 @@ async def auto_create(services: Services, names: Sequence[str]) -> dict[str, Err
     The offsets topic gets its own number of partitions. A topic that exists already is a success.
     """
     errors: dict[str, ErrorCode] = {}
+    placer: Placer | None = None
     for name in names:
         try:
-            await _create(_default_plan(name, services), services)
+            placer = placer or await placement.placer(services)
+            await _create(_default_plan(name, services, placer), services)
             errors[name] = ErrorCode.none
         except Exception as error:
             code, _ = fault_of(error, f"create topic {name} on first use")
@@ -208,7 +211,7 @@ async def auto_create(services: Services, names: Sequence[str]) -> dict[str, Err
     return errors
 
 
-def _default_plan(name: str, services: Services) -> Plan:
+def _default_plan(name: str, services: Services, placer: Placer) -> Plan:
     image, config = services.partitions.image, services.config
     topic_rules.check_new_name(name, image)
     if name in topic_rules.INTERNAL_TOPICS and name != OFFSETS_TOPIC:
@@ -222,7 +225,7 @@ def _default_plan(name: str, services: Services) -> Plan:
             "compression.type": "producer",
             "segment.bytes": str(config.values["offsets.topic.segment.bytes"]),
         }
-    assignment = topic_rules.place(image, 0, count, factor)
+    assignment = placement.place(placer, count, factor)
     return Plan(name, topic_rules.new_topic_id(services.chance), assignment, configs)
 
 

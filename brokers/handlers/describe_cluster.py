@@ -13,6 +13,7 @@ from brokers.errors import KafkaError
 from brokers.handlers.admin import CLUSTER_OPERATIONS, NO_OPERATIONS
 from brokers.handlers.context import RequestContext
 from brokers.handlers.table import Api
+from brokers.handlers.topic_view import shown_controller
 from brokers.protocol.messages import NO_TIME
 
 BROKERS: Final = 1
@@ -36,7 +37,7 @@ async def handle(ctx: RequestContext, request: Any) -> DescribeClusterResponse:
         if node.alive or request.include_fenced_brokers
     )
     operations = CLUSTER_OPERATIONS if request.include_cluster_authorized_operations else NO_OPERATIONS
-    return _answer(image.cluster_id, nodes, ctx.services.node_id, operations)
+    return _answer(image.cluster_id, nodes, shown_controller(image, ctx.services.node_id), operations)
 
 
 def _endpoint_fault(endpoint_type: int, version: int) -> KafkaError | None:
@@ -63,7 +64,6 @@ def _answer(
         error_message=error.message if error else None,
         endpoint_type=i8(BROKERS),
         cluster_id=cluster_id,
-        # A broker names itself, as Kafka's name a random live one: any of them forwards to the controller.
         controller_id=BrokerId(controller),
         brokers=nodes,
         cluster_authorized_operations=i32(operations),

@@ -259,7 +259,7 @@ class _Fetch:
             image = ctx.services.partitions.image
             topic = part.asked.topic
             found = image.topics_by_id.get(topic) if isinstance(topic, UUID) else image.topics.get(topic)
-            answer.current_leader = leaders.current_leader(found, part.asked.partition)
+            answer.current_leader = leaders.current_leader(image, found, part.asked.partition)
             if answer.current_leader is not None:
                 node = leaders.endpoint(image, answer.current_leader)
                 if node is not None and self._replica_id < 0:  # brokers know each other

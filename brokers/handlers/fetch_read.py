@@ -123,6 +123,8 @@ class PartitionRead:
 
     def _add(self, result: ReadResult) -> int:
         if result.size:
+            assert self.log is not None
+            self.log.traffic.went_out(result.size)
             self.buffers += result.buffers
             self.size += result.size
             self.next_offset = result.end_offset

@@ -6,14 +6,13 @@ from brokers.protocol.tags import CurrentLeader, NodeEndpoint
 from metadata.image import NO_LEADER, ClusterImage, TopicImage
 
 
-def current_leader(topic: TopicImage | None, partition: int) -> CurrentLeader | None:
-    """None when the image has no such partition, or no leader for it."""
+def current_leader(image: ClusterImage, topic: TopicImage | None, partition: int) -> CurrentLeader | None:
+    """None when the image has no such partition, or no living leader for it."""
     if topic is None or not 0 <= partition < len(topic.partitions):
         return None
     found = topic.partitions[partition]
-    if found.leader == NO_LEADER:
-        return None
-    return CurrentLeader(found.leader, found.leader_epoch)
+    leader = image.leader_of(found)
+    return None if leader == NO_LEADER else CurrentLeader(leader, found.leader_epoch)
 
 
 def endpoint(image: ClusterImage, leader: CurrentLeader) -> NodeEndpoint | None:

@@ -19,6 +19,7 @@ from brokers.handlers.context import RequestContext
 from brokers.handlers.errors import count_error
 from brokers.handlers.metadata_answers import encode
 from brokers.handlers.table import HOT, Api
+from brokers.handlers.topic_view import shown_controller
 from brokers.protocol.messages import decode_request
 from brokers.protocol.metadata_codec import OPERATIONS_OMITTED, encode_metadata_response, encode_topic
 from brokers.protocol.tags import NodeEndpoint
@@ -132,8 +133,7 @@ def _respond(ctx: RequestContext, request: Any, image: ClusterImage, topics: lis
         ctx.api_version,
         nodes,
         image.cluster_id,
-        # A broker names itself, as Kafka's name a random live one: any of them forwards to the controller.
-        ctx.services.node_id,
+        shown_controller(image, ctx.services.node_id),
         topics,
         cluster_authorized_operations=CLUSTER_OPERATIONS if asked else OPERATIONS_OMITTED,
     )

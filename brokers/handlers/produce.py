@@ -169,6 +169,7 @@ def handle(ctx: RequestContext) -> None:
 
 
 def _append(log: PartitionLog, records: memoryview, part: _Part) -> None:
+    log.traffic.came_in(len(records))
     try:
         log.append(records, AppendOrigin.CLIENT, part)
     except Exception:  # one partition's unforeseen fault stays its own
@@ -208,7 +209,7 @@ def _error_answer(
     leader = None
     if result.error is _NO_LEADER:
         image = services.partitions.image
-        leader = leaders.current_leader(_topic_image(services, topic), partition)
+        leader = leaders.current_leader(image, _topic_image(services, topic), partition)
         node = None if leader is None else leaders.endpoint(image, leader)
         if node is not None:
             endpoints[node.node_id] = node

@@ -69,37 +69,6 @@ def check_new_name(name: str, image: ClusterImage) -> None:
                 )
 
 
-def place(image: ClusterImage, first: int, count: int, replication_factor: int) -> list[list[NodeId]]:
-    """Replicas of `count` partitions from number `first` on: live brokers in turn, so that leaders spread evenly.
-
-    Raises INVALID_REPLICATION_FACTOR when there are fewer brokers than replicas.
-    """
-    nodes = sorted(node for node, entry in image.nodes.items() if entry.alive)
-    fault = _placement_fault(nodes, len(image.nodes), replication_factor)
-    if fault is not None:
-        raise KafkaError(
-            ErrorCode.invalid_replication_factor,
-            f"Unable to replicate the partition {replication_factor} time(s): {fault}",
-        )
-    # Topics begin at different brokers, or the first would lead partition 0 of all of them.
-    begin = len(image.topics) + first
-    return [
-        [nodes[(begin + partition + replica) % len(nodes)] for replica in range(replication_factor)]
-        for partition in range(count)
-    ]
-
-
-def _placement_fault(alive: Sequence[NodeId], registered: int, replication_factor: int) -> str | None:
-    if not alive:
-        return "All brokers are currently fenced, or have all their log directories cordoned."
-    if replication_factor > len(alive):
-        return (
-            f"The target replication factor of {replication_factor} cannot be reached because only "
-            f"{len(alive)} broker(s) are registered or some brokers have all their log directories cordoned."
-        )
-    return None
-
-
 def check_assignment(replicas: Sequence[NodeId], expected: int | None, nodes: Mapping[NodeId, NodeImage]) -> None:
     """One partition of a manual assignment. `expected`: replicas of the partitions before it.
 

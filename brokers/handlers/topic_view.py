@@ -1,4 +1,8 @@
-"""A partition as clients see it (CORRECTNESS 17): replicas are what the user asked for, in-sync ones those alive."""
+"""A partition as clients see it (CORRECTNESS 17, decision 0105): replicas are what the user asked for, in-sync ones
+those alive, and the leader is always among them.
+
+Invariant: pure; everything that a client is told of replicas comes from here, so that its requests make sense again.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +23,56 @@ class PartitionView(NamedTuple):
     offline: tuple[NodeId, ...]
 
 
+class Reassignment(NamedTuple):
+    """A partition on its way from a broker that is not in its replica list to one that is."""
+
+    replicas: tuple[NodeId, ...]
+    """The list asked for, and the broker it leaves."""
+    adding: NodeId
+    removing: NodeId
+
+
 def partition_view(image: ClusterImage, partition: PartitionImage) -> PartitionView:
     nodes = image.nodes
-    in_sync = tuple(node for node in partition.replicas if node in nodes and nodes[node].alive)
-    offline = tuple(node for node in partition.replicas if node not in in_sync)
-    error, leader = ErrorCode.none, partition.leader
-    if leader not in nodes or not nodes[leader].alive:
-        error, leader = ErrorCode.leader_not_available, NO_LEADER
-    return PartitionView(error, leader, partition.leader_epoch, partition.replicas, in_sync, offline)
+    leader = image.leader_of(partition)
+    replicas = shown_replicas(image, partition)
+    in_sync = tuple(node for node in replicas if node in nodes and nodes[node].alive)
+    offline = tuple(node for node in replicas if node not in in_sync)
+    error = ErrorCode.leader_not_available if leader == NO_LEADER else ErrorCode.none
+    return PartitionView(error, leader, partition.leader_epoch, replicas, in_sync, offline)
+
+
+def reassignment(image: ClusterImage, partition: PartitionImage) -> Reassignment | None:
+    """None when there is none under way. A change of leader between brokers of the list is an election."""
+    leader, target, listed = image.leader_of(partition), partition.assigned, partition.replicas
+    if leader in (NO_LEADER, target) or leader in listed or target not in listed:
+        return None
+    return Reassignment((*listed, leader), target, leader)
+
+
+def shown_replicas(image: ClusterImage, partition: PartitionImage) -> tuple[NodeId, ...]:
+    """The list asked for. A leader from outside of it (its brokers were away, or it was balanced) stands in for one of
+    them: one that is away, else one of its own rack, else the last. So the replication factor stays, and racks too."""
+    moving = reassignment(image, partition)
+    if moving is not None:
+        return moving.replicas
+    leader, listed = image.leader_of(partition), partition.replicas
+    if leader == NO_LEADER or leader in listed:
+        return listed
+    if not listed:
+        return (leader,)
+    nodes = image.nodes
+    rack = nodes[leader].rack
+
+    def dispensable(place: int) -> tuple[bool, bool, int]:
+        node = nodes.get(listed[place])
+        return node is None or not node.alive, node is not None and node.rack == rack, place
+
+    place = max(range(len(listed)), key=dispensable)
+    return (*listed[:place], leader, *listed[place + 1 :])
+
+
+def shown_controller(image: ClusterImage, node_id: NodeId) -> NodeId:
+    """The controller; while there is none that lives, the broker that answers: each does what a client asks of it."""
+    node = image.nodes.get(image.controller)
+    return node.node_id if node is not None and node.alive else node_id

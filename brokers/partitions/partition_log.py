@@ -21,7 +21,7 @@ from brokers.errors import KafkaError, error_code
 from brokers.partitions import checkpoint, validation
 from brokers.partitions.epoch_cache import EpochCache
 from brokers.partitions.log_config import LogConfig
-from brokers.partitions.pending import NO_OFFSET, AppendOrigin, AppendResult, Done, PendingAppend
+from brokers.partitions.pending import NO_OFFSET, WITHOUT_LOG_START, AppendOrigin, AppendResult, Done, PendingAppend
 from brokers.partitions.producer_state import AbortedTransaction, DurableBatch, ProducerState
 from brokers.partitions.snapshots import Snapshot, Snapshots, SnapshotSource
 from brokers.partitions.timestamps import TimestampOffset, first_at_or_after, first_of_newest
@@ -51,19 +51,6 @@ READ_UNCOMMITTED = 0
 READ_COMMITTED = 1
 HIGH_WATERMARK = -1
 """DeleteRecords: everything that can be deleted."""
-
-_WITHOUT_LOG_START = frozenset(
-    (
-        ErrorCode.unknown_topic_or_partition,
-        ErrorCode.not_leader_or_follower,
-        ErrorCode.message_too_large,
-        ErrorCode.record_list_too_large,
-        ErrorCode.corrupt_message,
-        ErrorCode.kafka_storage_error,
-        ErrorCode.request_timed_out,
-    )
-)
-"""Refusals that Kafka answers without the log start offset."""
 
 
 class PartitionLog:
@@ -247,7 +234,7 @@ class PartitionLog:
                 record_errors=error.record_errors,
             )
         message = error.message if isinstance(error, KafkaError) else str(error)
-        unread = isinstance(error, NotOneBatch) or code in _WITHOUT_LOG_START
+        unread = isinstance(error, NotOneBatch) or code in WITHOUT_LOG_START
         start = NO_OFFSET if unread else self.stream.start_offset
         return AppendResult(code, log_start_offset=start, error_message=message)
 

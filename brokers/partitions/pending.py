@@ -12,6 +12,18 @@ from brokers.records.record import EndMarker
 from s3stream.types import NO_TIMESTAMP
 
 NO_OFFSET = -1
+WITHOUT_LOG_START = frozenset(
+    (
+        ErrorCode.unknown_topic_or_partition,
+        ErrorCode.not_leader_or_follower,
+        ErrorCode.message_too_large,
+        ErrorCode.record_list_too_large,
+        ErrorCode.corrupt_message,
+        ErrorCode.kafka_storage_error,
+        ErrorCode.request_timed_out,
+    )
+)
+"""Refusals that Kafka answers without the log start offset."""
 
 
 class AppendOrigin(enum.Enum):

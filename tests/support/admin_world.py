@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from brokers.protocol.messages import (
     encode_response,
     request_class,
 )
-from metadata.image import ClusterImage
+from metadata.image import NO_LEADER, ClusterImage
 from metadata.store import Metadata, open_metadata
 from s3stream.errors import PonorError
 from s3stream.metrics import Metrics
@@ -36,8 +37,10 @@ class AdminWorld:
     metadata: Metadata
     node: NodeIdentity
 
-    def __init__(self, nodes: int = 1, **settings: str) -> None:
+    def __init__(self, nodes: int = 1, racks: Mapping[int, str] | None = None, **settings: str) -> None:
         self._nodes = nodes
+        self._racks = racks or {}
+        self.identities: dict[int, NodeIdentity] = {}
         config = broker_config({"node.id": "1"} | {name.replace("__", "."): text for name, text in settings.items()})
         self.configs = ConfigSource(config)
         self.partitions = SimpleNamespace(image=None)
@@ -57,7 +60,9 @@ class AdminWorld:
         object.__setattr__(self.services, "metadata", self.metadata)
         for node_id in range(self._nodes, 0, -1):
             addresses = {"PLAINTEXT": f"node-{node_id}:{9091 + node_id}"}
-            registration = await self.metadata.register_node(node_id, f"memory:{node_id}", addresses)
+            rack = self._racks.get(node_id)
+            registration = await self.metadata.register_node(node_id, f"memory:{node_id}", addresses, rack)
+            self.identities[node_id] = registration.identity
         self.node = registration.identity
         await self.refresh()
         return self
@@ -83,6 +88,20 @@ class AdminWorld:
         await self.metadata.assign({part.stream_id: self.node.node_id for part in parts})
         await self.metadata.open_streams(self.node, [OpenRequest(p.stream_id, p.leader_epoch, 0) for p in parts])
         await self.refresh()
+
+    async def open_where_assigned(self, topic: str) -> None:
+        """What all brokers' partition managers do: each opens what is its own, after its owner has closed it."""
+        for part in self.image.topics[topic].partitions:
+            if part.leader == part.assigned:
+                continue
+            if part.leader != NO_LEADER:
+                await self.metadata.close_streams(self.identities[part.leader], {part.stream_id: 0})
+            request = OpenRequest(part.stream_id, part.leader_epoch, 0)
+            await self.metadata.open_streams(self.identities[part.assigned], [request])
+        await self.refresh()
+
+    def leaders(self, topic: str) -> list[int]:
+        return [self.image.leader_of(part) for part in self.image.topics[topic].partitions]
 
     async def call(self, api: str, version: int, **fields: Any) -> Any:
         """`fields` of that version's request; the decoded answer of that version."""

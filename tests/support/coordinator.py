@@ -35,7 +35,7 @@ CONFIG = GroupConfig(initial_rebalance_delay_ms=0)
 
 
 def topic_image(name: str, topic_id: UUID, partitions: int, leader: int = 1) -> TopicImage:
-    parts = tuple(PartitionImage(n, n, leader, 0, (leader,)) for n in range(partitions))
+    parts = tuple(PartitionImage(n, n, leader, 0, (leader,), leader, 1) for n in range(partitions))
     return TopicImage(name, topic_id, name.startswith("__"), parts)
 
 

@@ -92,7 +92,9 @@ class World:
         """Partitions in `elsewhere` are led by node 2 at leader epoch 5."""
         uuid = UUID(int=topic_id or hash(name) & 0xFFFFFFFF | 1)
         rows = tuple(
-            PartitionImage(n, n + 1, 2, 5, (2,)) if n in elsewhere else PartitionImage(n, n + 1, 1, epoch, (1,))
+            PartitionImage(n, n + 1, 2, 5, (2,), 2, 1)
+            if n in elsewhere
+            else PartitionImage(n, n + 1, 1, epoch, (1,), 1, 1)
             for n in range(partitions)
         )
         topic = TopicImage(name, uuid, False, rows)
