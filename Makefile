@@ -8,13 +8,14 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraint
 ARGS ?=
 DRILLS ?= scale-out rolling-restart pause storage-brownout kill --minutes 2
 
-.PHONY: help up install test check format docs bench drill tools clean
+.PHONY: help up install test coverage check format docs bench drill tools clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make up      run a broker in the foreground: Kafka on 127.0.0.1:9092, HTTP on 127.0.0.1:9080, data in ./data"
 	@echo "             (ARGS='--port 19092 …' passes flags of ponor up)"
 	@echo "make test    all tests          make check   lint, types, import contracts, generated docs: under a minute"
+	@echo "make coverage  all tests, and whether they ran every error path (listed: tools/error_paths.txt)"
 	@echo "make tools   outside programs that some tests need (MinIO, versitygw, Kafka, kcat)"
 	@echo "make docs    write the generated pages"
 	@echo "make bench   Ponor and Apache Kafka side by side        make drill   kill, pause, stop, add brokers under load"
@@ -40,8 +41,14 @@ up: $(VENV)/.installed
 	@exec $(BIN)/ponor up $(ARGS)
 
 # What cannot be installed here is named at the end of the run, with the command that would bring it.
+# COVERAGE=1 measures which lines are run (twice the CPU time of what runs in the tests' own process), and fails when
+# an error path is not: tools/error_paths.py.
 test: $(VENV)/.installed-tests tools
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m $(if $(COVERAGE),coverage run -m) pytest $(ARGS)
+	@$(if $(COVERAGE),$(BIN)/python tools/error_paths.py)
+
+coverage:
+	@$(MAKE) --no-print-directory test COVERAGE=1
 
 check: $(VENV)/.installed-tests
 	@$(BIN)/ruff check .
