@@ -49,15 +49,18 @@ def unpack_value(value: bytes) -> Sent:
 
 
 class ClientLog:
-    """Writes entries to a file; others see them a moment later."""
+    """Writes entries to a file. Others see them a moment later, for as long as `tick` is called now and then."""
 
     def __init__(self, path: Path) -> None:
         self._file: BinaryIO = path.open("ab", buffering=1 << 16)
         self._flushed_at = 0.0
 
     def add(self, partition: int, offset: int, sent: Sent) -> None:
+        told = time.monotonic()
+        self._file.write(_ENTRY.pack(partition, sent.producer, sent.sequence, offset, sent.at, told))
+
+    def tick(self) -> None:
         now = time.monotonic()
-        self._file.write(_ENTRY.pack(partition, sent.producer, sent.sequence, offset, sent.at, now))
         if now - self._flushed_at > _FLUSH_SECONDS:
             self._file.flush()
             self._flushed_at = now

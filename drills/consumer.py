@@ -61,6 +61,7 @@ class Follower:
         while not self._stopping:
             for message in self._consumer.consume(1000, timeout=0.1):
                 unread |= _log(self._log, message)
+            self._log.tick()
             if unread and time.monotonic() - committed_at > COMMIT_SECONDS:
                 self._commit()
                 committed_at, unread = time.monotonic(), False

@@ -21,6 +21,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from drills.client_log import Entries, read_entries
 from drills.cluster import DrillFailed
 from drills.consumer import GROUP
+from drills.producer import LOG_LEVEL
 from drills.settlement import LoadLogs
 
 STOP_SECONDS_MAX: Final = 150.0
@@ -69,7 +70,9 @@ class Load:
         self._reads = 0
 
     def create_topic(self) -> None:
-        admin = AdminClient({"bootstrap.servers": self._bootstrap})  # kept: its end would cancel what it began
+        admin = AdminClient(
+            {"bootstrap.servers": self._bootstrap, "log_level": LOG_LEVEL}
+        )  # kept: its end would cancel what it began
         for future in admin.create_topics([NewTopic(self.shape.topic, self.shape.partitions, 1)]).values():
             future.result(60)
 

@@ -79,6 +79,7 @@ class NumberedProducer:
                 number += 1
                 owed -= 1
             self._producer.poll(TICK_SECONDS)
+            self._log.tick()
             time.sleep(max(0.0, TICK_SECONDS - (time.monotonic() - now)))
         unanswered = self._producer.flush(FLUSH_SECONDS_MAX)
         self._log.close()

@@ -15,6 +15,7 @@ from kafka.errors import KafkaError
 from drills.cluster import BrokerProcess, DrillFailed
 from drills.events import Kind
 from drills.monitor import await_until
+from drills.producer import LOG_LEVEL
 from drills.stage import TOPIC, Stage
 
 SHARE_SECONDS_MAX: Final = 60.0
@@ -102,7 +103,7 @@ def _move_one_by_one(stage: Stage, admin: KafkaAdminClient) -> None:
 
 def _move_many(stage: Stage, admin: KafkaAdminClient) -> None:
     """A topic without load: what is measured is how many movements a second the cluster does."""
-    client = AdminClient({"bootstrap.servers": stage.cluster.bootstrap})
+    client = AdminClient({"bootstrap.servers": stage.cluster.bootstrap, "log_level": LOG_LEVEL})
     with stage.lasting(Kind.NOTE, f"{MANY} partitions created"):
         for future in client.create_topics([NewTopic(MANY_TOPIC, MANY, 1)]).values():
             future.result(60)

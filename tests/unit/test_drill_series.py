@@ -33,6 +33,14 @@ def test_logs_are_read_together_in_the_order_of_hearing_and_a_cut_entry_is_left_
     assert np.all(np.diff(found["told"]) >= 0)
 
 
+def test_what_was_heard_last_is_seen_though_nothing_follows(tmp_path: Path) -> None:
+    log = ClientLog(tmp_path / "log")
+    log.add(partition=1, offset=7, sent=Sent(0, 0, 1.0))
+    log.tick()
+    assert read_entries([tmp_path / "log"])["offset"].tolist() == [7]
+    log.close()
+
+
 def test_rate_and_latency_belong_to_the_bin_of_the_acknowledgement() -> None:
     acknowledged = entries((0, 0, 0.0, 0.1), (0, 1, 0.0, 0.3), (0, 2, 0.0, 2.5))
     bins = Bins(0.0, 3.0, 1.0)
