@@ -16,7 +16,7 @@ help:
 	@echo "             (ARGS='--port 19092 …' passes flags of ponor up)"
 	@echo "make test    all tests          make check   lint, types, import contracts, generated docs: under a minute"
 	@echo "make coverage  all tests, and whether they ran every error path (listed: tools/error_paths.txt)"
-	@echo "make tools   outside programs that some tests need (MinIO, versitygw, Kafka, kcat)"
+	@echo "make tools   outside programs that some tests need (MinIO, versitygw, Kafka, kcat, PostgreSQL)"
 	@echo "make docs    write the generated pages"
 	@echo "make bench   Ponor and Apache Kafka side by side        make drill   kill, pause, stop, add brokers under load"
 
