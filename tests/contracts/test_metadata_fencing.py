@@ -156,6 +156,8 @@ async def test_what_an_earlier_takeover_has_stays_with_it(metadata: Metadata) ->
     newer = await fence(metadata, lease, second)
     assert await metadata.fenced_wals() == [wal, newer]
     assert [row.stream_id for row in await metadata.owned_streams(*first.identity[:2])] == [one]
+    await open_from(other, first, one, 0, 0)
+    assert await metadata.fenced_wals() == [newer]
 
 
 async def test_a_restarting_node_waits_until_its_wal_is_taken_over(metadata: Metadata) -> None:
@@ -250,12 +252,13 @@ async def test_beats_tell_what_a_failure_detector_watches(metadata: Metadata) ->
     await metadata.register_node(2, "s3://bucket", {"PLAINTEXT": "127.0.0.1:1"}, "rack-b")
     for _ in range(3):
         await metadata.heartbeat(one.identity)
+    image = await metadata.load_image()
     await metadata.set_draining(2, True)
     assert await metadata.node_beats() == [
         NodeBeat(1, 1, 3, True, "file:///wal-1", False, None),
         NodeBeat(2, 1, 0, True, "s3://bucket", True, "rack-b"),
     ]
-    assert [node.draining for node in (await metadata.load_image()).nodes.values()] == [False, True]
+    assert [node.draining for node in (await metadata.load_image(image)).nodes.values()] == [False, True]
     await fence(metadata, await controller(metadata, await Node.register(metadata, 2)), one)
     assert await metadata.node_beats() == [
         NodeBeat(1, 2, 3, False, "", False, None),

@@ -20,11 +20,11 @@ from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from metadata.cluster_types import Lease
+from metadata.cluster_types import Lease, NodeBeat
 from metadata.image_loader import CONTROLLER_LEASE
 from metadata.store import Metadata
 from s3stream.errors import Fenced, Unavailable
-from s3stream.types import CommittedRange, OpenRequest, RangeOutcome, StreamId, StreamSnapshot, StreamState
+from s3stream.types import CommittedRange, FencedWal, OpenRequest, RangeOutcome, StreamId, StreamSnapshot, StreamState
 from tests.properties.test_metadata_commit import now
 from tests.support.metadata import Node, open_for_test
 
@@ -33,6 +33,8 @@ STREAMS = 3
 Who: TypeAlias = tuple[int, int]
 """Node id and node epoch."""
 NOBODY: Who = (-1, -1)
+
+MEANWHILE = ("nothing", "beat", "register", "append", "flush", "flush rashly", "open", "open rashly")
 
 nodes = st.integers(0, NODES - 1)
 streams = st.integers(0, STREAMS - 1)
@@ -65,6 +67,8 @@ class Takeovers(RuleBasedStateMachine):
         self.sealed: set[Who] = set()
         """And the row says so."""
         self.leases: list[Lease] = []
+        self.looked: dict[int, NodeBeat] = {}
+        """What the controller saw of a node when it last looked."""
 
     def teardown(self) -> None:
         now(self.metadata.close())
@@ -123,47 +127,52 @@ class Takeovers(RuleBasedStateMachine):
 
     # --- the engine ------------------------------------------------------------------------------
 
-    @rule(index=streams, node_id=nodes, part=st.sampled_from((2, 5, 1000, 1000)))
-    def flush(self, index: int, node_id: int, part: int) -> None:
-        """Commit a part of the stream's tail, by whoever can have it: its writer, that node again, or a survivor."""
+    @rule(index=streams, node_id=nodes, part=st.sampled_from((2, 5, 1000, 1000)), rash=st.booleans())
+    def flush(self, index: int, node_id: int, part: int, rash: bool = False) -> None:
+        """Commit a part of the stream's tail, by whoever can have it: its writer, that node again, or a survivor;
+        a rash one has read the WAL without waiting for the seal."""
         stream_id, node = self.stream(index), self.life(node_id).node
         [row] = now(self.metadata.streams([stream_id]))
         end = min(row.committed_end + part, self.acknowledged[stream_id])
-        if end == row.committed_end or not self.has_bytes(row, node_id):
+        if end == row.committed_end or not (rash or self.has_bytes(row, node_id)):
             return
         flush = CommittedRange(stream_id, row.epoch, row.committed_end, end, 1)
         result = self.attempt(node.commit(flush), Fenced)
         if isinstance(result, Fenced):
-            assert self.is_fenced(node)
+            assert self.beat_of(node_id).node_epoch != node.identity.node_epoch
             return
-        assert result.outcomes == {stream_id: RangeOutcome.COMMITTED}
+        outcome = result.outcomes[stream_id]
+        if owner_of(row) in self.sealed:
+            assert outcome is RangeOutcome.COMMITTED
+        elif self.is_fencing(owner_of(row)) or row.owner != node_id:
+            assert outcome is RangeOutcome.FENCED, "nobody knows yet where its WAL ends"
+        else:
+            assert outcome is RangeOutcome.COMMITTED
 
     def has_bytes(self, row: StreamSnapshot, node_id: int) -> bool:
         if row.state != StreamState.OPEN:
             return False
         owner = owner_of(row)
-        return owner in self.sealed or (row.owner == node_id and not self.is_fencing(owner))
+        return owner in self.sealed or row.owner == node_id
 
     def is_fencing(self, owner: Who) -> bool:
         return any(wal[:2] == owner for wal in now(self.metadata.fenced_wals()))
 
-    def is_fenced(self, node: Node) -> bool:
-        [beat] = [beat for beat in now(self.metadata.node_beats()) if beat.node_id == node.identity.node_id]
-        return beat.node_epoch != node.identity.node_epoch
+    def beat_of(self, node_id: int | None) -> NodeBeat:
+        [beat] = [beat for beat in now(self.metadata.node_beats()) if beat.node_id == node_id]
+        return beat
 
-    @rule(index=streams, node_id=nodes, assigned=st.sampled_from((True, True, False)))
-    def open(self, index: int, node_id: int, assigned: bool = True) -> None:
-        """With what the node can know: its own WAL's end, a sealed WAL's, else the committed end."""
+    @rule(index=streams, node_id=nodes, assigned=st.sampled_from((True, True, False)), rash=st.booleans())
+    def open(self, index: int, node_id: int, assigned: bool = True, rash: bool = False) -> None:
+        """With what the node can know: its own WAL's end, a sealed WAL's, else the committed end. A rash one reads a
+        WAL that is not sealed, and does not read one that is."""
         stream_id, life = self.stream(index), self.life(node_id)
         if assigned:
             now(self.metadata.assign({stream_id: node_id}))
         [row] = now(self.metadata.streams([stream_id]))
         owner = owner_of(row)
-        knows = row.owner == node_id and not self.is_fencing(owner)
-        if owner in self.sealed:
-            knows, read = True, owner
-        else:
-            read = None
+        read = owner if (owner in self.sealed) != rash and owner != NOBODY else None
+        knows = read is not None or (row.owner == node_id and not self.is_fencing(owner))
         end = self.acknowledged[stream_id] if knows else row.committed_end
         request = OpenRequest(stream_id, row.epoch, end, read)
         opened = self.attempt(self.metadata.open_streams(life.node.identity, [request]), Fenced, Unavailable)
@@ -202,11 +211,16 @@ class Takeovers(RuleBasedStateMachine):
         if not self.leases:
             return
         lease = self.leases[-1 - back % len(self.leases)]
-        _, node_epoch = self.newest[victim]
-        [beat] = [beat for beat in now(self.metadata.node_beats()) if beat.node_id == victim]
-        wal = self.attempt(self.metadata.fence_node(lease, victim, node_epoch, beat.heartbeat), Fenced)
+        before, seen = self.beat_of(victim), self.looked.get(victim, self.beat_of(victim))
+        wal = self.attempt(self.metadata.fence_node(lease, victim, seen.node_epoch, seen.heartbeat), Fenced)
+        if self.beat_of(victim) != before:
+            assert isinstance(wal, FencedWal) and before == seen, "it had beaten, or registered anew"
         held = now(self.metadata.lease(CONTROLLER_LEASE))
         assert isinstance(wal, Fenced) == (held is None or held.lease_epoch != lease.lease_epoch)
+
+    @rule(victim=nodes)
+    def look(self, victim: int) -> None:
+        self.looked[victim] = self.beat_of(victim)
 
     @rule(back=st.sampled_from((0, 0, 0, 1)))
     def seal(self, back: int) -> None:
@@ -219,18 +233,39 @@ class Takeovers(RuleBasedStateMachine):
             if self.attempt(self.metadata.wal_sealed(lease, *wal[:2], 7), Fenced) is None:
                 self.sealed.add(wal[:2])
 
-    @rule(by=nodes, victim=nodes, steps=st.sampled_from((2, 3, 4, 4, 4, 4)))
-    def take_over(self, by: int, victim: int, steps: int) -> None:
-        """As a controller does it, up to some step."""
+    @rule(
+        by=nodes,
+        victim=nodes,
+        steps=st.sampled_from((2, 3, 4, 4, 4, 4)),
+        meanwhile=st.lists(st.sampled_from(MEANWHILE), min_size=3, max_size=3),
+    )
+    def take_over(self, by: int, victim: int, steps: int, meanwhile: list[str]) -> None:
+        """As a controller does it, up to some step; something happens between the steps."""
         self.take_lease(by, True)
-        if self.leases:
-            self.fence(0, victim)
-        if self.leases and steps > 2:
+        self.look(victim)
+        self.happens(meanwhile[0], by, victim)
+        self.fence(0, victim)
+        self.happens(meanwhile[1], by, victim)
+        if steps > 2:
             self.seal(0)
-        if steps > 3:
-            for index in range(STREAMS):
-                self.flush(index, by, 1000)
-                self.open(index, by)
+            self.happens(meanwhile[2], by, victim)
+        for index in range(STREAMS if steps > 3 else 0):
+            self.flush(index, by, 1000)
+            self.open(index, by)
+
+    def happens(self, what: str, by: int, victim: int) -> None:
+        if what == "beat":
+            self.beat(victim)
+        elif what == "register":
+            self.register(victim)
+        for index in range(STREAMS):
+            if what == "append":
+                self.append(index, 1, 0)
+            elif what in ("flush", "flush rashly"):
+                self.append(index, 1, 0)
+                self.flush(index, victim if what == "flush" else by, 1000, what != "flush")
+            elif what in ("open", "open rashly"):
+                self.open(index, by, True, what != "open")
 
     # --- what always holds -----------------------------------------------------------------------
 
@@ -243,7 +278,7 @@ class Takeovers(RuleBasedStateMachine):
                 continue
             owner = owner_of(row)
             assert row.committed_end <= self.acknowledged[row.stream_id]
-            [beat] = [beat for beat in now(self.metadata.node_beats()) if beat.node_id == row.owner]
+            beat = self.beat_of(row.owner)
             # Either a takeover has it, or its node is there to open it, or can be fenced with it.
             assert owner in fenced or (owner <= (beat.node_id, beat.node_epoch) and beat.wal_uri), row
 
