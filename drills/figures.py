@@ -15,6 +15,8 @@ from drills.series import first_acknowledged, longest_pauses
 
 AFTER_SECONDS: Final = 5.0
 """A pause that an event causes begins at most this long after the event's end."""
+AFTER_MOVE_SECONDS: Final = 0.5
+"""Of a movement it begins before the end: what comes later is somebody else's."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def _kills(kills: Sequence[Event], acknowledged: Entries) -> list[Figure]:
 
 
 def _moves(moves: Sequence[Event], acknowledged: Entries, partitions: int) -> list[Figure]:
-    pauses = _pauses("", moves, acknowledged, partitions)[0].values
+    pauses = _pauses("", moves, acknowledged, partitions, after=AFTER_MOVE_SECONDS)[0].values
     return [
         Figure("moving one partition under load: pause, p50", _percentile(pauses, 50), "ms", goal=50),
         Figure("moving one partition under load: pause, p99", _percentile(pauses, 99), "ms", goal=200),
@@ -73,12 +75,17 @@ def _moves(moves: Sequence[Event], acknowledged: Entries, partitions: int) -> li
 
 
 def _pauses(
-    name: str, events: Iterable[Event], acknowledged: Entries, partitions: int, goal: float | None = None
+    name: str,
+    events: Iterable[Event],
+    acknowledged: Entries,
+    partitions: int,
+    goal: float | None = None,
+    after: float = AFTER_SECONDS,
 ) -> list[Figure]:
     """Per event, on its partitions; on all where it names none."""
     values = []
     for event in events:
-        end = event.at + AFTER_SECONDS + (event.seconds if isfinite(event.seconds) else 0.0)
+        end = event.at + after + (event.seconds if isfinite(event.seconds) else 0.0)
         pauses = longest_pauses(acknowledged, partitions, event.at, end)
         concerned = [pause for pause in pauses if pause.partition in event.partitions or not event.partitions]
         values.append(max(pause.seconds for pause in concerned) * 1e3)

@@ -70,9 +70,8 @@ class Load:
         self._reads = 0
 
     def create_topic(self) -> None:
-        admin = AdminClient(
-            {"bootstrap.servers": self._bootstrap, "log_level": LOG_LEVEL}
-        )  # kept: its end would cancel what it began
+        # Kept: its end would cancel what it began.
+        admin = AdminClient({"bootstrap.servers": self._bootstrap, "log_level": LOG_LEVEL})
         for future in admin.create_topics([NewTopic(self.shape.topic, self.shape.partitions, 1)]).values():
             future.result(60)
 

@@ -21,38 +21,29 @@ NO_LEADER: Final = -1
 class Sample(NamedTuple):
     at: float
     leaders: Mapping[int, int]
-    """Partitions by the broker that leads them; those that nobody leads under NO_LEADER."""
+    """Partitions of the load by the broker that leads them; those that nobody leads under NO_LEADER."""
 
 
 class Monitor(threading.Thread):
-    """`topics` that do not begin with `__` count."""
+    """`topic`: the load's, whose leaders are counted over time."""
 
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, bootstrap: str, topic: str) -> None:
         super().__init__(name="monitor", daemon=True)
         settings: dict[str, str | int | float | bool] = {"bootstrap.servers": bootstrap, "log_level": LOG_LEVEL}
         settings |= {"socket.timeout.ms": 2000, "reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 200}
         self._client = AdminClient(settings)
+        self._topic = topic
         self._stopping = threading.Event()
         self.samples: list[Sample] = []
 
     def run(self) -> None:
         while not self._stopping.wait(PERIOD_SECONDS):
-            try:
-                counts = self._count()
-            except KafkaException:
-                continue  # nobody answers: the curve has a hole there
-            self.samples.append(Sample(time.monotonic(), counts))
-
-    def _count(self) -> Counter[int]:
-        found = self._client.list_topics(timeout=ANSWER_SECONDS_MAX)
-        counts: Counter[int] = Counter()
-        for name, topic in found.topics.items():
-            if not name.startswith("__"):
-                counts.update(partition.leader for partition in topic.partitions.values())
-        return counts
+            leaders = self.leaders(self._topic)
+            if leaders:  # else nobody answers: the curve has a hole there
+                self.samples.append(Sample(time.monotonic(), Counter(leaders.values())))
 
     def leaders(self, topic: str) -> dict[int, int]:
-        """By partition; NO_LEADER where there is none, and for all when nobody answers."""
+        """By partition; NO_LEADER where there is none. Empty when nobody answers."""
         try:
             found = self._client.list_topics(topic, timeout=ANSWER_SECONDS_MAX).topics[topic]
         except KafkaException:

@@ -101,7 +101,7 @@ class Stage:
             self.cluster = Cluster(urls, settings, store.environment, self._logs)
             stack.callback(self.cluster.close)
             self.cluster.add(self.options.brokers)
-            self.monitor = Monitor(self.cluster.bootstrap)
+            self.monitor = Monitor(self.cluster.bootstrap, TOPIC)
             load = self.add_load(self.options.shape())
             stack.callback(self._close_loads)
             load.start()

@@ -57,7 +57,8 @@ def test_an_outage_concerns_every_partition() -> None:
 
 
 def test_moves_are_counted_by_their_percentiles() -> None:
-    moves = [Event(Kind.MOVE, at, "move", frozenset({2}), ended=at + 0.1) for at in (1.0, 7.0, 20.0)]
+    # Partition 0 moves before its pause, and when it begins: the pause belongs to the second movement alone.
+    moves = [Event(Kind.MOVE, at, "move", frozenset({0}), ended=at + 0.1) for at in (1.0, 9.0, 20.0)]
     slow = Event(Kind.MOVE, 10.0, "move", frozenset({0}), ended=10.2)
     figure = found(*moves, slow)
     assert figure["moving one partition under load: pause, p50"].values == pytest.approx([100])
