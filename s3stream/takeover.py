@@ -162,8 +162,8 @@ class _Reading:
                 for batch in group:
                     if batch.stream_id in wanted and batch.stream_id not in self._chunks.gone:
                         self._take_in(batch)
-                if self._chunk.counted_bytes >= self._chunk_bytes:
-                    await self._send()
+                    if self._chunk.counted_bytes >= self._chunk_bytes:
+                        await self._send()
         await self._send()
         await self._chunks.settle()
         # A pass places at least the batch at a stream's end, if the WAL has it: where none was placed, it is missing.

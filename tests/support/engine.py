@@ -12,7 +12,7 @@ from metadata.store import Metadata, open_metadata
 from s3stream.budget import Account, MemoryBudget
 from s3stream.metrics import Metrics
 from s3stream.objectstore.memory import MemoryStore
-from s3stream.seams import MetadataStore, ObjectStore, WriteAheadLog
+from s3stream.seams import MetadataStore, ObjectStore, ReadSealed, WriteAheadLog
 from s3stream.settings import EngineSettings
 from s3stream.storage import Storage
 from s3stream.stream import Stream
@@ -122,6 +122,7 @@ class Engine:
         budget_bytes: int = 64 * MIB,
         settings: EngineSettings | None = None,
         seed: int = 0,
+        read_sealed: ReadSealed | None = None,
     ) -> None:
         self.world = world
         self.wal: Any = ScriptedWal(world.medium) if wal is None else wal
@@ -141,6 +142,7 @@ class Engine:
             self.metrics,
             run_blocking=inline,
             random=random.Random(seed),
+            read_sealed=read_sealed,
         )
         self.streams: list[Stream] = []
         self.listeners: list[Listener] = []

@@ -1,0 +1,374 @@
+"""A node is dead, its WAL sealed: what survivors recover of it, and what never comes back. On WALs in files and in
+objects, with the real metadata."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from s3stream.errors import Fenced, Unavailable
+from s3stream.types import StreamState
+from tests.support.engine import append, read_all
+from tests.support.faulty_metadata import FaultyMetadata, answer_lost, refused
+from tests.support.holding_store import HoldingStore
+from tests.support.object_wal import ScriptedStore
+from tests.support.survivors import KINDS, Cluster, Node, durable
+from tests.support.virtual_time import virtual
+
+both = pytest.mark.parametrize("kind", KINDS)
+
+
+async def dead_owner(cluster: Cluster, batches: int = 20) -> Node:
+    """Node 0 had every stream open, appended, flushed some of it, and was killed."""
+    owner = await cluster.start(0)
+    streams = await owner.open(cluster.world.epochs)
+    for number in range(batches):
+        for stream in streams:
+            append(stream, 1 + stream.stream_id % 3)
+        if number == batches // 4:
+            await durable(*streams)
+            await owner.storage.flush()
+    await durable(*streams)
+    await owner.kill()
+    return owner
+
+
+async def check_whole(node: Node, owner: Node) -> None:
+    """The node has open, readable from objects alone, what the owner had acknowledged; no more, and nothing twice."""
+    node.engine.drop_cache()
+    for stream_id, stream in node.streams.items():
+        acknowledged = owner.streams[stream_id].durable_end
+        count = 1 + stream_id % 3
+        wanted = b"".join(b"<%d:%d+%d>" % (stream_id, base, count) for base in range(0, acknowledged, count))
+        assert await read_all(stream) == wanted
+        assert (stream.durable_end, stream.committed_end) == (acknowledged, acknowledged)
+        assert (stream.epoch, stream.epochs[-1]) == (1, (1, acknowledged))
+        # Nothing lies in two live ranges: what reads find, and what retention counts, is there once.
+        ranges = await node.cluster.world.metadata.object_ranges(stream_id, 0, 1000)
+        assert [one.start for one in ranges] == [0, *(one.end for one in ranges[:-1])]
+        assert ranges[-1].end == acknowledged
+        # Of a range that was partly there, bytes count in proportion: batches' sizes differ by a digit or two.
+        assert abs(stream.committed_bytes - len(wanted)) <= len(wanted) // 20
+
+
+@both
+@virtual
+async def test_survivors_share_the_streams_and_have_all_that_was_acknowledged(kind: str) -> None:
+    cluster = await Cluster.create(kind, 5)
+    owner = await dead_owner(cluster)
+    survivors = [await cluster.start(number) for number in (1, 2, 3)]
+    wal = await cluster.bury(owner, survivors[0])
+    shares = [[1, 2], [3], [4, 5]]
+    answers = await asyncio.gather(
+        *(node.storage.take_over(wal, share) for node, share in zip(survivors, shares, strict=True))
+    )
+    assert answers == [(share, {}) for share in shares]
+    for node, share in zip(survivors, shares, strict=True):
+        await node.open(share)
+        await check_whole(node, owner)
+        assert node.storage.health()["memtable_bytes"] == 0
+        append(node.streams[share[0]])
+    assert await cluster.world.metadata.fenced_wals() == []
+
+
+@both
+@virtual
+async def test_two_survivors_that_take_the_same_streams_double_nothing(kind: str) -> None:
+    cluster = await Cluster.create(kind, 3)
+    owner = await dead_owner(cluster, 60)
+    one, other = await cluster.start(1, budget_bytes=1 << 16), await cluster.start(2)
+    wal = await cluster.bury(owner, one)
+    answers = await asyncio.gather(*(node.storage.take_over(wal, [1, 2, 3]) for node in (one, other, other)))
+    assert answers == [([1, 2, 3], {})] * 3
+    await other.open([1, 2, 3])
+    await check_whole(other, owner)
+    # The one that comes last finds them another's.
+    assert await one.storage.take_over(wal, [1, 2, 3]) == ([], {})
+    with pytest.raises(Fenced, match="open on node 2"):
+        await one.open([1], assign=False)
+
+
+@both
+@virtual
+async def test_a_survivor_that_is_late_with_its_commit_finds_the_streams_anothers(kind: str) -> None:
+    cluster = await Cluster.create(kind, 2)
+    owner = await dead_owner(cluster)
+    store = HoldingStore(cluster.world.objects)
+    late, quick = await cluster.start(1, store=store), await cluster.start(2)
+    wal = await cluster.bury(owner, quick)
+    store.hold = 1
+    under_way = asyncio.ensure_future(late.storage.take_over(wal, [1, 2]))
+    await asyncio.sleep(1)
+    await quick.storage.take_over(wal, [1, 2])
+    await quick.open([1, 2])
+    append(quick.streams[1], 2)
+    await durable(quick.streams[1])
+    await quick.storage.flush()
+    store.release()
+    # Its ranges lie below what is committed by now: done, as far as it can know. The streams are not its to open.
+    await under_way
+    with pytest.raises(Fenced):
+        await late.open([1, 2], assign=False)
+    assert await read_all(quick.streams[1]) == b"".join(b"<1:%d+2>" % base for base in range(0, 42, 2))
+
+
+@both
+@virtual
+async def test_a_survivor_dies_in_the_middle_and_another_finishes(kind: str) -> None:
+    cluster = await Cluster.create(kind, 3)
+    owner = await dead_owner(cluster, 100)
+    store = ScriptedStore(cluster.world.objects)
+    first = await cluster.start(1, store=store, budget_bytes=1 << 16)
+    second = await cluster.start(2)
+    wal = await cluster.bury(owner, second)
+    silent = asyncio.Event()
+    committed = {stream_id: stream.committed_end for stream_id, stream in owner.streams.items()}
+    before = len(store.created)
+    store.on_create = lambda key: silent.wait() if len(store.created) > before + 1 else None
+    takeover = asyncio.ensure_future(first.storage.take_over(wal, [1, 2, 3]))
+    await asyncio.sleep(1)
+    assert len(store.created) > before + 1 and not takeover.done()
+    await first.kill()
+    takeover.cancel()
+    rows = await cluster.world.metadata.streams([1, 2, 3])
+    assert any(row.committed_end > committed[row.stream_id] for row in rows), "it had begun"
+    assert any(row.committed_end < owner.streams[row.stream_id].durable_end for row in rows), "it had not finished"
+    assert await second.storage.take_over(wal, [1, 2, 3]) == ([1, 2, 3], {})
+    await second.open([1, 2, 3])
+    await check_whole(second, owner)
+
+
+@both
+@virtual
+async def test_a_takeover_that_is_cancelled_holds_nothing_and_is_done_again(kind: str) -> None:
+    cluster = await Cluster.create(kind, 2)
+    owner = await dead_owner(cluster)
+    store = HoldingStore(cluster.world.objects)
+    survivor = await cluster.start(1, store=store)
+    wal = await cluster.bury(owner, survivor)
+    store.hold = 1
+    takeover = asyncio.ensure_future(survivor.storage.take_over(wal, [1, 2]))
+    await asyncio.sleep(1)
+    assert survivor.storage.health()["memtable_bytes"] != 0
+    takeover.cancel()
+    await asyncio.gather(takeover, return_exceptions=True)
+    assert survivor.storage.health()["memtable_bytes"] == 0 and survivor.files.open_handles <= 2
+    assert await survivor.storage.take_over(wal, [1, 2]) == ([1, 2], {})
+    await survivor.open([1, 2])
+    await check_whole(survivor, owner)
+
+
+@both
+@virtual
+async def test_database_and_store_that_do_not_answer_are_waited_for(kind: str) -> None:
+    cluster = await Cluster.create(kind, 2)
+    owner = await dead_owner(cluster)
+    store = HoldingStore(cluster.world.objects)
+    metadata = FaultyMetadata(cluster.world.metadata)
+    survivor = await cluster.start(1, store=store, metadata=metadata)
+    wal = await cluster.bury(owner, survivor)
+    metadata.faults = {"prepare_objects": [refused, refused], "commit": [refused, answer_lost, refused]}
+    store.fail_creates = [Unavailable("no answer")] * 3
+    assert await survivor.storage.take_over(wal, [1, 2]) == ([1, 2], {})
+    assert metadata.calls["commit"] == 4
+    await survivor.open([1, 2])
+    await check_whole(survivor, owner)
+
+
+@both
+@virtual
+async def test_records_of_several_lives_and_stream_epochs_are_one_log(kind: str) -> None:
+    """Nothing was flushed through four lives of the owner: the last incarnation's WAL has batches of four epochs."""
+    cluster = await Cluster.create(kind, 2)
+    for life in range(4):
+        owner = await cluster.start(0)
+        streams = await owner.open([1, 2])
+        assert streams[0].epoch == life
+        for stream in streams:
+            append(stream, life + 1)
+            append(stream, life + 1)
+        await durable(*streams)
+        await owner.kill()
+    survivor = await cluster.start(1)
+    wal = await cluster.bury(owner, survivor)
+    assert await survivor.storage.take_over(wal, [1, 2]) == ([1, 2], {})
+    [stream, _] = await survivor.open([1, 2])
+    assert await read_all(stream) == b"<1:0+1><1:1+1><1:2+2><1:4+2><1:6+3><1:9+3><1:12+4><1:16+4>"
+    assert (stream.epoch, list(stream.epochs)) == (4, [(0, 0), (1, 2), (2, 6), (3, 12), (4, 20)])
+
+
+@both
+@virtual
+async def test_deleted_and_closed_streams_cost_the_others_nothing(kind: str) -> None:
+    cluster = await Cluster.create(kind, 2)
+    topic_id, [doomed] = await cluster.world.add_topic("doomed")
+    owner = await cluster.start(0)
+    streams = await owner.open([1, 2, doomed])
+    for stream in streams:
+        append(stream)
+    await durable(*streams)
+    await owner.storage.close_streams([owner.streams[2]])
+    await owner.kill()
+    survivor = await cluster.start(1)
+    wal = await cluster.bury(owner, survivor)
+    await cluster.world.metadata.delete_topic(topic_id)
+    done, broken = await survivor.storage.take_over(wal, [1, 2, doomed])
+    assert (sorted(done), broken) == ([1, 2], {})
+    await survivor.open([1, 2])
+    assert await read_all(survivor.streams[1]) == b"<1:0+1>" and await read_all(survivor.streams[2]) == b"<2:0+1>"
+
+
+@both
+@virtual
+async def test_a_stream_deleted_while_it_is_uploaded_costs_the_others_nothing(kind: str) -> None:
+    cluster = await Cluster.create(kind, 2)
+    topic_id, [doomed] = await cluster.world.add_topic("doomed")
+    owner = await dead_owner(cluster)
+    store = HoldingStore(cluster.world.objects)
+    survivor = await cluster.start(1, store=store)
+    wal = await cluster.bury(owner, survivor)
+    store.hold = 1
+    takeover = asyncio.ensure_future(survivor.storage.take_over(wal, [1, 2, doomed]))
+    await asyncio.sleep(1)
+    await cluster.world.metadata.delete_topic(topic_id)
+    store.release()
+    assert await takeover == ([1, 2], {})
+    await survivor.open([1, 2])
+    await check_whole(survivor, owner)
+
+
+@both
+@virtual
+async def test_what_the_survivor_itself_has_not_flushed_stays_in_its_wal(kind: str) -> None:
+    """CORRECTNESS 2: the commit of another's records says nothing of the trim of one's own."""
+    cluster = await Cluster.create(kind, 3)
+    owner, survivor = await cluster.start(0), await cluster.start(1)
+    streams = await owner.open([1, 2])
+    [own] = await survivor.open([3])
+    for stream in (*streams, own):
+        for _ in range(30):
+            append(stream)
+    await durable(*streams, own)
+    await owner.kill()
+    wal = await cluster.bury(owner, survivor)
+    await survivor.storage.take_over(wal, [1, 2])
+    await survivor.kill()
+    again = await cluster.start(1)
+    [own] = await again.open([3])
+    assert await read_all(own) == b"".join(b"<3:%d+1>" % base for base in range(30))
+
+
+@both
+@virtual
+async def test_a_survivor_that_is_fenced_itself_stops(kind: str) -> None:
+    cluster = await Cluster.create(kind, 2)
+    owner = await dead_owner(cluster)
+    survivor, controller = await cluster.start(1), await cluster.start(2)
+    wal = await cluster.bury(owner, controller)
+    metadata = cluster.world.metadata
+    await metadata.register_node(1, "memory:elsewhere", {"PLAINTEXT": "127.0.0.1:1"})
+    with pytest.raises(Fenced):
+        await survivor.storage.take_over(wal, [1, 2])
+    assert survivor.storage.health()["memtable_bytes"] == 0
+    assert await controller.storage.take_over(wal, [1, 2]) == ([1, 2], {})
+
+
+@virtual
+async def test_2_a_record_above_the_seal_never_appears() -> None:
+    """The object before it never landed: it was not acknowledged, and is not part of the log, though it is there."""
+    cluster = await Cluster.create("objects", 1)
+    store = ScriptedStore(cluster.world.objects)
+    owner = await cluster.start(0, store=store)
+    [stream] = await owner.open([1])
+    append(stream)
+    await durable(stream)
+    held = asyncio.Event()
+    lost = len(store.created)
+    store.on_create = lambda key: held.wait() if key == store.created[lost] else None
+    for _ in range(3):
+        append(stream, payload=bytes(1000))  # a group, and a PUT, of its own
+        await asyncio.sleep(0.1)
+    assert len(store.created) > lost + 1 and stream.durable_end == 1
+    await owner.kill()
+    survivor = await cluster.start(1)
+    wal = await cluster.bury(owner, survivor)
+    assert await survivor.storage.take_over(wal, [1]) == ([1], {})
+    [stream] = await survivor.open([1])
+    assert (stream.durable_end, await read_all(stream)) == (1, b"<1:0+1>")
+
+
+@virtual
+async def test_2_a_zombie_over_objects_acknowledges_nothing_after_the_seal() -> None:
+    cluster = await Cluster.create("objects", 2)
+    store = HoldingStore(cluster.world.objects)
+    zombie, survivor = await cluster.start(0, store=store), await cluster.start(1)
+    streams = await zombie.open([1, 2])
+    for stream in streams:
+        append(stream)
+    await durable(*streams)
+    # A flush is uploading, and a batch on its way to the WAL, when others take the node for dead.
+    store.hold = 2
+    flush = asyncio.ensure_future(zombie.storage.flush())
+    await asyncio.sleep(0.1)
+    append(streams[0], 7)
+    wal = await cluster.bury(zombie, survivor)
+    assert await survivor.storage.take_over(wal, [1, 2]) == ([1, 2], {})
+    [taken, _] = await survivor.open([1, 2])
+    store.release()
+    await flush
+    await asyncio.sleep(60)
+    assert zombie.storage.fenced
+    for listener in zombie.engine.listeners:
+        assert listener.appended_ends == [1], "nothing more was acknowledged"
+        assert [type(error) for _, error in listener.failures] == [Fenced]
+    for stream in streams:
+        with pytest.raises(Fenced):
+            append(stream)
+    assert (taken.durable_end, await read_all(taken)) == (1, b"<1:0+1>")
+    append(taken, 2)
+    await durable(taken)
+    await survivor.storage.flush()
+    survivor.engine.drop_cache()
+    assert await read_all(taken) == b"<1:0+1><1:1+2>"
+
+
+@virtual
+async def test_10_the_owner_of_a_file_wal_that_is_not_dead_keeps_its_streams() -> None:
+    cluster = await Cluster.create("files", 1)
+    paused, other = await cluster.start(0), await cluster.start(1)
+    [stream] = await paused.open([1])
+    append(stream)
+    await durable(stream)
+    with pytest.raises(Unavailable, match="node 0 epoch 1 is not dead"):
+        await cluster.fence(0, 1, other.identity)
+    append(stream)
+    await durable(stream)
+    await paused.storage.flush()
+    [row] = await cluster.world.metadata.streams([1])
+    assert (row.state, row.owner, row.committed_end) == (StreamState.OPEN, 0, 2)
+
+
+@virtual
+async def test_10_a_node_whose_file_wal_is_being_read_waits_and_then_goes_on() -> None:
+    cluster = await Cluster.create("files", 2)
+    owner = await dead_owner(cluster)
+    survivor = await cluster.start(1)
+    wal = await cluster.bury(owner, survivor)
+    await cluster.release(wal)
+    early = Node(cluster, 0)
+    with pytest.raises(Unavailable, match="taken over"):
+        await early.start()
+    await early.kill()
+    await survivor.storage.take_over(wal, [1, 2])
+    await survivor.open([1, 2])
+    back = await cluster.start(0)
+    await survivor.storage.close_streams([survivor.streams.pop(2)])
+    [stream] = await back.open([2])
+    append(stream, 3)
+    await durable(stream)
+    await back.kill()
+    wal = await cluster.bury(back, survivor)
+    assert await survivor.storage.take_over(wal, [2]) == ([2], {})
+    [stream] = await survivor.open([2])
+    assert (await read_all(stream)).endswith(b"<2:60+3>")
