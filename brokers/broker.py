@@ -12,22 +12,21 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from random import Random, SystemRandom
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 from kio.schema.errors import ErrorCode
 
+from brokers import component_settings as settings
 from brokers import preflight
 from brokers.config import BrokerConfig
-from brokers.controller.controller import Controller, ControllerSettings
-from brokers.controller.homes import divide
+from brokers.controller.controller import Controller
+from brokers.controller.homes import divide, survivors
 from brokers.controller.wals import ReachableWals
 from brokers.dynamic_config import ConfigSource
-from brokers.groups.config import OFFSETS_TOPIC, GroupConfig
+from brokers.groups.config import OFFSETS_TOPIC
 from brokers.groups.coordinator import GroupCoordinator
 from brokers.handlers.create_topics import auto_create
 from brokers.handlers.fetch_session import FetchSessionCache
@@ -40,12 +39,12 @@ from brokers.http.exposition import add_process_metrics
 from brokers.http.server import HttpServer, HttpSources
 from brokers.identity import Identity, check_cluster, write_identity
 from brokers.image_follower import ImageFollower
+from brokers.joining import join
 from brokers.limits import ANSWERS_SHARE
 from brokers.partitions.manager import PartitionManager
 from brokers.partitions.partition_log import PartitionLog
-from brokers.partitions.settings import PartitionSettings
 from brokers.server.kafka_server import KafkaServer
-from brokers.server.settings import ServerSettings
+from brokers.threads import Threads
 from brokers.version import VERSION
 from cache import open_block_cache
 from metadata.store import Metadata, open_metadata
@@ -60,7 +59,7 @@ from s3stream.seams import Clock, ObjectStore, RunBlocking
 from s3stream.storage import Storage
 from s3stream.tasks import Tasks
 from s3stream.types import NodeIdentity
-from wal import LogName, ObjectWalSettings, WalAccess, WalSettings, check_wal_url, is_on_objects, open_wal
+from wal import LogName, WalAccess, WalSettings, check_wal_url, is_on_objects, open_wal
 
 log = structlog.get_logger(__name__)
 
@@ -75,28 +74,7 @@ BULK_THREADS = 4
 """Block compression, checksums, local objects."""
 ABANDON_SECONDS_MAX = 5.0
 """What a fenced broker waits for writes under way before it lets go of its WAL."""
-AWAIT_TAKEOVER_SECONDS = 0.2
-
-
-class Threads:
-    """Where blocking calls run: a kind of work does not wait for another's."""
-
-    def __init__(self) -> None:
-        self._pools: list[ThreadPoolExecutor] = []
-
-    def runner(self, name: str, count: int) -> Callable[..., Any]:
-        """A `RunBlocking` on threads of its own."""
-        pool = ThreadPoolExecutor(count, thread_name_prefix=f"ponor-{name}")
-        self._pools.append(pool)
-
-        async def run(function: Callable[..., T], /, *args: object) -> T:
-            return await asyncio.get_running_loop().run_in_executor(pool, function, *args)
-
-        return run
-
-    def close(self) -> None:
-        for pool in self._pools:
-            pool.shutdown(wait=True)
+HAND_OVER_POLL_SECONDS = 0.02
 
 
 class Broker:
@@ -104,7 +82,7 @@ class Broker:
 
     def __init__(self, config: BrokerConfig, lives: int = 1) -> None:
         """`lives`: how many brokers this process has been by now, this one included."""
-        self.config = _with_ports(config)
+        self.config = settings.with_ports(config)
         self.fenced = asyncio.Event()
         """Set when others have taken this broker for dead: abandon it, and start another."""
         self._lives = lives
@@ -183,7 +161,7 @@ class Broker:
             run_blocking=threads.runner("wal", WAL_THREADS),
             objects=wal_objects,
             name=LogName(metadata.cluster_id, config.node_id),
-            object_settings=_object_wal_settings(config),
+            object_settings=settings.object_wal_settings(config),
         )
         wals = ReachableWals(
             WalAccess(
@@ -192,7 +170,7 @@ class Broker:
                 tasks=tasks,
                 run_blocking=threads.runner("others-wal", WAL_THREADS),
                 open_store=_once(open_objects),
-                object_settings=_object_wal_settings(config),
+                object_settings=settings.object_wal_settings(config),
             )
         )
         budget = MemoryBudget(countable_bytes(config.memory_bytes))
@@ -244,13 +222,14 @@ class Broker:
         await node.open_partitions()
         stack.push_async_callback(node.partitions.close)
         stack.push_async_callback(node.follower.stop)
-        server = KafkaServer(node.services, _server_settings(config))
+        server = KafkaServer(node.services, settings.server_settings(config))
         await server.start()
         stack.push_async_callback(self._stop_server, server)
-        node.controller.start(node.identity)
-        stack.push_async_callback(node.controller.stop)
         # Before the drain: members that wait for others to join are answered, or the drain would wait for them.
         stack.callback(node.groups.stop)
+        node.controller.start(node.identity)
+        stack.push_async_callback(node.controller.stop)
+        stack.push_async_callback(self._hand_over, node)
         node.health.phase = RUNNING
         log.info(
             "ready",
@@ -261,6 +240,10 @@ class Broker:
             http=f"{config.http_host}:{config.http_port}",
             partitions=node.partitions.open_count,
         )
+
+    async def _hand_over(self, node: _Node) -> None:
+        if not self._abandoned:
+            await node.hand_over(self.config.drain_timeout_ms / 1000)
 
     async def _stop_server(self, server: KafkaServer) -> None:
         await (server.close() if self._abandoned else server.drain(self.config.drain_timeout_ms / 1000))
@@ -319,10 +302,7 @@ class _Node:
             clock,
             tasks,
             metrics,
-            PartitionSettings(
-                retention_check_interval_ms=config.log_retention_check_interval_ms,
-                producer_id_expiration_ms=config.producer_id_expiration_ms,
-            ),
+            settings.partition_settings(config),
         )
         self.follower = ImageFollower(metadata, self.partitions, clock)
         self.heartbeat = Heartbeat(
@@ -330,14 +310,14 @@ class _Node:
         )
         self.controller = Controller(
             metadata, lambda: self.partitions.image, divide, wals, clock, tasks, metrics,
-            ControllerSettings(config.lease_ms / 1000, config.heartbeat_ms / 1000),
+            settings.controller_settings(config),
         )  # fmt: skip
         self.health = Health(
             storage, self.partitions, crashed, metadata, self.heartbeat.silent_seconds, config.lease_ms / 1000,
             self.controller.waiting,
         )  # fmt: skip
         self.groups = GroupCoordinator(
-            self.partitions, _group_config(config), clock, tasks, metrics, chance, self._create_offsets_topic
+            self.partitions, settings.group_config(config), clock, tasks, metrics, chance, self._create_offsets_topic
         )
         self.partitions.on_open(self._opened)
         self.partitions.on_close(self._closing)
@@ -369,20 +349,13 @@ class _Node:
 
     async def join(self) -> None:
         """Take the WAL, register, recover; be heard of from then on."""
-        await self._await_takeover()
-        advertised = self.config.advertised
-        addresses = {advertised.name: advertised.address}
-        self.identity = await self.storage.start(self.config.node_id, addresses, self.config.broker_rack)
+        config = self.config
+        addresses = {config.advertised.name: config.advertised.address}
+        self.identity = await join(
+            lambda: self.storage.start(config.node_id, addresses, config.broker_rack),
+            self.metadata, config.node_id, self._clock, config.lease_ms / 1000,
+        )  # fmt: skip
         self._beating = self._tasks.spawn(self.heartbeat.run(self.identity), "heartbeat")
-
-    async def _await_takeover(self) -> None:
-        """Until others have what an earlier life of this node left in its WAL: nobody writes there meanwhile."""
-        waiting = False
-        while any(wal.node_id == self.config.node_id for wal in await self.metadata.fenced_wals()):
-            if not waiting:
-                log.info("waiting: other brokers still recover what this node's last life left in its WAL")
-            waiting = True
-            await self._clock.sleep(AWAIT_TAKEOVER_SECONDS)
 
     async def leave(self) -> None:
         """Show this node as not alive. A database that does not answer keeps showing it: it will register again."""
@@ -396,6 +369,26 @@ class _Node:
             await self.metadata.unregister_node(self.identity)
         except PonorError as error:
             log.warning("node not unregistered", error=str(error))
+
+    async def hand_over(self, timeout: float) -> None:
+        """Controlled shutdown: the controller gives this broker's partitions to others, which serve them before it
+        goes. What is still here after `timeout` seconds, or when there is nobody else, is closed by the stop itself."""
+        if not self._others():
+            return
+        try:
+            await self.metadata.set_draining(self.config.node_id, True)
+            await self.follower.refresh()
+        except PonorError as error:
+            log.warning("partitions not handed over before the stop", error=str(error))
+            return
+        deadline = self._clock.monotonic() + timeout
+        while self.partitions.open_count and self._others() and self._clock.monotonic() < deadline:
+            await self._clock.sleep(HAND_OVER_POLL_SECONDS)
+        log.info("partitions handed over", left=self.partitions.open_count)
+
+    def _others(self) -> bool:
+        """Whether anybody could be given partitions."""
+        return any(node_id != self.config.node_id for node_id in survivors(self.partitions.image))
 
     async def open_partitions(self) -> None:
         self.groups.start()
@@ -435,49 +428,3 @@ def _once(open_objects: Callable[[str], ObjectStore]) -> Callable[[str], ObjectS
         return found[url]
 
     return open_one
-
-
-def _with_ports(config: BrokerConfig) -> BrokerConfig:
-    """Ports of 0 become free ones: a broker registers its address before it listens."""
-    listener, advertised, http_port = config.listener, config.advertised, config.http_port
-    if listener.port == 0:
-        listener = replace(listener, port=preflight.free_port(listener.host))
-        if advertised.port == 0:
-            advertised = replace(advertised, port=listener.port)
-    if http_port == 0:
-        http_port = preflight.free_port(config.http_host)
-    return replace(config, listener=listener, advertised=advertised, http_port=http_port)
-
-
-def _server_settings(config: BrokerConfig) -> ServerSettings:
-    return ServerSettings(
-        host=config.listener.host,
-        port=config.listener.port,
-        listener=config.listener.name,
-        request_bytes_max=config.socket_request_max_bytes,
-        idle_max_ms=config.connections_max_idle_ms,
-        connections_max=config.max_connections,
-        backlog=config.socket_listen_backlog_size,
-    )
-
-
-def _object_wal_settings(config: BrokerConfig) -> ObjectWalSettings:
-    return ObjectWalSettings(
-        bytes_max=config.wal_bytes_max,
-        linger_ms=config.wal_linger_ms,
-        puts_per_second_max=config.wal_puts_per_second_max,
-    )
-
-
-def _group_config(config: BrokerConfig) -> GroupConfig:
-    return GroupConfig(
-        offsets_topic_partitions=config.offsets_topic_num_partitions,
-        offset_metadata_max=config.offset_metadata_max_bytes,
-        commit_timeout_ms=config.offsets_commit_timeout_ms,
-        offsets_retention_ms=config.offsets_retention_minutes * 60_000,
-        offsets_retention_check_interval_ms=config.offsets_retention_check_interval_ms,
-        session_timeout_min_ms=config.group_min_session_timeout_ms,
-        session_timeout_max_ms=config.group_max_session_timeout_ms,
-        initial_rebalance_delay_ms=config.group_initial_rebalance_delay_ms,
-        group_max_size=config.group_max_size,
-    )

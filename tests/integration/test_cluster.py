@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import signal
+import socket
+import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from brokers.records.builder import RecordBatchBuilder
 from drills.account import History, Place, settle
 from tests.support.ponor_cluster import PonorCluster
 from tests.support.servers import MinioServer, minio  # noqa: F401 - fixture
@@ -100,6 +105,11 @@ def create_topic(cluster: PonorCluster) -> None:
         future.result(30)
 
 
+def controller_of(cluster: PonorCluster) -> int:
+    cluster.until("a controller is elected", lambda: cluster.view(0)["controller"] >= 0)
+    return int(cluster.view(0)["controller"])
+
+
 def led_by(cluster: PonorCluster, witness: int, number: int) -> list[int]:
     return [partition for partition, leader in enumerate(cluster.leaders(witness, TOPIC)) if leader == number]
 
@@ -110,18 +120,222 @@ def check_account(history: History, bootstrap: str) -> None:
     assert account.acknowledged == account.produced > 1000
 
 
+def kill_one_and_count(cluster: PonorCluster, victim: int) -> None:
+    create_topic(cluster)
+    cluster.until(
+        "spread evenly", lambda: {len(led_by(cluster, 0, number)) for number in range(3)} == {PARTITIONS // 3}
+    )
+    load = Load(cluster.bootstrap)
+    cluster.until("every partition takes records", lambda: load.acknowledged_since(0, range(PARTITIONS)))
+    time.sleep(1)
+    witness = (victim + 1) % 3
+    theirs = led_by(cluster, witness, victim)
+    killed_at = time.monotonic()
+    cluster.kill_broker(victim)
+    cluster.until("writes go on", lambda: load.acknowledged_since(killed_at + 0.1, theirs))
+    assert victim not in cluster.leaders(witness, TOPIC)
+    assert [line["node_id"] for line in cluster.logged("broker fenced")] == [victim]
+    cluster.until("the takeover is finished", lambda: bool(cluster.logged("takeover finished")))
+    check_account(load.finish(), f"127.0.0.1:{cluster.port + witness}")
+
+
 def test_partitions_of_a_killed_broker_are_served_by_the_others_and_nothing_is_lost(tmp_path: Path) -> None:
+    """File WAL, one host: the survivors read the dead broker's directory."""
     with PonorCluster(tmp_path, 3, settings=UNFLUSHED) as cluster:
+        kill_one_and_count(cluster, next(n for n in range(3) if n != controller_of(cluster)))
+
+
+def test_a_killed_controller_on_a_wal_of_objects_costs_nothing_acknowledged(
+    minio: MinioServer,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    with objects_cluster(minio, tmp_path) as cluster:
+        kill_one_and_count(cluster, controller_of(cluster))
+        assert len({line["node_id"] for line in cluster.logged("controller")}) == 2
+
+
+def objects_cluster(server: MinioServer, folder: Path) -> PonorCluster:
+    server.create_bucket("wal")
+    prefix = secrets.token_hex(4)
+    return PonorCluster(
+        folder, 3, ("--wal", server.url("wal", f"{prefix}/wal")), object_store=server.url("wal", f"{prefix}/objects"),
+        settings=UNFLUSHED, env=server.environment,
+    )  # fmt: skip
+
+
+def test_a_paused_broker_on_a_wal_of_objects_is_a_zombie_that_acknowledges_nothing_and_comes_back(
+    minio: MinioServer,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    with objects_cluster(minio, tmp_path) as cluster:
         create_topic(cluster)
-        assert {len(led_by(cluster, 0, number)) for number in range(3)} == {3}, "spread evenly"
         load = Load(cluster.bootstrap)
         cluster.until("every partition takes records", lambda: load.acknowledged_since(0, range(PARTITIONS)))
+        victim = next(n for n in range(3) if n != controller_of(cluster))
+        witness = (victim + 1) % 3
+        theirs = led_by(cluster, witness, victim)
+        cluster.pause_broker(victim)
+        zombie = send_to_zombie(cluster.port + victim, theirs[0])
+        paused_at = time.monotonic()
+        cluster.until("its partitions move", lambda: load.acknowledged_since(paused_at + 0.1, theirs))
+        assert victim not in cluster.leaders(witness, TOPIC)
+        cluster.continue_broker(victim)
+        assert zombie() != 0, "the zombie acknowledged a record"
+        cluster.until("it registers again", lambda: cluster.metric_of(victim, "ponor_fenced_total") == 1)
+        cluster.until("it is ready", lambda: '"ok"' in cluster.get(victim, "/health/ready"))
+        epochs = {node["node_id"]: node["node_epoch"] for node in cluster.view(witness)["brokers"]}
+        assert epochs[victim] > epochs[witness]
+        check_account(load.finish(), cluster.bootstrap)
+
+
+def send_to_zombie(port: int, partition: int) -> Callable[[], int]:
+    """A record for a partition that the paused broker led, in its socket before it wakes. Call for the answer's error
+    code; a connection that ends without one is -1."""
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.sendall(produce_frame(partition))
+
+    def answer() -> int:
+        connection.settimeout(30)
+        received = b""
+        try:
+            while len(received) < 4 or len(received) < 4 + int.from_bytes(received[:4], "big"):
+                part = connection.recv(4096)
+                if not part:
+                    return -1
+                received += part
+        except ConnectionError:
+            return -1
+        # length, correlation id, topics: 1, name, partitions: 1, index
+        at = 4 + 4 + 4 + 2 + len(TOPIC) + 4 + 4
+        return int.from_bytes(received[at : at + 2], "big", signed=True)
+
+    return answer
+
+
+def produce_frame(partition: int) -> bytes:
+    """Produce, version 3, acks=all, one record."""
+    builder = RecordBatchBuilder()
+    builder.append(int(time.time() * 1000), None, b"zombie")
+    records = bytes(builder.build())
+    name = TOPIC.encode()
+    body = struct.pack(">hhih", 0, 3, 1, -1) + struct.pack(">hhi", -1, -1, 10_000)
+    body += struct.pack(">ih", 1, len(name)) + name + struct.pack(">iii", 1, partition, len(records)) + records
+    return struct.pack(">i", len(body)) + body
+
+
+def test_a_broker_that_is_stopped_hands_its_partitions_over_first(tmp_path: Path) -> None:
+    """The controller itself: its lease goes to another, and nobody is taken for dead."""
+    with PonorCluster(tmp_path, 3, settings=UNFLUSHED) as cluster:
+        create_topic(cluster)
+        load = Load(cluster.bootstrap)
+        cluster.until("every partition takes records", lambda: load.acknowledged_since(0, range(PARTITIONS)))
+        leaving = controller_of(cluster)
+        witness = (leaving + 1) % 3
+        os.kill(cluster.pid_of(leaving), signal.SIGTERM)
+        cluster.until("it is gone", lambda: not next(
+            node for node in cluster.view(witness)["brokers"] if node["node_id"] == leaving)["alive"])  # fmt: skip
+        gone_at = time.monotonic()
+        cluster.until("another is the controller", lambda: cluster.view(witness)["controller"] not in (-1, leaving))
+        cluster.until("writes go on", lambda: load.acknowledged_since(gone_at, range(PARTITIONS)))
+        assert [line["left"] for line in cluster.logged("partitions handed over")] == [0]
+        assert cluster.logged("broker fenced") == [] and leaving not in cluster.leaders(witness, TOPIC)
+        assert "ended with exit code 0" in cluster.log.read_text()
+        check_account(load.finish(), f"127.0.0.1:{cluster.port + witness}")
+
+
+def test_10_a_paused_broker_on_a_file_wal_keeps_its_partitions_and_goes_on_when_it_is_continued(tmp_path: Path) -> None:
+    with PonorCluster(tmp_path, 3, settings=UNFLUSHED) as cluster:
+        create_topic(cluster)
+        load = Load(cluster.bootstrap)
+        cluster.until("every partition takes records", lambda: load.acknowledged_since(0, range(PARTITIONS)))
+        leader = controller_of(cluster)
+        victim = (leader + 1) % 3
+        before = led_by(cluster, leader, victim)
+        cluster.pause_broker(victim)
+        cluster.until(
+            "the controller says so", lambda: cluster.metric_of(leader, "ponor_controller_takeovers_waiting") == 1
+        )
         time.sleep(1)
-        theirs = led_by(cluster, 0, 1)
-        killed_at = time.monotonic()
-        cluster.kill_broker(1)
-        cluster.until("writes go on", lambda: load.acknowledged_since(killed_at + 0.1, theirs))
-        print("SECONDS", time.monotonic() - killed_at)
-        assert set(cluster.leaders(0, TOPIC)) == {0, 2}
-        assert [line["node_id"] for line in cluster.logged("broker fenced")] == [1]
-        check_account(load.finish(), f"127.0.0.1:{cluster.port}")
+        assert led_by(cluster, leader, victim) == before and cluster.logged("broker fenced") == []
+        (said,) = cluster.view(leader)["as_controller"]["takeovers_waiting"]
+        assert said["node_id"] == victim and "is in use by process" in said["reason"]
+        assert "taken for dead" in cluster.get(leader, "/health/ready")
+        continued_at = time.monotonic()
+        cluster.continue_broker(victim)
+        cluster.until("writes go on there", lambda: load.acknowledged_since(continued_at + 0.1, before))
+        assert led_by(cluster, leader, victim) == before
+        cluster.until(
+            "the controller has it back", lambda: cluster.metric_of(leader, "ponor_controller_takeovers_waiting") == 0
+        )
+        check_account(load.finish(), cluster.bootstrap)
+
+
+def test_a_killed_broker_that_is_started_again_comes_back_and_groups_go_on(tmp_path: Path) -> None:
+    """`--restart`: its partitions are with the others by then, or it has recovered them itself; each of the two is
+    right. Groups find their coordinators, and committed offsets are all there."""
+    with PonorCluster(tmp_path, 3, ("--restart",), settings=UNFLUSHED) as cluster:
+        create_topic(cluster)
+        load = Load(cluster.bootstrap)
+        groups = [Group(cluster.bootstrap, f"g{number}") for number in range(4)]
+        for victim in (0, 1):
+            cluster.until("groups commit", lambda: all(group.commits_since(time.monotonic() - 1) for group in groups))
+            epoch = node_epoch(cluster, 2, victim)
+            killed_at = time.monotonic()
+            cluster.kill_broker(victim)
+            cluster.until("it is back", lambda v=victim, e=epoch: node_epoch(cluster, 2, v) > e and ready(cluster, v))
+            cluster.until("writes go on", lambda at=killed_at: load.acknowledged_since(at + 0.1, range(PARTITIONS)))
+            cluster.until("groups go on", lambda: all(group.commits_since(time.monotonic() - 1) for group in groups))
+        history = load.finish()
+        for group in groups:
+            group.finish()
+        check_account(history, cluster.bootstrap)
+        assert cluster.stop() == 0
+
+
+def node_epoch(cluster: PonorCluster, witness: int, number: int) -> int:
+    return next(int(node["node_epoch"]) for node in cluster.view(witness)["brokers"] if node["node_id"] == number)
+
+
+def ready(cluster: PonorCluster, number: int) -> bool:
+    return '"ok"' in cluster.get(number, "/health/ready")
+
+
+class Group(threading.Thread):
+    """A consumer group's only member: reads, commits; a committed offset never goes back."""
+
+    def __init__(self, bootstrap: str, name: str) -> None:
+        super().__init__(daemon=True)
+        self._settings = {
+            "bootstrap.servers": bootstrap, "group.id": name, "auto.offset.reset": "earliest", "log_level": 2,
+            "enable.auto.commit": False, "session.timeout.ms": 10_000, "reconnect.backoff.max.ms": 200,
+        }  # fmt: skip
+        self._stopping = threading.Event()
+        self._committed_at = 0.0
+        self._committed: dict[int, int] = {}
+        self.start()
+
+    def run(self) -> None:
+        consumer = Consumer(self._settings)
+        consumer.subscribe([TOPIC])
+        while not self._stopping.is_set():
+            consumer.consume(500, 0.2)
+            try:
+                done = consumer.commit(asynchronous=False)
+            except KafkaException:
+                continue
+            for place in done or ():
+                if place.error is None and place.offset >= 0:
+                    self._committed[place.partition] = place.offset
+                    self._committed_at = time.monotonic()
+        consumer.close()
+
+    def commits_since(self, moment: float) -> bool:
+        return self._committed_at > moment
+
+    def finish(self) -> None:
+        self._stopping.set()
+        self.join(30)
+        consumer = Consumer(self._settings)
+        found = consumer.committed([TopicPartition(TOPIC, partition) for partition in self._committed], timeout=30)
+        assert {place.partition: place.offset for place in found} == self._committed
+        consumer.close()

@@ -33,7 +33,14 @@ class PonorCluster(PonorProcess):
 
     def __enter__(self) -> PonorCluster:
         self.start()
+        self.until("all see each other", self._all_see_each_other)
         return self
+
+    def _all_see_each_other(self) -> bool:
+        return all(
+            sum(node["alive"] for node in self.view(number)["brokers"]) == self.brokers
+            for number in range(self.brokers)
+        )
 
     @property
     def bootstrap(self) -> str:

@@ -1,0 +1,70 @@
+"""What each component is told, from the one configuration of the broker."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from brokers import preflight
+from brokers.config import BrokerConfig
+from brokers.controller.controller import ControllerSettings
+from brokers.groups.config import GroupConfig
+from brokers.partitions.settings import PartitionSettings
+from brokers.server.settings import ServerSettings
+from wal import ObjectWalSettings
+
+
+def with_ports(config: BrokerConfig) -> BrokerConfig:
+    """Ports of 0 become free ones: a broker registers its address before it listens."""
+    listener, advertised, http_port = config.listener, config.advertised, config.http_port
+    if listener.port == 0:
+        listener = replace(listener, port=preflight.free_port(listener.host))
+        if advertised.port == 0:
+            advertised = replace(advertised, port=listener.port)
+    if http_port == 0:
+        http_port = preflight.free_port(config.http_host)
+    return replace(config, listener=listener, advertised=advertised, http_port=http_port)
+
+
+def server_settings(config: BrokerConfig) -> ServerSettings:
+    return ServerSettings(
+        host=config.listener.host,
+        port=config.listener.port,
+        listener=config.listener.name,
+        request_bytes_max=config.socket_request_max_bytes,
+        idle_max_ms=config.connections_max_idle_ms,
+        connections_max=config.max_connections,
+        backlog=config.socket_listen_backlog_size,
+    )
+
+
+def object_wal_settings(config: BrokerConfig) -> ObjectWalSettings:
+    return ObjectWalSettings(
+        bytes_max=config.wal_bytes_max,
+        linger_ms=config.wal_linger_ms,
+        puts_per_second_max=config.wal_puts_per_second_max,
+    )
+
+
+def group_config(config: BrokerConfig) -> GroupConfig:
+    return GroupConfig(
+        offsets_topic_partitions=config.offsets_topic_num_partitions,
+        offset_metadata_max=config.offset_metadata_max_bytes,
+        commit_timeout_ms=config.offsets_commit_timeout_ms,
+        offsets_retention_ms=config.offsets_retention_minutes * 60_000,
+        offsets_retention_check_interval_ms=config.offsets_retention_check_interval_ms,
+        session_timeout_min_ms=config.group_min_session_timeout_ms,
+        session_timeout_max_ms=config.group_max_session_timeout_ms,
+        initial_rebalance_delay_ms=config.group_initial_rebalance_delay_ms,
+        group_max_size=config.group_max_size,
+    )
+
+
+def partition_settings(config: BrokerConfig) -> PartitionSettings:
+    return PartitionSettings(
+        retention_check_interval_ms=config.log_retention_check_interval_ms,
+        producer_id_expiration_ms=config.producer_id_expiration_ms,
+    )
+
+
+def controller_settings(config: BrokerConfig) -> ControllerSettings:
+    return ControllerSettings(config.lease_ms / 1000, config.heartbeat_ms / 1000)
