@@ -23,7 +23,9 @@ from brokers import component_settings as settings
 from brokers import preflight
 from brokers.config import BrokerConfig
 from brokers.controller.controller import Controller
-from brokers.controller.homes import divide, survivors
+from brokers.controller.decisions import Decisions
+from brokers.controller.homes import survivors
+from brokers.controller.placing import ByLoad
 from brokers.controller.wals import ReachableWals
 from brokers.dynamic_config import ConfigSource
 from brokers.groups.config import OFFSETS_TOPIC
@@ -309,8 +311,8 @@ class _Node:
             metadata, clock, metrics, config.heartbeat_ms / 1000, lambda: self.storage.fenced, fenced
         )
         self.controller = Controller(
-            metadata, lambda: self.partitions.image, divide, wals, clock, tasks, metrics,
-            settings.controller_settings(config),
+            metadata, lambda: self.partitions.image, ByLoad(metadata, clock), wals, clock, tasks, metrics,
+            settings.controller_settings(config), Decisions(clock),
         )  # fmt: skip
         self.health = Health(
             storage, self.partitions, crashed, metadata, self.heartbeat.silent_seconds, config.lease_ms / 1000,

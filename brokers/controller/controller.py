@@ -10,7 +10,7 @@ was watched unchanged for a whole period, or its holder's process was seen to en
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -35,8 +35,18 @@ LEASE: Final = "controller"
 PERIOD_SECONDS_MAX: Final = 0.5
 """Between two looks: a lease that was given back is taken within a second."""
 
-Place = Callable[[Sequence[PartitionImage], Sequence[NodeId], ClusterImage], Mapping[StreamId, NodeId]]
-"""(partitions, who may have them, image) → where each goes."""
+Place = Callable[[Sequence[PartitionImage], Collection[NodeId], ClusterImage], Awaitable[Mapping[StreamId, NodeId]]]
+"""(partitions, who may have them, image) → where each goes. Raises Unavailable."""
+
+
+class Upkeep(Protocol):
+    """Further work of whoever holds the lease, at its own pace."""
+
+    def start(self, lease: Lease) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def image_changed(self) -> None: ...
 
 
 class ControllerMetadata(FencingMetadata, Protocol):
@@ -78,16 +88,20 @@ class Controller:
         tasks: Tasks,
         metrics: Metrics,
         settings: ControllerSettings,
+        decisions: Decisions,
+        upkeep: Sequence[Upkeep] = (),
         connect: Connect = connect_tcp,
     ) -> None:
         """`image()`: the newest that this broker knows."""
         self._metadata = metadata
         self._image = image
         self._place = place
+        self._wals = wals
         self._clock = clock
         self._tasks = tasks
         self._settings = settings
-        self.decisions = Decisions(clock)
+        self.decisions = decisions
+        self._upkeep = upkeep
         self._detector = FailureDetector(settings.lease_seconds)
         self._takeovers = Takeovers(metadata, wals, clock, tasks, metrics, self.decisions)
         self._probes = Probes(clock, tasks, self._gone, connect)
@@ -141,7 +155,7 @@ class Controller:
             self._loop.cancel()
             await asyncio.gather(self._loop, return_exceptions=True)
         await self._probes.close()
-        await self._takeovers.stop()
+        await self._stop_work()
         lease, self._lease = self._lease, None
         if lease is not None:
             try:
@@ -154,6 +168,8 @@ class Controller:
         """Look at once where it may matter."""
         if before.nodes != after.nodes or before.fenced_wals != after.fenced_wals or after.controller == NO_LEADER:
             self._hurry.set()
+        for work in self._upkeep:
+            work.image_changed()
 
     def _gone(self, incarnation: Incarnation) -> None:
         """A process ended: the controller's means an election, another's a takeover."""
@@ -217,6 +233,8 @@ class Controller:
             self._detector.refused(*self._rival_gone)
         self._rival = self._rival_gone = None
         self._absent_since.clear()
+        for work in self._upkeep:
+            work.start(lease)
         self.decisions.say("controller", node_id=lease.holder, lease_epoch=lease.lease_epoch)
         return lease
 
@@ -242,6 +260,11 @@ class Controller:
     async def _step_down(self, reason: str) -> None:
         log.warning("controller no more", reason=reason)
         self._lease = None
+        await self._stop_work()
+
+    async def _stop_work(self) -> None:
+        for work in self._upkeep:
+            await work.stop()
         await self._takeovers.stop()
 
     # --- the work ------------------------------------------------------------------------------
@@ -279,14 +302,30 @@ class Controller:
         found = homeless(image, self._nobody_at_home(image))
         others = [node_id for node_id in survivors(image) if node_id not in doubtful]
         moves = dict(found.stay)
-        if others:
-            moves.update(self._place(found.strays, others, image))
+        for strays, takers in self._within_reach(found.strays, others, image):
+            if strays and takers:
+                moves.update(await self._place(strays, takers, image))
         if not moves:
             return
         await self._metadata.assign(moves, lease)
         for node_id in sorted(set(moves.values())):
             count = sum(1 for target in moves.values() if target == node_id)
             self.decisions.say("partitions assigned", to_node=node_id, partitions=count, reason="their home is gone")
+
+    def _within_reach(
+        self, strays: Sequence[PartitionImage], others: Sequence[NodeId], image: ClusterImage
+    ) -> list[tuple[list[PartitionImage], list[NodeId]]]:
+        """Partitions and who may have them: a dead broker's directory is read on the host where its lock was taken,
+        which is this one; on others the same path may be another disk."""
+        assert self._node is not None
+        here = image.nodes[self._node.node_id].host
+        neighbours = [node_id for node_id in others if image.nodes[node_id].host == here]
+        in_directories = {
+            (wal.node_id, wal.node_epoch) for wal in image.fenced_wals if self._wals.lock_needed(wal.wal_uri)
+        }
+        bound = [part for part in strays if (part.leader, part.owner_epoch) in in_directories]
+        free = [part for part in strays if (part.leader, part.owner_epoch) not in in_directories]
+        return [(bound, neighbours), (free, list(others))]
 
     def _note_absent(self, image: ClusterImage) -> None:
         now = self._clock.monotonic()

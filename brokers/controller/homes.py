@@ -6,8 +6,7 @@ its next home has gone: it stays with the owner.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from metadata.image import NO_LEADER, ClusterImage, PartitionImage
@@ -24,7 +23,12 @@ class Homeless(NamedTuple):
 def homeless(image: ClusterImage, gone: Callable[[NodeId], bool]) -> Homeless:
     """`gone(node)`: nothing stays assigned to it."""
     found = Homeless({}, [])
+    fenced = {(wal.node_id, wal.node_epoch) for wal in image.fenced_wals}
     for part in _parts(image):
+        if _waits_for_its_node(part, image) and (part.leader, part.owner_epoch) not in fenced:
+            if part.assigned != part.leader:
+                found.stay[part.stream_id] = part.leader
+            continue
         if part.assigned != NO_LEADER and not gone(part.assigned):
             continue
         owner = image.leader_of(part)
@@ -35,17 +39,11 @@ def homeless(image: ClusterImage, gone: Callable[[NodeId], bool]) -> Homeless:
     return found
 
 
-def divide(strays: Sequence[PartitionImage], others: Sequence[NodeId], image: ClusterImage) -> dict[StreamId, NodeId]:
-    """Each to who has the fewest, one of its replica list before others who have as few."""
-    counts = Counter(dict.fromkeys(others, 0))
-    moving = {part.stream_id for part in strays}
-    counts.update(part.assigned for part in _parts(image) if part.assigned in counts and part.stream_id not in moving)
-    found: dict[StreamId, NodeId] = {}
-    for part in strays:
-        home = min(others, key=lambda node_id: (counts[node_id], node_id not in part.replicas, node_id))
-        found[part.stream_id] = home
-        counts[home] += 1
-    return found
+def _waits_for_its_node(part: PartitionImage, image: ClusterImage) -> bool:
+    """Left open by an earlier life of a node that is back: it alone may open it (CORRECTNESS 1), nobody else until it
+    has closed it."""
+    node = image.nodes.get(part.leader)
+    return node is not None and node.alive and node.node_epoch > part.owner_epoch
 
 
 def survivors(image: ClusterImage) -> list[NodeId]:

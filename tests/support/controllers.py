@@ -10,9 +10,11 @@ from typing import Any
 from uuid import UUID
 
 from brokers.controller.controller import Controller, ControllerSettings
+from brokers.controller.decisions import Decisions
+from brokers.controller.placing import ByLoad
 from brokers.controller.probes import Endpoint, Link
 from brokers.heartbeat import Heartbeat
-from metadata.image import ClusterImage, PartitionImage
+from metadata.image import ClusterImage
 from metadata.store import Metadata, open_metadata
 from s3stream.errors import Unavailable
 from s3stream.metrics import Metrics
@@ -96,14 +98,16 @@ class NodeProcess:
         self.broken = asyncio.Event()
         database: Any = Database(world)
         self.database = database
+        clock = VirtualClock()
+        image: Any = lambda: self.image  # noqa: E731
         self.controller = Controller(
-            database, lambda: self.image, self._place, world.wals, VirtualClock(), self.tasks, self.metrics,  # type: ignore[arg-type,return-value]
-            ControllerSettings(LEASE_S, HEARTBEAT_S), world.connect,
+            database, image, ByLoad(database, clock), world.wals, clock, self.tasks, self.metrics,
+            ControllerSettings(LEASE_S, HEARTBEAT_S), Decisions(clock), connect=world.connect,
         )  # fmt: skip
 
-    async def start(self, uri: str) -> None:
+    async def start(self, uri: str, host: str) -> None:
         metadata = self.world.metadata
-        registration = await metadata.register_node(self.node_id, uri, {"PLAINTEXT": f"h:{self.node_id}"})
+        registration = await metadata.register_node(self.node_id, uri, {"PLAINTEXT": f"{host}:{self.node_id}"})
         self.identity: NodeIdentity = registration.identity
         self.image = await metadata.load_image()
         heartbeat = Heartbeat(self.database, VirtualClock(), self.metrics, HEARTBEAT_S, lambda: False, self._fence)
@@ -121,11 +125,6 @@ class NodeProcess:
                 if before is not None and self.image is not before:
                     self.controller.image_changed(before, self.image)
             await asyncio.sleep(IMAGE_POLL_S)
-
-    def _place(
-        self, strays: Sequence[PartitionImage], others: Sequence[NodeId], image: ClusterImage
-    ) -> dict[StreamId, NodeId]:
-        return {part.stream_id: others[index % len(others)] for index, part in enumerate(strays)}
 
 
 class _Connection:
@@ -150,9 +149,9 @@ class World:
     def crashed(self, name: str, error: BaseException) -> None:
         self.crashes.append(f"{name}: {error!r}")
 
-    async def start(self, node_id: int, uri: str = "s3://bucket/wal") -> NodeProcess:
+    async def start(self, node_id: int, uri: str = "s3://bucket/wal", host: str = "h") -> NodeProcess:
         node = self.nodes[node_id] = NodeProcess(self, node_id)
-        await node.start(uri)
+        await node.start(uri, host)
         return node
 
     async def connect(self, endpoint: Endpoint) -> Link:

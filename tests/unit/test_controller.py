@@ -225,3 +225,47 @@ async def test_partitions_of_a_broker_that_signed_off_wait_a_period_for_it_to_co
     await world.until(lambda: any(name == "assign" for name, _ in world.events), LEASE_S + 1.5)
     assert asyncio.get_running_loop().time() - began >= LEASE_S
     assert (await world.assigned())[made[0]] != away.node_id and world.fenced() == []
+
+
+@pytest.mark.parametrize(("uri", "heirs"), [("file:///wal", {2}), ("s3://bucket/wal", {1, 2})])
+@virtual
+async def test_a_directory_is_recovered_where_its_lock_was_taken(uri: str, heirs: set[int]) -> None:
+    """On another host the same path is another disk."""
+    world = await a_world()
+    await world.start(2, uri, host="this")
+    await elected(world)
+    await world.start(1, uri, host="that")
+    await world.start(0, uri, host="this")
+    streams = await world.topic("t", [0] * 4)
+    await asyncio.sleep(3)
+    await world.end(world.nodes[0])
+    await world.until(lambda: any(name == "assign" for name, _ in world.events), 1)
+    homes = await world.assigned()
+    assert {homes[stream] for stream in streams} == heirs
+
+
+@virtual
+async def test_partitions_of_a_draining_broker_leave_it_while_it_serves() -> None:
+    world = await a_world(3)
+    leader = await elected(world)
+    leaving = next(node for node in world.nodes.values() if node.node_id != leader)
+    streams = await world.topic("t", [leaving.node_id] * 4)
+    await world.metadata.set_draining(leaving.node_id, True)
+    await world.until(lambda: any(name == "assign" for name, _ in world.events), 1)
+    homes = await world.assigned()
+    assert {homes[stream] for stream in streams} == {0, 1, 2} - {leaving.node_id} and world.fenced() == []
+
+
+@virtual
+async def test_a_stream_left_open_by_an_earlier_life_goes_back_to_the_node_that_alone_may_open_it() -> None:
+    """The source of a movement was killed and came back before anybody fenced it."""
+    world = await a_world(3)
+    leader = await elected(world)
+    source = next(node for node in world.nodes.values() if node.node_id != leader)
+    streams = await world.topic("t", [source.node_id])
+    await source.tasks.close()
+    again = await world.start(source.node_id)
+    assert again.identity.node_epoch == source.identity.node_epoch + 1
+    await world.metadata.assign({streams[0]: leader}, None)
+    await asyncio.sleep(2)
+    assert (await world.assigned())[streams[0]] == source.node_id
