@@ -17,6 +17,8 @@ from brokers.controller.load import (
     encode_report,
     report_of,
 )
+from tests.support.handler_world import World
+from tests.unit import test_fetch_handler, test_produce_handler
 
 MIB = 1 << 20
 counts = st.integers(0, 1 << 50)
@@ -138,3 +140,20 @@ def test_a_report_is_fresh_for_a_while_and_only_of_its_incarnation() -> None:
     assert not book.fresh(1, 1, 25.1)
     assert not book.fresh(1, 2, 10.0)
     assert not book.fresh(2, 1, 10.0)
+
+
+# --- what is counted -----------------------------------------------------------------------------
+
+
+async def test_requests_count_in_the_log_that_serves_them() -> None:
+    world = World()
+    world.topic("t", 2)
+    records = test_produce_handler.one(3)
+    world.hot(0, 9, test_produce_handler.request(9, [("t", 0, records)]))
+    world.stream("t").make_durable()
+    traffic = world.log("t").traffic
+    assert (traffic.requests, traffic.bytes_in, traffic.bytes_out) == (1, len(records), 0)
+    asked = [test_fetch_handler.asked("t"), test_fetch_handler.asked("t", 1)]
+    assert world.hot(1, 11, test_fetch_handler.request(11, asked)).done
+    assert (traffic.requests, traffic.bytes_in, traffic.bytes_out) == (2, len(records), len(records))
+    assert world.log("t", 1).traffic.requests == 0, "nothing was found there"

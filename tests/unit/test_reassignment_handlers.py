@@ -201,6 +201,7 @@ async def test_leaders_go_back_to_the_first_of_their_lists(version: int) -> None
             (9, ErrorCode.unknown_topic_or_partition),
             (0, ErrorCode.unknown_topic_or_partition),
         ]
+        assert await listed(world) == [], "another leader of the same list is no reassignment"
         await world.open_where_assigned("t")
         assert world.leaders("t") == [1, 2, 3]
 
