@@ -19,7 +19,10 @@ from s3stream.tasks import Tasks
 
 log = structlog.get_logger(__name__)
 
+RETRY_FIRST_SECONDS: Final = 0.05
+"""A dying process's connections end before its listener does: the first reconnection may still reach it, and break."""
 RETRY_SECONDS: Final = 1.0
+"""Doubled up to this while connections fail or break at once."""
 CONNECT_SECONDS_MAX: Final = 5.0
 
 
@@ -90,7 +93,9 @@ class Probes:
 
     async def _probe(self, incarnation: Incarnation, endpoint: Endpoint) -> None:
         was_connected = False
+        pause = RETRY_FIRST_SECONDS
         while True:
+            began = self._clock.monotonic()
             try:
                 link = await self._connect(endpoint)
             except ConnectionRefusedError:
@@ -98,16 +103,17 @@ class Probes:
                     log.warning("broker's process is gone", node_id=incarnation[0], node_epoch=incarnation[1])
                     self._gone(incarnation)
                     return
-                await self._clock.sleep(RETRY_SECONDS)
-                continue
             except OSError:
-                await self._clock.sleep(RETRY_SECONDS)
-                continue
-            was_connected = True
-            began = self._clock.monotonic()
-            try:
-                await link.broken()
-            finally:
-                link.close()
-            if self._clock.monotonic() - began < RETRY_SECONDS:
-                await self._clock.sleep(RETRY_SECONDS)  # a broker at its connection limit closes each one at once
+                pass
+            else:
+                was_connected = True
+                try:
+                    await link.broken()
+                finally:
+                    link.close()
+                if self._clock.monotonic() - began >= RETRY_SECONDS:
+                    pause = RETRY_FIRST_SECONDS
+                    continue
+            # A broker at its connection limit closes each one at once: it is not asked without end.
+            await self._clock.sleep(pause)
+            pause = min(2 * pause, RETRY_SECONDS)

@@ -61,6 +61,22 @@ async def test_a_broken_connection_and_a_refusal_are_a_death(
 
 
 @on_virtual_time
+async def test_a_reconnection_that_still_reaches_the_dying_listener_costs_moments(
+    peer: Peer, probes: Probes, gone: list[tuple[int, int]]
+) -> None:
+    await asyncio.sleep(10)
+    peer.break_now.set()
+    await asyncio.sleep(0.001)
+    assert peer.connections == 2
+    peer.answer = ConnectionResetError()
+    peer.break_now.set()
+    await asyncio.sleep(0.06)
+    peer.answer = ConnectionRefusedError()
+    await asyncio.sleep(0.11)
+    assert gone == [(1, 4)]
+
+
+@on_virtual_time
 async def test_a_broken_connection_alone_is_none(peer: Peer, probes: Probes, gone: list[tuple[int, int]]) -> None:
     for _ in range(5):
         await asyncio.sleep(10)
