@@ -16,6 +16,7 @@ from drills.figures import Figure
 from drills.series import Pause
 
 PLOT: Final = "plot.png"
+VALUES_SHOWN_MAX: Final = 12
 _STYLE: Final = (
     "body{font:15px/1.5 sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#222}"
     "table{border-collapse:collapse;margin:1em 0}th,td{border:1px solid #ccc;padding:.25em .7em;text-align:left}"
@@ -106,7 +107,8 @@ def _figure_row(figure: Figure) -> list[str]:
     values = sorted(figure.values)
     if len(values) > 1:
         middle = values[len(values) // 2]
-        shown = f"{_number(values[-1])} (worst of {len(values)}; median {_number(middle)})"
+        each = ", ".join(_number(value) for value in figure.values) if len(values) <= VALUES_SHOWN_MAX else "…"
+        shown = f"{_number(values[-1])} (worst of {len(values)}; median {_number(middle)}; {each})"
     else:
         shown = _number(values[0])
     goal = "" if figure.goal is None else f"≤ {_number(figure.goal)} {figure.unit}"

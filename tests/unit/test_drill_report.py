@@ -97,7 +97,7 @@ def test_the_page_says_everything_once_in_markdown() -> None:
         "| lost | 1 |",
         "| acknowledged 'x' is gone |",
         "| too late |",
-        "| pause | never (worst of 3; median 250) ms | ≤ 300 ms | no |",
+        "| pause | never (worst of 3; median 250; 12.3, 250, never) ms | ≤ 300 ms | no |",
         "| 1 | 1.0 s |  | kill <broker> \\| 1 |",
         "| 2 | 2.0 s | 2.5 s | join |",
         "| 3 | 10.0 s | never s | join again |",
