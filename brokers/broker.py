@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from random import Random, SystemRandom
@@ -22,9 +23,11 @@ from kio.schema.errors import ErrorCode
 from brokers import component_settings as settings
 from brokers import preflight
 from brokers.config import BrokerConfig
+from brokers.controller.balancing import Balancing
 from brokers.controller.controller import Controller
 from brokers.controller.decisions import Decisions
 from brokers.controller.homes import survivors
+from brokers.controller.load_reporter import LoadReporter
 from brokers.controller.placing import ByLoad
 from brokers.controller.wals import ReachableWals
 from brokers.dynamic_config import ConfigSource
@@ -274,6 +277,7 @@ class _Node:
 
     identity: NodeIdentity
     _beating: asyncio.Task[None]
+    _reporting: asyncio.Task[None]
 
     def __init__(
         self,
@@ -310,9 +314,15 @@ class _Node:
         self.heartbeat = Heartbeat(
             metadata, clock, metrics, config.heartbeat_ms / 1000, lambda: self.storage.fenced, fenced
         )
+        self.load_reporter = LoadReporter(metadata, self.partitions.logs, clock, time.process_time)
+        decisions = Decisions(clock)
+        balancing = Balancing(
+            metadata, lambda: self.partitions.image, decisions, clock, tasks, metrics,
+            settings.balancing_settings(config),
+        )  # fmt: skip
         self.controller = Controller(
             metadata, lambda: self.partitions.image, ByLoad(metadata, clock), wals, clock, tasks, metrics,
-            settings.controller_settings(config), Decisions(clock),
+            settings.controller_settings(config), decisions, [balancing],
         )  # fmt: skip
         self.health = Health(
             storage, self.partitions, crashed, metadata, self.heartbeat.silent_seconds, config.lease_ms / 1000,
@@ -358,13 +368,15 @@ class _Node:
             self.metadata, config.node_id, self._clock, config.lease_ms / 1000,
         )  # fmt: skip
         self._beating = self._tasks.spawn(self.heartbeat.run(self.identity), "heartbeat")
+        self._reporting = self._tasks.spawn(self.load_reporter.run(self.identity), "report load")
 
     async def leave(self) -> None:
         """Show this node as not alive. A database that does not answer keeps showing it: it will register again."""
         if not hasattr(self, "identity"):
             return
-        self._beating.cancel()
-        await asyncio.gather(self._beating, return_exceptions=True)
+        for task in (self._beating, self._reporting):
+            task.cancel()
+        await asyncio.gather(self._beating, self._reporting, return_exceptions=True)
         if self.storage.fenced:
             return
         try:

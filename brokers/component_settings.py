@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from brokers import preflight
 from brokers.config import BrokerConfig
+from brokers.controller.balancer import Bounds
+from brokers.controller.balancing import BalancingSettings
 from brokers.controller.controller import ControllerSettings
 from brokers.groups.config import GroupConfig
 from brokers.partitions.settings import PartitionSettings
@@ -68,3 +70,10 @@ def partition_settings(config: BrokerConfig) -> PartitionSettings:
 
 def controller_settings(config: BrokerConfig) -> ControllerSettings:
     return ControllerSettings(config.lease_ms / 1000, config.heartbeat_ms / 1000)
+
+
+def balancing_settings(config: BrokerConfig) -> BalancingSettings:
+    most = config.balancer_moves_max
+    # A broker that comes or goes has a part in every move; the others are to keep room for theirs.
+    bounds = Bounds(moves_max=most, moves_per_node_max=min(most, Bounds().moves_per_node_max))
+    return BalancingSettings(config.balancer_enable, bounds)

@@ -64,6 +64,8 @@ class BrokerConfig:
     wal_puts_per_second_max: int
     lease_ms: int
     heartbeat_ms: int
+    balancer_enable: bool
+    balancer_moves_max: int
     drain_timeout_ms: int
     log_level: str
     log_format: str
