@@ -40,8 +40,12 @@ class Database:
             if self._world.outage:
                 raise Unavailable("the database does not answer")
             result = await method(*args)
-            if name in ("fence_node", "wal_sealed", "assign"):
-                self._world.events.append((name, result if name != "assign" else dict(args[0])))
+            if name == "fence_node":
+                self._world.events.append((name, result))
+            elif name == "wal_sealed":
+                self._world.events.append((name, args[1]))
+            elif name == "assign":
+                self._world.events.append((name, dict(args[0])))
             return result
 
         return call

@@ -180,7 +180,7 @@ async def test_another_controller_goes_on_with_a_takeover(uri: str) -> None:
     world.wals.locked.clear()  # with its process
     world.wals.may_seal.set()
     others = {node.node_id for node in world.nodes.values()} - {first.node_id, victim.node_id}
-    await world.until(lambda: ("wal_sealed", None) in world.events, LEASE_S + 2)
+    await world.until(lambda: ("wal_sealed", victim.node_id) in world.events, LEASE_S + 2)
     await world.until(lambda: any(name == "assign" for name, _ in world.events), 1)
     assert (await world.assigned())[streams[0]] in others, "not to the one that died meanwhile"
 
@@ -269,3 +269,33 @@ async def test_a_stream_left_open_by_an_earlier_life_goes_back_to_the_node_that_
     await world.metadata.assign({streams[0]: leader}, None)
     await asyncio.sleep(2)
     assert (await world.assigned())[streams[0]] == source.node_id
+
+
+@virtual
+async def test_nothing_is_given_to_a_broker_taken_for_dead_that_cannot_be_fenced() -> None:
+    world = await a_world(4, FILES)
+    leader = await elected(world)
+    paused, victim, other = (node for node in world.nodes.values() if node.node_id != leader)
+    world.wals.held.add(f"file:///wal-{paused.node_id}")
+    await world.cut_off(paused)
+    await world.until(world.nodes[leader].controller.waiting, LEASE_S + 1)
+    streams = await world.topic("t", [victim.node_id] * 6)
+    await asyncio.sleep(1)
+    await world.end(victim)
+    await world.until(lambda: any(name == "assign" for name, _ in world.events), 1)
+    homes = await world.assigned()
+    assert {homes[stream] for stream in streams} == {leader, other.node_id}
+
+
+@virtual
+async def test_an_outage_shorter_than_any_pause_gives_everybody_a_full_period_too() -> None:
+    """What did not reach the database from one broker may not have reached it from others."""
+    world = await a_world(3)
+    leader = await elected(world)
+    victim = next(node for node in world.nodes.values() if node.node_id != leader)
+    await world.cut_off(victim)
+    await asyncio.sleep(1.5)
+    world.outage = True
+    await asyncio.sleep(HEARTBEAT_S)  # one look fails
+    world.outage = False
+    assert await world.until(world.fenced, LEASE_S + 2) >= LEASE_S

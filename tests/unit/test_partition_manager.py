@@ -352,6 +352,25 @@ async def test_a_partition_assigned_back_while_it_is_flushed_stays(bench: Bench)
     assert bench.manager.log("a", 0) is log and bench.storage.closed == []
 
 
+async def test_a_partition_assigned_back_while_it_is_closed_is_opened_again_after_that(bench: Bench) -> None:
+    await bench.apply(1, topic("a", 1))
+    closing, gate = bench.storage.close_streams, asyncio.Event()
+
+    async def slow(streams: Any) -> None:
+        await gate.wait()
+        await closing(streams)
+
+    bench.storage.close_streams = slow  # type: ignore[assignment,method-assign]
+    await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER))
+    await settled()
+    await bench.apply(3, topic("a", 1, leader=ME, epoch=0))
+    assert len(bench.storage.opened) == 1 and bench.manager.open_count == 0
+    gate.set()
+    await settled()
+    await bench.clock.wake()
+    assert bench.storage.closed == [10_000] and len(bench.storage.opened) == 2 and bench.manager.open_count == 1
+
+
 async def test_a_partition_that_cannot_be_closed_in_time_goes_on_here_and_is_tried_again(bench: Bench) -> None:
     await bench.apply(1, topic("a", 1))
     log = bench.manager.log("a", 0)
