@@ -24,6 +24,7 @@ def metadata() -> str:
     return "postgresql"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_brokers_are_killed_and_every_record_is_accounted_for(tmp_path: Path) -> None:
     requires("minio")
