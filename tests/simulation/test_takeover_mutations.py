@@ -1,0 +1,109 @@
+"""Would the cluster's simulation notice? Each test takes one rule of takeover and movement out and runs seeds until one
+fails; see `test_engine_mutations.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import metadata.commits
+import metadata.fencing
+import metadata.streams
+import wal.file_takeover
+from metadata.commits import Decision, decide
+from s3stream.closing import Closing, Deadline
+from s3stream.stream import Stream
+from s3stream.takeover_chunks import ChunkPipeline
+from s3stream.types import CommitResult, OpenRequest, RangeOutcome
+from tests.support.sim_takeover import simulate
+from tests.support.virtual_time import run_virtual
+from wal.files import Files
+from wal.object_seal import Sealer
+
+SEEDS = 12
+Break = Callable[[pytest.MonkeyPatch], None]
+
+
+def the_end_is_looked_for_and_no_seal_written(patch: pytest.MonkeyPatch) -> None:
+    async def pretend(self: Sealer, *args: Any) -> bool:
+        return True
+
+    patch.setattr(Sealer, "_bar", pretend)
+
+
+def a_fenced_owner_still_commits(patch: pytest.MonkeyPatch) -> None:
+    def anybody(committed: Any, node: Any, state: Any, epoch: Any, owner: Any, start: int, end: int) -> Decision:
+        return decide(committed._replace(stream_epoch=epoch), node, state, epoch, node, start, end)
+
+    patch.setattr(metadata.commits, "decide", anybody)
+    patch.setattr(metadata.fencing, "check", lambda tx, node: None)
+
+
+def a_lock_that_is_held_does_not_count(patch: pytest.MonkeyPatch) -> None:
+    def acquire(files: Files, path: str) -> int:
+        return files.open(f"{path}/owner")
+
+    patch.setattr(wal.file_takeover, "acquire", acquire)
+
+
+def streams_are_opened_before_what_was_read_is_committed(patch: pytest.MonkeyPatch) -> None:
+    async def at_once(self: ChunkPipeline) -> None:
+        pass
+
+    patch.setattr(ChunkPipeline, "settle", at_once)
+
+
+def streams_are_opened_without_reading_the_sealed_wal(patch: pytest.MonkeyPatch) -> None:
+    async def nothing(self: ChunkPipeline, objects: Any) -> CommitResult:
+        return CommitResult()
+
+    patch.setattr(ChunkPipeline, "_commit", nothing)
+
+
+def a_stream_that_is_open_elsewhere_is_opened(patch: pytest.MonkeyPatch) -> None:
+    def openable(row: Any, node: Any, request: OpenRequest, known: Any) -> None:
+        pass
+
+    patch.setattr(metadata.streams, "_check_openable", openable)
+
+
+def what_is_committed_is_committed_again(patch: pytest.MonkeyPatch) -> None:
+    def broken(one: Any, node: Any, state: Any, epoch: Any, owner: Any, start: int, end: int) -> Decision:
+        decision = decide(one, node, state, epoch, owner, start, min(end, one.end - 1))
+        return decision._replace(live_start=one.start) if decision.outcome is RangeOutcome.COMMITTED else decision
+
+    patch.setattr(metadata.commits, "decide", broken)
+
+
+def a_stream_is_closed_before_its_end_is_committed(patch: pytest.MonkeyPatch) -> None:
+    async def hasty(self: Closing, streams: list[Stream], deadline: Deadline) -> list[Stream]:
+        await self._drained(deadline)
+        return [stream for stream in streams if self._appender.holds(stream)]
+
+    patch.setattr(Closing, "_all_committed", hasty)
+
+
+MUTATIONS: list[tuple[Break, str]] = [
+    (the_end_is_looked_for_and_no_seal_written, "objects"),
+    (a_fenced_owner_still_commits, "objects"),
+    (a_lock_that_is_held_does_not_count, "files"),
+    (streams_are_opened_before_what_was_read_is_committed, "files"),
+    (streams_are_opened_without_reading_the_sealed_wal, "objects"),
+    (a_stream_that_is_open_elsewhere_is_opened, "objects"),
+    (what_is_committed_is_committed_again, "objects"),
+    (a_stream_is_closed_before_its_end_is_committed, "files"),
+]
+
+
+@pytest.mark.parametrize(("broken", "kind"), MUTATIONS, ids=[broken.__name__ for broken, _ in MUTATIONS])
+def test_a_broken_takeover_is_found_out(broken: Break, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken(monkeypatch)
+    for seed in range(SEEDS):
+        try:
+            run_virtual(simulate(seed, kind))
+        except Exception as error:
+            print(f"seed {seed}: {type(error).__name__}: {error}")
+            return
+    pytest.fail(f"{SEEDS} runs saw nothing")
