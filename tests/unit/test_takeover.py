@@ -372,3 +372,29 @@ async def test_10_a_node_whose_file_wal_is_being_read_waits_and_then_goes_on() -
     assert await survivor.storage.take_over(wal, [2]) == ([2], {})
     [stream] = await survivor.open([2])
     assert (await read_all(stream)).endswith(b"<2:60+3>")
+
+
+@both
+@virtual
+async def test_1_a_node_that_died_again_before_it_had_opened_its_streams_is_taken_over_whole(kind: str) -> None:
+    """Some are still open under the life before; all their records lie in the WAL that the last life went on with."""
+    cluster = await Cluster.create(kind, 3)
+    owner = await dead_owner(cluster)
+    again = await cluster.start(0)
+    [stream] = await again.open([1])
+    append(stream, 2)
+    await durable(stream)
+    await again.storage.flush()
+    await again.kill()
+    survivor = await cluster.start(1)
+    await cluster.bury(again, survivor)
+    for wal in await cluster.world.metadata.fenced_wals():
+        done, broken = await survivor.storage.take_over(wal, [1, 2, 3])
+        assert broken == {}
+        await survivor.open(done)
+    assert sorted(survivor.streams) == [1, 2, 3]
+    for stream_id, (end, epoch) in {1: (42, 2), 2: (60, 1), 3: (20, 1)}.items():
+        stream = survivor.streams[stream_id]
+        assert (stream.durable_end, stream.epoch) == (end, epoch)
+        assert await read_all(stream)
+    assert owner.streams[2].durable_end == 60
