@@ -31,7 +31,6 @@ NOT_SERVED: Final[Mapping[str, str]] = {
     "CreateAcls": _SECURITY,
     "DeleteAcls": _SECURITY,
     "AlterReplicaLogDirs": _NO_DISKS,
-    "DescribeLogDirs": _NO_DISKS,
     "SaslAuthenticate": _SECURITY,
     "CreateDelegationToken": _SECURITY,
     "RenewDelegationToken": _SECURITY,
@@ -126,6 +125,11 @@ RECORDS_UNREAD = Departure(
 WHOLE_BATCHES = Departure(
     "Fetch", "an answer ends with a whole batch", "cuts the last batch at the size limit; clients throw it away"
 )
+LOG_DIRS = Departure(
+    "DescribeLogDirs",
+    "the one directory is the object store, without a size of its own; a broker tells of the partitions that it leads",
+    "directories on disks, with the size of the disk",
+)
 DELETED_TIMESTAMP = Departure(
     "ListOffsets",
     "the greatest timestamp is looked for among the records that are left",
@@ -133,5 +137,5 @@ DELETED_TIMESTAMP = Departure(
 )
 DEPARTURES: Final = (
     APIS_LISTED, FEATURES, MIN_IN_SYNC, PARTITIONS_BOUND, EMPTY_NAME, CONFIG_OPERATION, ANSWERED, PRODUCE_WORDS,
-    UNKNOWN_CODEC, RECORDS_UNREAD, WHOLE_BATCHES, DELETED_TIMESTAMP,
+    UNKNOWN_CODEC, RECORDS_UNREAD, WHOLE_BATCHES, LOG_DIRS, DELETED_TIMESTAMP,
 )  # fmt: skip

@@ -65,6 +65,7 @@ _HANDLERS: Final[dict[str, str]] = {
     "OffsetForLeaderEpoch": "offset_for_leader_epoch",
     "DescribeConfigs": "describe_configs",
     "AlterConfigs": "alter_configs",
+    "DescribeLogDirs": "describe_log_dirs",
     "CreatePartitions": "create_partitions",
     "DeleteGroups": "delete_groups",
     "ElectLeaders": "elect_leaders",

@@ -54,5 +54,6 @@ MEANT: tuple[Meant, ...] = (
     Meant("batches", "stored in odd", r".*", why.RECORDS_UNREAD),
     Meant("zstd", r"fetched .*", r".*\.records", why.WHOLE_BATCHES),
     Meant("fetch", r".* of a batch and a half", r".*\.records", why.WHOLE_BATCHES),
+    Meant("describe_log_dirs", "directories", r"\..*", why.LOG_DIRS),
     Meant("delete_records", r"by time -3 .*", r".*\.(timestamp|offset|leader_epoch)", why.DELETED_TIMESTAMP),
 )

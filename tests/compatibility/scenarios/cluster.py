@@ -87,4 +87,39 @@ async def elect_leaders(broker: Broker) -> None:
     broker.note("everything", 2, [everything.error_code.name, len(told)])
 
 
-SCENARIOS = (alter_partition_reassignments, list_partition_reassignments, elect_leaders)
+async def describe_log_dirs(broker: Broker) -> None:
+    full = await broker.topic("t", 2)
+    for version in versions_of("DescribeLogDirs"):
+
+        async def describe(label: str, *wanted: tuple[str, list[int]], version: int = version) -> None:
+            asked = [{"topic": name, "partitions": ids} for name, ids in wanted]
+            answer = await broker.call("DescribeLogDirs", version, topics=asked)
+            (found,) = answer.results
+            told = {
+                "error": found.error_code.name,
+                "partitions": sorted(
+                    [part.partition_index, part.partition_size, part.offset_lag, part.is_future_key]
+                    for topic in found.topics
+                    for part in topic.partitions
+                ),
+            }
+            broker.note(label, version, told)
+
+        await describe("both", (full, [0, 1]))
+        await describe("one, and one that is not there", (full, [1, 7]))
+        await describe("none of a topic", (full, []))
+        await describe("unknown", (broker.named("gone"), [0]))
+        await describe("nothing")
+        answer = await broker.call("DescribeLogDirs", version, topics=None)
+        broker.note("all topics", version, full in {topic.name for found in answer.results for topic in found.topics})
+        broker.note(
+            "directories",
+            version,
+            {
+                "on disk": answer.results[0].log_dir[0] == "/",
+                "sized": getattr(answer.results[0], "total_bytes", -1) > 0,
+            },
+        )
+
+
+SCENARIOS = (alter_partition_reassignments, list_partition_reassignments, elect_leaders, describe_log_dirs)
