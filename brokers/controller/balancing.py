@@ -41,6 +41,9 @@ class BalancingSettings:
     enabled: bool = True
     """Whether load and numbers are evened out. Brokers that are to go are emptied all the same."""
     bounds: Bounds = field(default_factory=Bounds)
+    drain_moves_max: int = 100
+    """Partitions under way at once from a broker that is to go: a few at a time pause their producers less than all
+    together, and a thousand are gone within seconds all the same."""
     settle_s: float = 10.0
     """A partition that was moved stays this long: its load is measured anew meanwhile."""
     patience_s: float = 30.0
@@ -172,7 +175,7 @@ class Balancing:
         bounds = self._settings.bounds
         leaving = {node.node_id for node in found.nodes if node.draining}
         if leaving and any(one.assigned in leaving for one in found.partitions):
-            return drain(found, bounds.moves_max)
+            return drain(found, self._settings.drain_moves_max)
         if not self._settings.enabled:
             return []
         plan = balance(found, bounds, self._evening_load, self._evening_count)

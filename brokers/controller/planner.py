@@ -73,14 +73,14 @@ def reassign_dead(partitions: Iterable[PlannedPartition], snapshot: Snapshot) ->
     return found
 
 
-def drain(snapshot: Snapshot, moves_max: int, only: NodeId | None = None) -> list[Move]:
-    """Moves that empty the draining brokers (`only`: this one), the heaviest partitions first.
+def drain(snapshot: Snapshot, moves_max: int) -> list[Move]:
+    """Moves that empty the draining brokers, the heaviest partitions first.
 
     `moves_max`: at most so many under way at once, those that already are included. Nothing while there is nobody
     to give them to.
     """
     tally = Tally(snapshot)
-    draining = {node.node_id: node for node in snapshot.nodes if node.draining and only in (None, node.node_id)}
+    draining = {node.node_id: node for node in snapshot.nodes if node.draining}
     room = moves_max - sum(partition.moving for partition in snapshot.partitions)
     if not tally.weight or not draining or room <= 0:
         return []

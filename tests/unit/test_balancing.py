@@ -142,13 +142,17 @@ async def test_what_was_moved_stays_for_a_while() -> None:
 
 async def test_a_draining_broker_empties_also_where_balancing_is_off() -> None:
     async with AdminWorld(nodes=3) as world:
-        cluster = rig(world, enabled=False, bounds=Bounds(moves_max=2, moves_per_node_max=2))
+        cluster = rig(world, enabled=False, drain_moves_max=2)
         await cluster.topic("t", 1, 1, 1, 1, 1, 1)
         lease = await cluster.lease()
         assert await cluster.balancing.step(lease) == []
         await world.metadata.set_draining(1, True)
         await world.refresh()
-        assert await cluster.settle(lease) == 6
+        first = await cluster.balancing.step(lease)
+        assert len(first) == 2 and await cluster.balancing.step(lease) == [], "a few at a time"
+        await world.refresh()
+        await world.open_where_assigned("t")
+        assert await cluster.settle(lease) == 4
         assert cluster.held() == {1: 0, 2: 3, 3: 3}
         assert {told["reason"] for told in cluster.decisions.last()} == {"broker 1 is draining"}
 
