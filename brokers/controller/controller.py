@@ -333,13 +333,14 @@ class Controller:
         self._absent_since = {node_id: self._absent_since.get(node_id, now) for node_id in absent}
 
     def _nobody_at_home(self, image: ClusterImage) -> Callable[[NodeId], bool]:
-        """A broker that signed off gets a lease period to come back, one that was fenced none."""
+        """A broker that signed off gets a lease period to come back, one that was fenced none. One that is draining is
+        emptied by balancing.py, a few partitions at a time."""
         fenced = {(wal.node_id, wal.node_epoch) for wal in image.fenced_wals}
         lately = self._clock.monotonic() - self._settings.lease_seconds
 
         def gone(node_id: NodeId) -> bool:
             node = image.nodes.get(node_id)
-            if node is None or node.draining:
+            if node is None:
                 return True
             if node.alive:
                 return False

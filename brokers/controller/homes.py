@@ -1,4 +1,4 @@
-"""Partitions that need another home: theirs is dead, gone, or being emptied. Pure.
+"""Partitions that need another home: theirs is dead, or gone. Pure.
 
 Invariant: a partition whose open stream's owner lives, or is not fenced yet, is never sent to a third broker because
 its next home has gone: it stays with the owner.

@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -55,7 +56,18 @@ class PonorCluster(PonorProcess):
         os.kill(self.pid_of(number), signal.SIGKILL)
 
     def pause_broker(self, number: int) -> None:
-        os.kill(self.pid_of(number), signal.SIGSTOP)
+        """Outside of any transaction: one that is paused within holds SQLite's lock, and with it the database."""
+        while True:
+            os.kill(self.pid_of(number), signal.SIGSTOP)
+            database = sqlite3.connect(self.data_dir / "metadata.db", timeout=2, isolation_level=None)
+            try:
+                database.execute("BEGIN IMMEDIATE")
+                database.execute("ROLLBACK")
+                return
+            except sqlite3.OperationalError:
+                self.continue_broker(number)
+            finally:
+                database.close()
 
     def continue_broker(self, number: int) -> None:
         os.kill(self.pid_of(number), signal.SIGCONT)

@@ -245,18 +245,6 @@ async def test_a_directory_is_recovered_where_its_lock_was_taken(uri: str, heirs
 
 
 @virtual
-async def test_partitions_of_a_draining_broker_leave_it_while_it_serves() -> None:
-    world = await a_world(3)
-    leader = await elected(world)
-    leaving = next(node for node in world.nodes.values() if node.node_id != leader)
-    streams = await world.topic("t", [leaving.node_id] * 4)
-    await world.metadata.set_draining(leaving.node_id, True)
-    await world.until(lambda: any(name == "assign" for name, _ in world.events), 1)
-    homes = await world.assigned()
-    assert {homes[stream] for stream in streams} == {0, 1, 2} - {leaving.node_id} and world.fenced() == []
-
-
-@virtual
 async def test_a_stream_left_open_by_an_earlier_life_goes_back_to_the_node_that_alone_may_open_it() -> None:
     """The source of a movement was killed and came back before anybody fenced it."""
     world = await a_world(3)
