@@ -155,8 +155,6 @@ class _Reading:
         """Read the WAL once; returns the streams for which it has to be read again."""
         before = {stream_id: self._tails[stream_id].end for stream_id in wanted}
         self._put_off.clear()
-        for stream_id in wanted:
-            self._drop_early(self._tails[stream_id])
         async with aclosing(read(wal, wanted, damaged)) as groups:
             async for group in groups:
                 for batch in group:

@@ -10,7 +10,7 @@ import pytest
 from s3stream.errors import Fenced, Unavailable
 from s3stream.types import StreamState
 from tests.support.engine import append, read_all
-from tests.support.faulty_metadata import FaultyMetadata, answer_lost, refused
+from tests.support.faulty_metadata import FaultyMetadata, answer_lost, gap_for, refused
 from tests.support.holding_store import HoldingStore
 from tests.support.object_wal import ScriptedStore
 from tests.support.survivors import KINDS, Cluster, Node, durable
@@ -145,14 +145,15 @@ async def test_a_takeover_that_is_cancelled_holds_nothing_and_is_done_again(kind
     cluster = await Cluster.create(kind, 2)
     owner = await dead_owner(cluster)
     store = HoldingStore(cluster.world.objects)
-    survivor = await cluster.start(1, store=store)
+    survivor = await cluster.start(1, store=store, budget_bytes=1 << 16)
     wal = await cluster.bury(owner, survivor)
-    store.hold = 1
+    store.hold = 5
     takeover = asyncio.ensure_future(survivor.storage.take_over(wal, [1, 2]))
     await asyncio.sleep(1)
-    assert survivor.storage.health()["memtable_bytes"] != 0
+    assert survivor.storage.health()["memtable_bytes"] != 0 and store.hold < 4, "several pieces are on their way"
     takeover.cancel()
     await asyncio.gather(takeover, return_exceptions=True)
+    store.hold = 0
     assert survivor.storage.health()["memtable_bytes"] == 0 and survivor.files.open_handles <= 2
     assert await survivor.storage.take_over(wal, [1, 2]) == ([1, 2], {})
     await survivor.open([1, 2])
@@ -196,6 +197,82 @@ async def test_records_of_several_lives_and_stream_epochs_are_one_log(kind: str)
     [stream, _] = await survivor.open([1, 2])
     assert await read_all(stream) == b"<1:0+1><1:1+1><1:2+2><1:4+2><1:6+3><1:9+3><1:12+4><1:16+4>"
     assert (stream.epoch, list(stream.epochs)) == (4, [(0, 0), (1, 2), (2, 6), (3, 12), (4, 20)])
+
+
+@both
+@virtual
+async def test_records_of_older_epochs_alone_are_committed_under_the_epoch_that_holds(kind: str) -> None:
+    """The last life of the owner opened its streams, and appended nothing."""
+    cluster = await Cluster.create(kind, 1)
+    for life in range(3):
+        owner = await cluster.start(0)
+        [stream] = await owner.open([1])
+        if life < 2:
+            append(stream)
+            await durable(stream)
+        await owner.kill()
+    survivor = await cluster.start(1)
+    wal = await cluster.bury(owner, survivor)
+    assert await survivor.storage.take_over(wal, [1]) == ([1], {})
+    [stream] = await survivor.open([1])
+    assert (stream.epoch, await read_all(stream)) == (3, b"<1:0+1><1:1+1>")
+
+
+@both
+@virtual
+async def test_a_piece_is_committed_only_after_the_one_before_it(kind: str) -> None:
+    cluster = await Cluster.create(kind, 1)
+    owner = await dead_owner(cluster, 60)
+    store = HoldingStore(cluster.world.objects)
+    metadata = FaultyMetadata(cluster.world.metadata)
+    survivor = await cluster.start(1, store=store, metadata=metadata, budget_bytes=1 << 16)
+    wal = await cluster.bury(owner, survivor)
+    store.hold, before = 1, len(store.creates)
+    takeover = asyncio.ensure_future(survivor.storage.take_over(wal, [1]))
+    await asyncio.sleep(1)
+    assert len(store.creates) > before + 1 and not takeover.done()
+    assert "commit" not in metadata.calls, "the second is there, and waits"
+    store.release()
+    assert await takeover == ([1], {})
+    await survivor.open([1])
+    await check_whole(survivor, owner)
+
+
+@both
+@virtual
+async def test_8_a_database_that_lacks_what_was_committed_before_is_not_gone_on_with(kind: str) -> None:
+    cluster = await Cluster.create(kind, 2)
+    owner = await dead_owner(cluster)
+    metadata = FaultyMetadata(cluster.world.metadata)
+    survivor = await cluster.start(1, metadata=metadata)
+    wal = await cluster.bury(owner, survivor)
+    metadata.faults["commit"] = [gap_for(1)]
+    with pytest.raises(Unavailable, match="start again"):
+        await survivor.storage.take_over(wal, [1, 2])
+    assert await survivor.storage.take_over(wal, [1, 2]) == ([1, 2], {})
+    await survivor.open([1, 2])
+    await check_whole(survivor, owner)
+
+
+@both
+@virtual
+async def test_a_takeover_that_was_finished_long_ago_touches_nothing(kind: str) -> None:
+    """Asked for again when the node is back and has the stream open anew: its records are not the sealed WAL's."""
+    cluster = await Cluster.create(kind, 1)
+    owner = await dead_owner(cluster)
+    survivor = await cluster.start(1)
+    wal = await cluster.bury(owner, survivor)
+    await survivor.storage.take_over(wal, [1])
+    [stream] = await survivor.open([1])
+    await survivor.storage.close_streams([stream])
+    await cluster.release(wal)
+    back = await cluster.start(0)
+    [stream] = await back.open([1])
+    append(stream, 2)
+    await durable(stream)
+    assert await survivor.storage.take_over(wal, [1]) == ([], {})
+    await back.storage.flush()
+    assert stream.committed_end == 42
 
 
 @both

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequ
 
 import pytest
 
-from s3stream.errors import Corrupt, Unavailable
+from s3stream.errors import Corrupt, Fenced, Unavailable
 from s3stream.limits import BATCH_OVERHEAD_BYTES, KIB, MIB
 from s3stream.types import FencedWal, StreamBatch, StreamId, WalDamage
 from tests.support.engine import read_all
@@ -95,6 +95,30 @@ async def test_a_hole_takes_its_stream_offline_with_the_reason_and_no_other() ->
     with pytest.raises(Corrupt, match="those from 1 on are missing"):
         await survivor.open([2])
     assert await read_all(survivor.streams[3]) == b"<3:0+1><3:1+1>"
+
+
+@virtual
+async def test_a_hole_below_more_than_memory_may_hold_is_a_hole() -> None:
+    log = Log(lambda: [[batch(1, 0)], [batch(1, 5, 1, 200 * KIB), batch(2, 0)]])
+    survivor, done, broken = await recovered(log, 2, budget_bytes=1 * MIB)
+    assert done == [2] and "those from 1 on are missing" in str(broken[1])
+    assert len(log.passes) == 2 and log.passes[1] == {1}, "another pass found nothing more"
+    assert await read_all(survivor.streams[2]) == b"<2:0+1>"
+
+
+@virtual
+async def test_a_reader_is_closed_when_the_survivor_is_fenced_in_the_middle() -> None:
+    log = Log(lambda: ([batch(1, base, 1, 20 * KIB)] for base in range(100)))
+    cluster = await Cluster.create("objects", 1)
+    owner = await cluster.start(0)
+    await owner.open([1])
+    await owner.kill()
+    survivor = await cluster.start(1, read=log.read, budget_bytes=1 * MIB)
+    wal = await cluster.bury(owner, survivor)
+    await cluster.world.metadata.register_node(1, "memory:elsewhere", {"PLAINTEXT": "127.0.0.1:1"})
+    with pytest.raises(Fenced):
+        await survivor.storage.take_over(wal, [1])
+    assert log.open == 0 and survivor.storage.health()["memtable_bytes"] == 0
 
 
 @virtual
