@@ -65,7 +65,7 @@ PONOR_CONFIGS: Final[Table] = table(
     ConfigKey("ponor.balancer.enable", BOOLEAN, True,
               "Whether the controller evens out load and numbers of partitions between brokers. Off, partitions stay "
               "where they are until a broker dies, stops, or somebody moves them. The same on all brokers."),
-    ConfigKey("ponor.balancer.moves.max", INT, 50,
+    ConfigKey("ponor.balancer.moves.max", INT, 100,
               "Most partitions on their way between brokers at a time for the sake of balance.", at_least(1), LOW),
     ConfigKey("ponor.drain.timeout.ms", INT, 10_000,
               "How long a stop waits for requests under way before it closes their connections.", at_least(0)),

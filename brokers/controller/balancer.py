@@ -31,9 +31,9 @@ class Bounds:
     """Partitions between most and fewest, over the mean."""
     count_gap: int = 2
     """So many between most and fewest are in balance, however few there are."""
-    moves_max: int = 50
+    moves_max: int = 100
     """Under way at once, in the whole cluster."""
-    moves_per_node_max: int = 20
+    moves_per_node_max: int = 50
     """Under way at once, to or from one broker."""
 
     def __post_init__(self) -> None:

@@ -41,7 +41,7 @@ class BalancingSettings:
     enabled: bool = True
     """Whether load and numbers are evened out. Brokers that are to go are emptied all the same."""
     bounds: Bounds = field(default_factory=Bounds)
-    drain_moves_max: int = 100
+    drain_moves_max: int = 200
     """Partitions under way at once from a broker that is to go: a few at a time pause their producers less than all
     together, and a thousand are gone within seconds all the same."""
     settle_s: float = 10.0

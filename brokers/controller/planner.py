@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from brokers.controller.snapshot import (
-    PARTITION_CORES,
     Move,
     PlannedNode,
     PlannedPartition,
@@ -21,8 +20,10 @@ from brokers.controller.snapshot import (
 )
 from s3stream.types import NodeId, StreamId
 
-LISTED_SLACK: Final = 0.1
-"""A broker of the replica list is taken though another carries less, as long as it is by no more than this share."""
+LOAD_SLACK_CORES: Final = 0.1
+LOAD_SLACK: Final = 0.1
+"""Brokers whose loads differ by less, in cores or as a share, carry the same: among them numbers of partitions count.
+The processor time of two idle brokers differs by as much as a hundred partitions may."""
 
 
 class Tally:
@@ -30,32 +31,38 @@ class Tally:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.nodes: dict[NodeId, PlannedNode] = {node.node_id: node for node in receivers(snapshot.nodes)}
-        self.weight: dict[NodeId, float] = {node_id: node.overhead for node_id, node in self.nodes.items()}
+        self.load: dict[NodeId, float] = {node_id: node.overhead for node_id, node in self.nodes.items()}
+        self.count: dict[NodeId, int] = dict.fromkeys(self.nodes, 0)
         for partition in snapshot.partitions:
-            if partition.assigned in self.weight:
-                self.weight[partition.assigned] += partition.weight
+            if partition.assigned in self.nodes:
+                self.give(partition.cost, partition.assigned)
 
-    def lightest(self, among: Iterable[NodeId]) -> NodeId:
-        return min(among, key=lambda node_id: (self.weight[node_id], node_id))
+    def give(self, cost: float, node_id: NodeId) -> None:
+        self.load[node_id] += cost
+        self.count[node_id] += 1
+
+    def light(self, among: Iterable[NodeId]) -> list[NodeId]:
+        """Those that carry least, give or take the slack."""
+        found = list(among)
+        least = min(self.load[node_id] for node_id in found)
+        most = least + max(LOAD_SLACK_CORES, least * LOAD_SLACK)
+        return [node_id for node_id in found if self.load[node_id] <= most]
 
     def choose(self, partition: PlannedPartition, rack: str | None = None) -> NodeId:
-        """The lightest receiver, one of the replica list before others, one of `rack` before the equally light."""
-        if partition.leader in self.weight:
+        """Of the receivers that carry least: one of the replica list before others if it has about as few partitions,
+        then by number, one of `rack` before others that have as few."""
+        if partition.leader in self.nodes:
             return partition.leader  # nothing has to move at all
-        least = self.weight[self.lightest(self.weight)]
-        listed = [node_id for node_id in partition.replicas if node_id in self.weight]
-        if listed:
-            found = self.lightest(listed)
-            if self.weight[found] <= least * (1 + LISTED_SLACK) + partition.weight + PARTITION_CORES:
-                return found
+        light = self.light(self.nodes)
+        fewest = min(self.count[node_id] for node_id in light)
+        listed = [node_id for node_id in partition.replicas if node_id in light]
+        listed = [node_id for node_id in listed if self.count[node_id] <= fewest + 1 + fewest * LOAD_SLACK]
         return min(
-            self.weight,
-            key=lambda node_id: (self.weight[node_id] - least > PARTITION_CORES / 2, self.nodes[node_id].rack != rack,
-                                 self.weight[node_id], node_id),
+            listed or light,
+            key=lambda node_id: (
+                self.count[node_id], self.nodes[node_id].rack != rack, self.load[node_id], node_id,
+            ),
         )  # fmt: skip
-
-    def give(self, partition: PlannedPartition, node_id: NodeId) -> None:
-        self.weight[node_id] += partition.weight
 
 
 def reassign_dead(partitions: Iterable[PlannedPartition], snapshot: Snapshot) -> dict[StreamId, NodeId]:
@@ -64,12 +71,12 @@ def reassign_dead(partitions: Iterable[PlannedPartition], snapshot: Snapshot) ->
     Empty when there is nobody to give them to. Whatever of `partitions` the snapshot has counts at its old place.
     """
     tally = Tally(snapshot)
-    if not tally.weight:
+    if not tally.nodes:
         return {}
     found: dict[StreamId, NodeId] = {}
     for partition in sorted(partitions, key=lambda one: (-one.cost, one.stream_id)):
         found[partition.stream_id] = node_id = tally.choose(partition)
-        tally.give(partition, node_id)
+        tally.give(partition.cost, node_id)
     return found
 
 
@@ -82,13 +89,13 @@ def drain(snapshot: Snapshot, moves_max: int) -> list[Move]:
     tally = Tally(snapshot)
     draining = {node.node_id: node for node in snapshot.nodes if node.draining}
     room = moves_max - sum(partition.moving for partition in snapshot.partitions)
-    if not tally.weight or not draining or room <= 0:
+    if not tally.nodes or not draining or room <= 0:
         return []
     leaving = [partition for partition in snapshot.partitions if partition.assigned in draining]
     moves = []
     for partition in sorted(leaving, key=lambda one: (-one.cost, one.stream_id))[:room]:
         target = tally.choose(partition._replace(leader=-1), draining[partition.assigned].rack)
-        tally.give(partition, target)
+        tally.give(partition.cost, target)
         moves.append(Move(partition.stream_id, partition.assigned, target, f"broker {partition.assigned} is draining"))
     return moves
 
@@ -97,11 +104,10 @@ class Placer:
     """Places topics one after the other, each knowing of those before."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        tally = Tally(snapshot)
-        self._nodes = tally.nodes
-        self._weight = tally.weight
-        loads = [partition.cost for partition in snapshot.partitions]
-        self._typical = PARTITION_CORES + (sum(loads) / len(loads) if loads else 0.0)
+        self._tally = Tally(snapshot)
+        self._nodes = self._tally.nodes
+        costs = [partition.cost for partition in snapshot.partitions]
+        self._typical = sum(costs) / len(costs) if costs else 0.0
         self._followers: Counter[NodeId] = Counter()
         racks: dict[str | None, list[NodeId]] = {}
         for node_id, node in sorted(self._nodes.items()):
@@ -123,9 +129,11 @@ class Placer:
         leads: Counter[NodeId] = Counter()
         found = []
         for _ in range(count):
-            leader = min(self._nodes, key=lambda node_id: (leads[node_id], self._weight[node_id], node_id))
+            fewest = min(leads[node_id] for node_id in self._nodes)
+            light = self._tally.light(node_id for node_id in self._nodes if leads[node_id] == fewest)
+            leader = min(light, key=lambda node_id: (self._tally.count[node_id], node_id))
             leads[leader] += 1
-            self._weight[leader] += self._typical
+            self._tally.give(self._typical, leader)
             found.append(self._with_followers(leader, replication_factor))
         return found
 

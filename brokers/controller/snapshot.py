@@ -7,15 +7,12 @@ Invariant: pure. A partition counts where it is assigned: movements under way ha
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from typing import Final, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 from brokers.controller.load import LoadBook
 from metadata.image import NO_LEADER, ClusterImage, PartitionImage
 from s3stream.types import NodeId, StreamId
-
-PARTITION_CORES: Final = 1e-4
-"""What an idle partition counts: too little to matter beside load, enough to spread partitions that have none."""
 
 
 class PlannedNode(NamedTuple):
@@ -42,10 +39,6 @@ class PlannedPartition(NamedTuple):
     """Assigned where it is not open yet."""
     settled: bool = True
     """It may be moved for the sake of balance: it has not been moved lately."""
-
-    @property
-    def weight(self) -> float:
-        return self.cost + PARTITION_CORES
 
 
 class Snapshot(NamedTuple):

@@ -221,7 +221,7 @@ def test_no_survivor_is_given_more_than_one_partition_too_many(snapshot: Snapsho
     after = loads(moved(snapshot, [Move(stream_id, 90, node_id, "dead") for stream_id, node_id in found.items()]))
     for node_id in set(found.values()):
         last = min(one.cost for one in lost if found[one.stream_id] == node_id)
-        assert after[node_id] - last <= min(after.values()) + 0.01
+        assert after[node_id] - last <= min(after.values()) * 1.1 + 0.1
 
 
 @given(st.integers(2, 6), st.integers(1, 80))
@@ -270,16 +270,27 @@ def test_the_leader_left_over_goes_to_who_carries_least() -> None:
     nodes = (PlannedNode(0, overhead=0.5), PlannedNode(1, overhead=0.1), PlannedNode(2, overhead=0.3))
     placer = Placer(Snapshot(nodes, ()))
     assert [placer.place(1, 1), placer.place(2, 1), placer.place(4, 1)] == [[[1]], [[1], [2]], [[1], [2], [0], [1]]]
+    held = tuple(PlannedPartition(n, UUID(int=1), 0, (0,), 0.0, 0) for n in range(3))
+    placer = Placer(Snapshot((PlannedNode(0, overhead=0.01), PlannedNode(1, overhead=0.09)), held))
+    assert placer.place(1, 1) == [[1]], "as good as the same load: then numbers count"
 
 
-def test_a_move_to_a_broker_of_the_list_comes_before_others() -> None:
+def test_a_broker_of_the_list_comes_before_others_that_carry_as_much() -> None:
     nodes = tuple(PlannedNode(number) for number in range(4))
     lost = PlannedPartition(1, UUID(int=1), 90, (90, 3, 2), 0.1)
     assert reassign_dead([lost], Snapshot(nodes, (lost,))) == {1: 2}
     heavy = PlannedPartition(2, UUID(int=1), 2, (2,), 0.8, 2)
     assert reassign_dead([lost], Snapshot(nodes, (lost, heavy))) == {1: 3}
-    heavy = (heavy, heavy._replace(stream_id=3, assigned=3, leader=3))
-    assert reassign_dead([lost], Snapshot(nodes, (lost, *heavy))) == {1: 0}, "unless they carry much more"
+    heavier = (heavy, heavy._replace(stream_id=3, assigned=3, leader=3))
+    assert reassign_dead([lost], Snapshot(nodes, (lost, *heavier))) == {1: 0}, "unless they carry much more"
+    many = tuple(PlannedPartition(n, UUID(int=1), 2 + n % 2, (2,), 0.0, 2 + n % 2) for n in range(10, 16))
+    assert reassign_dead([lost], Snapshot(nodes, (lost, *many))) == {1: 0}, "or have many more"
+
+
+def test_what_idle_brokers_use_does_not_say_where_partitions_go() -> None:
+    nodes = (PlannedNode(0, overhead=0.08), PlannedNode(1, overhead=0.01))
+    lost = [PlannedPartition(number, UUID(int=1), 90, (90,), 0.0) for number in range(100)]
+    assert Counter(reassign_dead(lost, Snapshot(nodes, tuple(lost))).values()) == {0: 50, 1: 50}
 
 
 # --- what balancing looks like -------------------------------------------------------------------
@@ -332,3 +343,13 @@ def test_brokers_whose_load_is_unknown_take_no_part_in_evening_it_out() -> None:
     hot = tuple(PlannedPartition(n, UUID(int=1), 0, (0,), 0.4, 0) for n in range(3))
     assert balance(Snapshot((PlannedNode(0), PlannedNode(1, measured=False)), hot), Bounds(count_gap=5)).moves == []
     assert balance(Snapshot((PlannedNode(0), PlannedNode(1)), hot), Bounds(count_gap=5)).moves
+
+
+def test_what_leaves_a_broker_goes_to_its_own_rack_among_brokers_that_carry_as_much() -> None:
+    nodes = (PlannedNode(0, "b"), PlannedNode(1, "a"), PlannedNode(2, "b", draining=True))
+    (partition,) = idle([0, 0, 1]).partitions
+    (move,) = drain(Snapshot(nodes, (partition,)), 10)
+    assert move.target == 0
+    nodes = (PlannedNode(0, "a"), PlannedNode(1, "b"), PlannedNode(2, "b", draining=True))
+    (move,) = drain(Snapshot(nodes, (partition,)), 10)
+    assert move.target == 1
