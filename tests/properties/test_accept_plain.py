@@ -31,7 +31,7 @@ def changed(records: memoryview, field: int, value: int, right_crc: bool) -> mem
     low, high = {"b": (-128, 127), "h": (-(1 << 15), (1 << 15) - 1), "i": (-(1 << 31), (1 << 31) - 1)}.get(
         "qiibIhiqqqhii"[field], (-(1 << 63), (1 << 63) - 1)
     )
-    fields[field] = abs(value) if field == CRC else min(max(value, low), high)
+    fields[field] = value % (1 << 32) if field == CRC else min(max(value, low), high)
     copy = bytearray(records)
     HEADER.pack_into(copy, 0, *fields)
     if right_crc:
