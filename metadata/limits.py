@@ -53,3 +53,7 @@ MIGRATION_SECONDS = 600.0
 """A migration, its wait for another's included."""
 CONFLICT_ATTEMPTS = 5
 """Times that a transaction is run which the server rolled back for a deadlock or another writer."""
+
+TUNE_ATTEMPTS = 100
+TUNE_PAUSE_SECONDS = 0.02
+"""How long the change to WAL mode is tried while other processes read the file: two seconds."""

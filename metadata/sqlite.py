@@ -7,6 +7,7 @@ lock from its first statement on, so that it cannot fail for having read before 
 from __future__ import annotations
 
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.pool import QueuePool
 
 from metadata.engine import WRITES, Engine
-from metadata.limits import BUSY_TIMEOUT_SECONDS
+from metadata.limits import BUSY_TIMEOUT_SECONDS, TUNE_ATTEMPTS, TUNE_PAUSE_SECONDS
 from s3stream.errors import BadSetting, Corrupt
 
 
@@ -54,8 +55,7 @@ class SqliteEngine(Engine):
         if self._path is None:
             return
         with self._translated(), self._reader.connect() as connection:
-            driver = connection.connection
-            mode = driver.cursor().execute("PRAGMA journal_mode=WAL").fetchone()[0]
+            mode = _wal_mode(connection.connection.cursor())
         if mode != "wal":
             raise BadSetting(
                 f"metadata {self.url}: this file system cannot hold a SQLite database in WAL mode; use a local disk"
@@ -72,6 +72,19 @@ class SqliteEngine(Engine):
     def _is_damage(self, error: exc.DatabaseError) -> bool:
         # The driver raises DatabaseError itself, none of its subclasses, for a file that is no database or is torn.
         return type(error) is exc.DatabaseError
+
+
+def _wal_mode(cursor: Any) -> str:
+    """Change the file's journal mode; returns the mode it has. This change alone does not wait for other processes'
+    locks as the busy timeout says: brokers that start together on a new file would fail."""
+    for _ in range(TUNE_ATTEMPTS):
+        try:
+            return str(cursor.execute("PRAGMA journal_mode=WAL").fetchone()[0])
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            time.sleep(TUNE_PAUSE_SECONDS)
+    return str(cursor.execute("PRAGMA journal_mode=WAL").fetchone()[0])
 
 
 def _target(url: str) -> tuple[Path | None, sqlalchemy.URL]:

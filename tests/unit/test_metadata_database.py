@@ -8,6 +8,7 @@ import random
 import sqlite3
 import subprocess
 import sys
+import threading
 import uuid
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from alembic.migration import MigrationContext
 
 from metadata import migrate, schema, sqlite
 from metadata.engine import Transaction
+from metadata.sqlite import _wal_mode
 from metadata.urls import engine_of
 from s3stream.errors import BadSetting, Corrupt, Unavailable
 from s3stream.types import CommittedRange, OpenRequest
@@ -281,3 +283,21 @@ async def test_kill_9_in_the_middle_of_commits_leaves_a_consistent_database(tmp_
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
             assert connection.execute("SELECT count(*) FROM objects").fetchone() == (0,)
         connection.close()
+
+
+def test_the_change_to_wal_mode_waits_for_others(tmp_path: Path) -> None:
+    """Brokers that start together on a new file: SQLite's busy timeout does not cover this statement."""
+    path = tmp_path / "metadata.db"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE t (x)")
+    other.execute("BEGIN")
+    other.execute("SELECT * FROM t").fetchall()
+    mine = sqlite3.connect(path, isolation_level=None, timeout=0)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        mine.execute("PRAGMA journal_mode=WAL")
+    ending = threading.Timer(0.2, other.execute, ("COMMIT",))
+    ending.start()
+    assert _wal_mode(mine.cursor()) == "wal"
+    ending.join()
+    mine.close()
+    other.close()

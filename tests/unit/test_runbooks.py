@@ -10,7 +10,9 @@ from brokers.config_def import BROKER_CONFIGS
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "runbooks").glob("*.md"))
 SOURCE = "\n".join(
-    path.read_text() for package in ("brokers", "s3stream", "wal", "cache", "metadata") for path in (ROOT / package).rglob("*.py")
+    path.read_text()
+    for package in ("brokers", "s3stream", "wal", "cache", "metadata")
+    for path in (ROOT / package).rglob("*.py")
 )
 
 
