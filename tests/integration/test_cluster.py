@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import signal
@@ -10,13 +11,19 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from kio.schema.errors import ErrorCode
+from kio.schema.produce.v10 import request as v10
+from kio.schema.types import TopicName
+from kio.static.primitive import i16, i32
 
 from brokers.records.builder import RecordBatchBuilder
 from drills.account import History, Place, settle
+from tests.support.kafka_wire import WireClient
 from tests.support.ponor_cluster import PonorCluster
 from tests.support.servers import MinioServer, minio  # noqa: F401 - fixture
 
@@ -136,7 +143,39 @@ def kill_one_and_count(cluster: PonorCluster, victim: int) -> None:
     assert victim not in cluster.leaders(witness, TOPIC)
     assert [line["node_id"] for line in cluster.logged("broker fenced")] == [victim]
     cluster.until("the takeover is finished", lambda: bool(cluster.logged("takeover finished")))
+    asyncio.run(check_hint(cluster, witness, theirs))
     check_account(load.finish(), f"127.0.0.1:{cluster.port + witness}")
+
+
+async def check_hint(cluster: PonorCluster, asked: int, partitions: Sequence[int]) -> None:
+    """KIP-951: who does not lead a partition any more names who does, and where to find it."""
+    led = cluster.leaders(asked, TOPIC)
+    elsewhere = [partition for partition in partitions if led[partition] != asked] or [
+        partition for partition, leader in enumerate(led) if leader != asked
+    ]
+    client = await WireClient.connect(cluster.port + asked)
+    try:
+        request = v10.ProduceRequest(
+            transactional_id=None, acks=i16(-1), timeout=timedelta(seconds=5),
+            topic_data=(v10.TopicProduceData(
+                name=TopicName(TOPIC),
+                partition_data=(v10.PartitionProduceData(index=i32(elsewhere[0]), records=one_record()),),
+            ),),
+        )  # fmt: skip
+        answer = await client.call(0, 10, request)
+    finally:
+        await client.close()
+    found = answer.responses[0].partition_responses[0]
+    assert found.error_code is ErrorCode.not_leader_or_follower
+    assert found.current_leader.leader_id == led[elsewhere[0]] and found.current_leader.leader_epoch >= 0
+    (endpoint,) = answer.node_endpoints
+    assert (endpoint.node_id, endpoint.port) == (led[elsewhere[0]], cluster.port + led[elsewhere[0]])
+
+
+def one_record() -> bytes:
+    builder = RecordBatchBuilder()
+    builder.append(int(time.time() * 1000), None, b"zombie")
+    return bytes(builder.build())
 
 
 def test_partitions_of_a_killed_broker_are_served_by_the_others_and_nothing_is_lost(tmp_path: Path) -> None:
@@ -214,9 +253,7 @@ def send_to_zombie(port: int, partition: int) -> Callable[[], int]:
 
 def produce_frame(partition: int) -> bytes:
     """Produce, version 3, acks=all, one record."""
-    builder = RecordBatchBuilder()
-    builder.append(int(time.time() * 1000), None, b"zombie")
-    records = bytes(builder.build())
+    records = one_record()
     name = TOPIC.encode()
     body = struct.pack(">hhih", 0, 3, 1, -1) + struct.pack(">hhi", -1, -1, 10_000)
     body += struct.pack(">ih", 1, len(name)) + name + struct.pack(">iii", 1, partition, len(records)) + records
