@@ -25,7 +25,10 @@ from brokers.records.builder import RecordBatchBuilder
 from drills.account import History, Place, settle
 from tests.support.kafka_wire import WireClient
 from tests.support.ponor_cluster import PonorCluster
+from tests.support.postgres import database, shared_server
 from tests.support.servers import MinioServer, minio  # noqa: F401 - fixture
+
+__all__ = ["database"]
 
 TOPIC, PARTITIONS = "t", 9
 FAST = {"ponor.lease.ms": "1500", "ponor.heartbeat.ms": "200", "offsets.topic.num.partitions": "6"}
@@ -178,9 +181,12 @@ def one_record() -> bytes:
     return bytes(builder.build())
 
 
-def test_partitions_of_a_killed_broker_are_served_by_the_others_and_nothing_is_lost(tmp_path: Path) -> None:
-    """File WAL, one host: the survivors read the dead broker's directory."""
-    with PonorCluster(tmp_path, 3, settings=UNFLUSHED) as cluster:
+def test_partitions_of_a_killed_broker_are_served_by_the_others_and_nothing_is_lost(
+    database: str, tmp_path: Path
+) -> None:
+    """File WAL, one host: the survivors read the dead broker's directory. The metadata lies in PostgreSQL."""
+    flags = ("--metadata", shared_server().url(database))
+    with PonorCluster(tmp_path, 3, flags, settings=UNFLUSHED) as cluster:
         kill_one_and_count(cluster, next(n for n in range(3) if n != controller_of(cluster)))
 
 
