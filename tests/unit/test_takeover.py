@@ -7,7 +7,7 @@ import asyncio
 
 import pytest
 
-from s3stream.errors import Fenced, Unavailable
+from s3stream.errors import Expired, Fenced, Unavailable
 from s3stream.types import StreamState
 from tests.support.engine import append, read_all
 from tests.support.faulty_metadata import FaultyMetadata, answer_lost, gap_for, refused
@@ -235,6 +235,27 @@ async def test_a_piece_is_committed_only_after_the_one_before_it(kind: str) -> N
     store.release()
     assert await takeover == ([1], {})
     await survivor.open([1])
+    await check_whole(survivor, owner)
+
+
+@both
+@virtual
+async def test_9_an_upload_whose_preparation_ran_out_is_done_anew(kind: str) -> None:
+    cluster = await Cluster.create(kind, 2)
+    owner = await dead_owner(cluster)
+    store = HoldingStore(cluster.world.objects)
+    metadata = FaultyMetadata(cluster.world.metadata)
+    survivor = await cluster.start(1, store=store, metadata=metadata)
+    wal = await cluster.bury(owner, survivor)
+
+    async def expired(method: object, *args: object) -> None:
+        raise Expired("object 1 is no longer prepared")
+
+    metadata.faults["commit"] = [expired]
+    before = len(store.creates)
+    assert await survivor.storage.take_over(wal, [1, 2]) == ([1, 2], {})
+    assert len(set(store.creates[before:])) == 2, "under another id"
+    await survivor.open([1, 2])
     await check_whole(survivor, owner)
 
 

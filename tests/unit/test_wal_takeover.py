@@ -22,7 +22,8 @@ from tests.support.object_wal import SMALL_OBJECTS
 from tests.support.sim_files import Crash, SimDisk, SimFiles
 from tests.support.wal import SMALL, DiskPlace, Listener, Place, SimPlace, batch, fields, recover_all, run_in, started
 from wal import LogName, WalAccess, lock_needed, read_sealed, seal_wal, take_lock
-from wal.files import Files, OsFiles
+from wal.files import Files as AnyFiles
+from wal.files import OsFiles
 from wal.object_wal import ObjectWal
 from wal.owner import OWNER_BYTES, WalOwner, decode_owner, encode_owner, read_owner, write_owner
 
@@ -34,7 +35,7 @@ def fenced(uri: str, trim: int = 0, seal: int | None = None, owner: NodeIdentity
     return FencedWal(*owner, uri, trim, state, seal)
 
 
-def reach(files: Files, objects: MemoryStore | None = None) -> WalAccess:
+def reach(files: AnyFiles, objects: MemoryStore | None = None) -> WalAccess:
     def store(url: str) -> MemoryStore:
         assert objects is not None
         return objects
@@ -199,6 +200,50 @@ async def test_10_a_directory_of_the_same_path_on_another_machine_is_not_taken_f
     await place.open(SMALL).lock()
 
 
+class Files(SimFiles):
+    """Of another machine, or another moment."""
+
+    table = ""
+    keeps_locks = True
+
+    def mounts(self) -> str:
+        return self.table
+
+    def lock(self, path: str) -> int:
+        if not self.keeps_locks:
+            return self.open(path)
+        return super().lock(path)
+
+
+async def test_10_a_place_that_keeps_no_locks_is_not_taken_over() -> None:
+    place = SimPlace()
+    await dead(place)
+    files = Files(place.disk)
+    files.table = "1 0 0:1 / / rw - cifs //server/share rw"
+    with pytest.raises(Unavailable, match=r"cannot be taken over: .* cannot hold a WAL"):
+        await take_lock("file:///wal", node_id=5, node_epoch=3, access=reach(files))
+    files.table, files.keeps_locks = "", False
+    with pytest.raises(Unavailable, match=r"cannot be taken over: .* does not keep locks"):
+        await take_lock("file:///wal", node_id=5, node_epoch=3, access=reach(files))
+    assert files.open_handles == 0
+
+
+async def test_10_a_node_that_came_back_and_died_before_the_lock_was_taken_is_another_life() -> None:
+    place = SimPlace()
+    await dead(place)
+
+    class Late(SimFiles):
+        def lock(self, path: str) -> int:
+            write_owner(place.files, "/wal", WalOwner(5, 4, 9))
+            return super().lock(path)
+
+    files = Late(place.disk)
+    with pytest.raises(Unavailable, match="is of node 5 epoch 4"):
+        await take_lock("file:///wal", node_id=5, node_epoch=3, access=reach(files))
+    assert files.open_handles == 0
+    await place.open(SMALL).lock()
+
+
 async def test_a_survivor_checks_the_incarnation_too() -> None:
     place = SimPlace()
     await dead(place)
@@ -307,11 +352,14 @@ def test_the_owner_changes_at_one_stroke_wherever_the_machine_stops() -> None:
     assert done, "there are more crash points"
 
 
-async def test_a_node_starts_though_it_cannot_say_whose_its_wal_is() -> None:
+@pytest.mark.parametrize("broken", ["create", "pwritev", "fdatasync", "rename"])
+async def test_a_node_starts_though_it_cannot_say_whose_its_wal_is(broken: str) -> None:
     """A full disk. The old name stands, so nobody takes the log for this life's."""
     place = SimPlace()
     await dead(place)
-    place.disk.fail = lambda call, path: OSError(errno.ENOSPC, "full") if path.endswith("owner.new") else None
+    place.disk.fail = lambda call, path: (
+        OSError(errno.ENOSPC, "full") if call == broken and path.endswith("owner.new") else None
+    )
     wal = place.open(SMALL)
     await wal.lock()
     await wal.owned_by(NodeIdentity(5, 4, 9))
