@@ -12,7 +12,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from crc32c import crc32c
 from kio.schema.errors import ErrorCode
 
 from brokers.errors import KafkaError
@@ -22,7 +21,6 @@ from brokers.records import rewrite
 from brokers.records.batch import (
     COMPRESSION_MASK,
     CONTROL,
-    CRC_START,
     DELETE_HORIZON,
     HEADER_BYTES,
     LOG_APPEND_TIME,
@@ -37,7 +35,6 @@ from brokers.records.batch import (
 )
 from brokers.records.record import iter_heads
 from s3stream.errors import Corrupt
-from s3stream.limits import GIL_HELD_BYTES
 from s3stream.types import NO_TIMESTAMP
 
 RECORD_BYTES_MIN = 14
@@ -116,7 +113,7 @@ def accept_plain(records: memoryview, config: LogConfig, now_ms: int) -> BatchHe
     if size > config.plain_bytes_max or size < HEADER_BYTES or records.readonly:
         return None
     header = parse_header(records)
-    base_offset, length, _, magic, crc, attributes, last, _, newest, producer_id, _, sequence, count = header
+    base_offset, length, _, magic, _, attributes, last, _, newest, producer_id, _, sequence, count = header
     codec = attributes & COMPRESSION_MASK
     if (
         length != size - LOG_OVERHEAD
@@ -129,7 +126,7 @@ def accept_plain(records: memoryview, config: LogConfig, now_ms: int) -> BatchHe
         or (not codec and count * RECORD_V2_BYTES_MIN > size - HEADER_BYTES)
         or (sequence < 0 if producer_id >= 0 else attributes & TRANSACTIONAL)
         or newest - now_ms > config.message_timestamp_after_max_ms
-        or crc32c(records[CRC_START:], 0, size > GIL_HELD_BYTES) != crc
+        or not stored_crc_is_right(records)
     ):
         return None
     return header
