@@ -11,10 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from random import Random, SystemRandom
+from random import Random
 from typing import TypeVar
 
 import structlog
@@ -46,25 +45,23 @@ from brokers.identity import Identity, check_cluster, write_identity
 from brokers.image_follower import ImageFollower
 from brokers.joining import join
 from brokers.limits import ANSWERS_SHARE
+from brokers.outside import Outside
 from brokers.partitions.manager import PartitionManager
 from brokers.partitions.partition_log import PartitionLog
 from brokers.server.kafka_server import KafkaServer
-from brokers.threads import Threads
 from brokers.version import VERSION
 from cache import open_block_cache
 from metadata.store import Metadata, open_metadata
 from metadata.store import check_url as check_metadata_url
 from metadata.store import connections as metadata_connections
 from s3stream.budget import MemoryBudget, countable_bytes
-from s3stream.clock import SystemClock
 from s3stream.errors import Fenced, PonorError
 from s3stream.metrics import Metrics
-from s3stream.objectstore import open_store
 from s3stream.seams import Clock, ObjectStore, RunBlocking
 from s3stream.storage import Storage
 from s3stream.tasks import Tasks
 from s3stream.types import NodeIdentity
-from wal import LogName, WalAccess, WalSettings, check_wal_url, is_on_objects, open_wal
+from wal import LogName, WalAccess, check_wal_url, is_on_objects, open_wal
 
 log = structlog.get_logger(__name__)
 
@@ -85,12 +82,14 @@ HAND_OVER_POLL_SECONDS = 0.02
 class Broker:
     """One broker. `start` once, then `stop` or `abandon` once; a failed `start` has stopped what it began."""
 
-    def __init__(self, config: BrokerConfig, lives: int = 1) -> None:
-        """`lives`: how many brokers this process has been by now, this one included."""
+    def __init__(self, config: BrokerConfig, lives: int = 1, outside: Outside | None = None) -> None:
+        """`lives`: how many brokers this process has been by now, this one included. `outside`: the machine, unless a
+        simulation gives another."""
         self.config = settings.with_ports(config)
         self.fenced = asyncio.Event()
         """Set when others have taken this broker for dead: abandon it, and start another."""
         self._lives = lives
+        self._outside = Outside() if outside is None else outside
         self._abandoned = False
         self._stack = AsyncExitStack()
         self._health: Health | None = None
@@ -129,18 +128,17 @@ class Broker:
         self.fenced.set()
 
     async def _start(self) -> None:
-        config = self.config
-        preflight.check_ports(config)
+        config, outside = self.config, self._outside
+        self._stack.callback(outside.close)
+        outside.check_ports(config)
         check_metadata_url(config.metadata_url)
         check_wal_url(config.wal_url)
         identity = preflight.check_folders(config)
-        clock, metrics, chance = SystemClock(), Metrics(), SystemRandom()
+        clock, metrics, chance = outside.clock, Metrics(), outside.chance
         add_process_metrics(metrics, VERSION)
-        threads = Threads()
-        self._stack.callback(threads.close)
         tasks = Tasks(self._on_crash)
         self._stack.push_async_callback(tasks.close)
-        bulk = threads.runner("bulk", BULK_THREADS)
+        bulk = outside.runner("bulk", BULK_THREADS)
         open_objects = self._opener(metrics, clock, bulk)
         objects = open_objects(config.object_store_url)
         wal_objects = open_objects(config.wal_url) if is_on_objects(config.wal_url) else None
@@ -151,7 +149,8 @@ class Broker:
                 config.metadata_url,
                 clock=clock,
                 metrics=metrics,
-                run_blocking=threads.runner("metadata", metadata_connections(config.metadata_url)),
+                run_blocking=outside.runner("metadata", metadata_connections(config.metadata_url)),
+                chance=chance,
                 tasks=tasks,
                 seen_file=config.broker_dir / SEEN_FILE,
             ),
@@ -160,22 +159,26 @@ class Broker:
         check_cluster(config.broker_dir, identity, metadata.cluster_id, metadata.url)
         wal = open_wal(
             config.wal_url,
-            settings=WalSettings(bytes_max=config.wal_bytes_max),
+            settings=outside.wal_settings(config),
             clock=clock,
             metrics=metrics,
-            run_blocking=threads.runner("wal", WAL_THREADS),
+            run_blocking=outside.runner("wal", WAL_THREADS),
+            files=outside.files,
+            chance=chance,
             objects=wal_objects,
             name=LogName(metadata.cluster_id, config.node_id),
-            object_settings=settings.object_wal_settings(config),
+            object_settings=outside.object_wal_settings(config),
         )
         wals = ReachableWals(
             WalAccess(
                 cluster_id=metadata.cluster_id,
                 clock=clock,
                 tasks=tasks,
-                run_blocking=threads.runner("others-wal", WAL_THREADS),
+                run_blocking=outside.runner("others-wal", WAL_THREADS),
                 open_store=_once(open_objects),
-                object_settings=settings.object_wal_settings(config),
+                files=outside.files,
+                chance=chance,
+                object_settings=outside.object_wal_settings(config),
             )
         )
         budget = MemoryBudget(countable_bytes(config.memory_bytes))
@@ -194,8 +197,9 @@ class Broker:
             read_sealed=wals.read,
         )
         node = _Node(
-            config, clock, tasks, metrics, chance, budget, metadata, storage, self._crashed, wals, self._on_fenced
-        )
+            config, clock, tasks, metrics, chance, budget, metadata, storage, self._crashed, wals, self._on_fenced,
+            outside.cpu_seconds,
+        )  # fmt: skip
         metrics.counter("ponor_fenced_total", "How often this process was taken for dead by others.").inc(
             self._lives - 1
         )
@@ -206,7 +210,7 @@ class Broker:
         """Opens stores that are closed when the broker has stopped."""
 
         def open_objects(url: str) -> ObjectStore:
-            store = open_store(url, metrics=metrics, clock=clock, run_blocking=bulk)
+            store = self._outside.open_store(url, metrics, clock, bulk)
             self._stack.push_async_callback(store.close)
             return store
 
@@ -292,6 +296,7 @@ class _Node:
         crashed: Mapping[str, str],
         wals: ReachableWals,
         fenced: Callable[[str], None],
+        cpu_seconds: Callable[[], float],
     ) -> None:
         self.config = config
         self._clock = clock
@@ -314,7 +319,7 @@ class _Node:
         self.heartbeat = Heartbeat(
             metadata, clock, metrics, config.heartbeat_ms / 1000, lambda: self.storage.fenced, fenced
         )
-        self.load_reporter = LoadReporter(metadata, self.partitions.logs, clock, time.process_time)
+        self.load_reporter = LoadReporter(metadata, self.partitions.logs, clock, cpu_seconds)
         decisions = Decisions(clock)
         balancing = Balancing(
             metadata, lambda: self.partitions.image, decisions, clock, tasks, metrics,

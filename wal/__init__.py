@@ -3,13 +3,16 @@ URL."""
 
 from wal.factory import WalAccess, check_wal_url, is_on_objects, lock_needed, open_wal, read_sealed, seal_wal, take_lock
 from wal.file_takeover import WalLock
+from wal.files import Files, OsFiles
 from wal.object_names import LogName
 from wal.object_settings import ObjectWalSettings
 from wal.settings import WalSettings
 
 __all__ = [
+    "Files",
     "LogName",
     "ObjectWalSettings",
+    "OsFiles",
     "WalAccess",
     "WalLock",
     "WalSettings",
