@@ -20,6 +20,7 @@ import sqlalchemy
 from sqlalchemy import exc
 
 from metadata.history import History, NodeWrites, Proof, Seen
+from metadata.watch import Watch
 from s3stream.errors import Corrupt, RolledBack, Unavailable
 from s3stream.metrics import Metrics
 from s3stream.seams import Clock
@@ -57,7 +58,7 @@ class Transaction:
 class Listener(Protocol):
     @property
     def listening(self) -> bool:
-        """Whether pushes arrive now."""
+        """Whether every change is pushed now: then polling may be rare."""
 
     async def run(self) -> None:
         """Listen, for ever."""
@@ -103,6 +104,8 @@ class Engine(ABC):
             result = fn(transaction, *args, **kwargs)
             self._before_commit(transaction)
         self.history.saw(transaction.image, transaction.node_writes)
+        if transaction.image_version is not None:
+            self._committed_image()
         return result, transaction.image_version
 
     def change_schema(
@@ -112,10 +115,9 @@ class Engine(ABC):
         """As `write`, for a migration: excludes all others who would migrate, and may take its time."""
         return self.write(now_ms, chance, fn, *args, **kwargs)
 
-    def listener(
-        self, announce: Callable[[int], None], clock: Clock, metrics: Metrics, chance: random.Random
-    ) -> Listener | None:
-        """What hears of new versions of the cluster image made by others; None where the database pushes nothing."""
+    def listener(self, watch: Watch, clock: Clock, metrics: Metrics, chance: random.Random) -> Listener | None:
+        """What hears of new versions of the cluster image made by others, and tells `watch`; None where there is
+        nothing to hear."""
         return None
 
     @abstractmethod
@@ -165,6 +167,10 @@ class Engine(ABC):
 
     def _before_commit(self, transaction: Transaction) -> None:  # noqa: B027 - few have any
         """The last statements of a writing transaction."""
+
+    def _committed_image(self) -> None:  # noqa: B027 - few have any
+        """A new version of the cluster image is committed: where the database does not push it, tell who can be told.
+        Must not raise."""
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -27,7 +27,7 @@ BUSY_TIMEOUT_SECONDS = 10.0
 """How long SQLite waits for another process's write lock before it is Unavailable. Its waiters take no turns: one of
 several brokers may find the lock taken many times over."""
 POLL_INTERVAL_SECONDS = 0.5
-"""How soon a change made by another process is seen where nothing is pushed."""
+"""How soon a change made by another process is seen at the latest, where not every one is pushed."""
 FALLBACK_POLL_SECONDS = 5.0
 """The same where pushes arrive: only for one that was lost without a trace."""
 assert POLL_INTERVAL_SECONDS < FALLBACK_POLL_SECONDS

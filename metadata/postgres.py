@@ -33,6 +33,7 @@ from metadata.limits import (
     STATEMENT_SECONDS,
 )
 from metadata.listener import Listener
+from metadata.watch import Watch
 from s3stream.errors import BadSetting, Unavailable
 from s3stream.metrics import Metrics
 from s3stream.seams import Clock
@@ -140,10 +141,8 @@ class PostgresEngine(Engine):
 
         return super().write(now_ms, chance, locked, *args, **kwargs)
 
-    def listener(
-        self, announce: Callable[[int], None], clock: Clock, metrics: Metrics, chance: random.Random
-    ) -> Listener:
-        return Listener(self.parameters, CHANNEL, announce, clock, metrics, chance)
+    def listener(self, watch: Watch, clock: Clock, metrics: Metrics, chance: random.Random) -> Listener:
+        return Listener(self.parameters, CHANNEL, watch.announce, clock, metrics, chance)
 
     def make_place(self) -> None:
         """Nothing: who may use the database makes it."""

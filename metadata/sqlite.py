@@ -6,6 +6,7 @@ lock from its first statement on, so that it cannot fail for having read before 
 
 from __future__ import annotations
 
+import random
 import sqlite3
 import time
 from pathlib import Path
@@ -15,9 +16,13 @@ import sqlalchemy
 from sqlalchemy import event, exc
 from sqlalchemy.pool import QueuePool
 
-from metadata.engine import WRITES, Engine
+from metadata.engine import WRITES, Engine, Listener
 from metadata.limits import BUSY_TIMEOUT_SECONDS, TUNE_ATTEMPTS, TUNE_PAUSE_SECONDS
+from metadata.neighbours import NeighbourListener, Neighbours
+from metadata.watch import Watch
 from s3stream.errors import BadSetting, Corrupt
+from s3stream.metrics import Metrics
+from s3stream.seams import Clock
 
 
 class SqliteEngine(Engine):
@@ -27,6 +32,7 @@ class SqliteEngine(Engine):
     def __init__(self, url: str) -> None:
         """Raises BadSetting on a URL that names no usable database. Touches nothing yet."""
         self._path, target = _target(url)
+        self._neighbours = None if self._path is None else Neighbours(self._path)
         engine = sqlalchemy.create_engine(
             target,
             poolclass=QueuePool,
@@ -49,6 +55,15 @@ class SqliteEngine(Engine):
                 self._path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise BadSetting(f"metadata {self.url}: cannot make the folder {self._path.parent}: {error}") from error
+
+    def listener(self, watch: Watch, clock: Clock, metrics: Metrics, chance: random.Random) -> Listener | None:
+        if self._neighbours is None:
+            return None
+        return NeighbourListener(self._neighbours, watch.look, metrics, chance)
+
+    def _committed_image(self) -> None:
+        if self._neighbours is not None:
+            self._neighbours.wake()
 
     def tune(self) -> None:
         """Settings that are stored in the database file: only for one that is known to be ours."""

@@ -138,7 +138,7 @@ class Metadata:
         self._run = run_blocking
         self._chance = chance
         self._watch = Watch(clock, self._image_version, self._pushed)
-        self._listener = engine.listener(self._watch.announce, clock, metrics, chance)
+        self._listener = engine.listener(self._watch, clock, metrics, chance)
         self._keeper = None if seen_file is None else SeenKeeper(seen_file, engine.history, clock, run_blocking)
         self._tasks: list[asyncio.Task[None]] = []
         self.failure: str | None = None

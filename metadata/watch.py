@@ -1,7 +1,7 @@
 """Wakes those who wait for a newer cluster image: at once after a write of this process or a push, else by polling.
 
-A database that can push (`listener.py`) calls `announce` from there; the poll stays as the fallback, and is quicker
-while no pushes arrive.
+A database that can push (`listener.py`) calls `announce` from there, processes that share a file (`neighbours.py`)
+have each other `look`; the poll stays as the fallback, and is quicker while no pushes arrive.
 """
 
 from __future__ import annotations
@@ -30,9 +30,13 @@ class Watch:
         """The cluster image has (at least) this version. On the event loop."""
         if version > self._version:
             self._version = version
-            for waiter in self._waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+            self.look()
+
+    def look(self) -> None:
+        """There may be a newer image: whoever waits reads its version now. On the event loop."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     async def changed(self, version: int) -> int:
         """Wait until the image is newer than `version`; returns a version that it has reached.
@@ -47,7 +51,7 @@ class Watch:
         return self._version
 
     async def _pause(self) -> None:
-        """Until an announcement, at most the poll interval."""
+        """Until an announcement or a reason to look, at most the poll interval."""
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
         self._waiters.add(waiter)
