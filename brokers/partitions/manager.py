@@ -155,16 +155,31 @@ class PartitionManager:
     # --- following the image -------------------------------------------------------------------
 
     async def apply_image(self, image: ClusterImage) -> None:
-        """Serve what `image` assigns here, and nothing else. An image older than the current one changes nothing.
+        """Serve what `image` assigns here, and nothing else. An image older than the current one is passed over.
 
         Returns when every partition that can be opened now is open. Those that cannot are tried again by
         themselves where that may help; they never keep the others waiting for more than this call. What is assigned
         elsewhere serves until its flush is done, and is closed then.
         """
-        if image.version < self.image.version or self._closed:
+        self.show(image)
+        await self.follow()
+
+    def show(self, image: ClusterImage) -> None:
+        """From now on clients are answered by `image`; it is acted on by `follow`. Plain code: who leads what is told
+        while partitions are still being opened for an image before it."""
+        if image.version >= self.image.version and not self._closed:
+            self.image = image
+            self._drop_deleted(image)
+
+    async def settled(self) -> None:
+        """Whatever was begun for images shown before this call has ended."""
+        async with self._turn:
+            pass
+
+    async def follow(self) -> None:
+        """Act on the newest image shown; see `apply_image`."""
+        if self._closed:
             return
-        self.image = image
-        self._drop_deleted(image)
         async with self._turn:
             image = self.image
             self._drop_deleted(image)

@@ -25,11 +25,22 @@ class Partitions:
     def __init__(self) -> None:
         self.image: ClusterImage = empty_image(version=-1)
         self.applied: list[int] = []
+        self.turn = asyncio.Lock()
         self.meanwhile: Any = None
 
-    async def apply_image(self, image: ClusterImage) -> None:
+    def show(self, image: ClusterImage) -> None:
         self.image = image
-        self.applied.append(image.version)
+
+    async def settled(self) -> None:
+        async with self.turn:
+            pass
+
+    async def follow(self) -> None:
+        async with self.turn:
+            await self._follow()
+
+    async def _follow(self) -> None:
+        self.applied.append(self.image.version)
         if self.meanwhile is not None:
             meanwhile, self.meanwhile = self.meanwhile, None
             await meanwhile()
@@ -96,3 +107,32 @@ async def test_a_stopped_follower_applies_nothing_more() -> None:
     await create(metadata, "a", 1)
     await follower.refresh()
     assert not partitions.image.topics
+
+
+async def test_leaders_are_told_while_partitions_are_opened_for_an_older_image() -> None:
+    metadata, partitions, follower = await a_cluster()
+    await follower.refresh()
+    opened, opening = asyncio.Event(), asyncio.Event()
+
+    async def open_slowly() -> None:
+        opening.set()
+        await opened.wait()
+
+    tasks = Tasks()
+    follower.start(tasks)
+    partitions.meanwhile = open_slowly
+    await create(metadata, "a", 1)
+    await opening.wait()
+    await create(metadata, "b", 2)
+    async with asyncio.timeout(10):
+        while "b" not in partitions.image.topics:  # noqa: ASYNC110 - nothing else tells of it
+            await asyncio.sleep(0.001)
+    refreshed = asyncio.ensure_future(follower.refresh())
+    await asyncio.sleep(0.05)
+    assert not refreshed.done(), "what was shown before a refresh is acted on when it returns"
+    opened.set()
+    await refreshed
+    assert partitions.applied[-1] == partitions.image.version
+    await follower.stop()
+    await tasks.close()
+    await metadata.close()
