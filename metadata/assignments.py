@@ -18,7 +18,8 @@ from metadata import cluster, leases
 from metadata.cluster_types import Lease
 from metadata.engine import Transaction
 from metadata.schema import partitions
-from metadata.streams import parts, touch_topics
+from metadata.statements import parts
+from metadata.streams import touch_topics
 from s3stream.types import NodeId, StreamId
 
 _ASSIGN = (

@@ -18,7 +18,7 @@ from sqlalchemy import bindparam, insert, select, update
 
 from metadata.engine import AnyRow, Transaction
 from metadata.schema import checkpoints
-from metadata.streams import parts
+from metadata.statements import parts
 from s3stream.limits import CHECKPOINT_ROW_BYTES_MAX
 from s3stream.types import CheckpointPointer, ObjectId, StoredCheckpoint, StreamId
 

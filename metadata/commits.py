@@ -4,7 +4,8 @@ Owns: what becomes of each stream's range (`decide`, pure), and carrying it out.
 `committed_end` is a success, so that a retry after an unknown outcome, or an upload under a new id, finds its
 work done. Order of locks: node, its WAL row, streams ascending, objects ascending.
 A stream's ranges are its owner's to commit; those of an owner whose WAL is SEALED are anybody's, under that owner's
-stream epoch: whoever read the WAL has them, and it holds the same for all.
+stream epoch: whoever read the WAL has them, and it holds the same for all. A tail row authorises ranges within it,
+under its own stream epoch, whoever commits them and whoever has the stream open (CORRECTNESS 3).
 Invariant: a stream's ranges are committed in order and without holes; one refused stream costs no other
 (CORRECTNESS 9); the trim never passes a record whose range was not committed (CORRECTNESS 2); a checkpoint is
 stored, and its object held, in the transaction that commits the range it describes (CORRECTNESS 12).
@@ -18,14 +19,14 @@ from typing import NamedTuple
 
 from sqlalchemy import bindparam, insert, select, update
 
-from metadata import checkpoints, fencing
+from metadata import checkpoints, fencing, tails
 from metadata.checkpoints import Change
 from metadata.engine import AnyRow, Transaction
 from metadata.objects import lower_live
 from metadata.packing import EMPTY, ChunkEntry, append_chunk, append_object_ranges, count_chunk, unpack_chunk
 from metadata.ranges import chunk_row
 from metadata.schema import ObjectState, objects, stream_chunks, streams
-from metadata.streams import parts
+from metadata.statements import parts
 from s3stream.errors import Expired
 from s3stream.limits import RANGES_PER_CHUNK, RANGES_PER_COMMIT_MAX
 from s3stream.types import (
@@ -40,6 +41,7 @@ from s3stream.types import (
     StoredCheckpoint,
     StreamId,
     StreamState,
+    TailRow,
     WalState,
 )
 
@@ -132,6 +134,7 @@ class _Stream:
     full_chunks: list[bytes] = field(default_factory=list)
     owner: NodeId | None = None
     """Who may commit to it, as `decide` takes it."""
+    tail: TailRow | None = None
 
     def advance(self, committed: CommittedRange, decision: Decision, object_id: ObjectId) -> None:
         self.committed_end = committed.end
@@ -161,6 +164,8 @@ def commit(tx: Transaction, flush: FlushCommit) -> CommitResult:
     fencing.check(tx, flush.node)
     stored_trim = fencing.count(tx, flush.node)
     rows = _lock_streams(tx, {committed.stream_id for one in flush.objects for committed in one.ranges})
+    for stream_id, tail in tails.of_streams(tx, rows).items():
+        rows[stream_id].tail = tail
     _name_owners(tx, flush.node, rows.values())
     outcomes, changed = _decide_all(flush, rows)
     checkpoint_change = checkpoints.decide(tx, _done_with(flush.checkpoints, outcomes, rows))
@@ -213,9 +218,9 @@ def _decide_all(
         if stream is None:
             decision = decide(committed, flush.node.node_id, None, -1, None, 0, 0)
         else:
-            row = stream.row
+            epoch, owner = _authorised(stream, committed, flush.node.node_id)
             decision = decide(
-                committed, flush.node.node_id, row.state, row.epoch, stream.owner, row.start_offset,
+                committed, flush.node.node_id, stream.row.state, epoch, owner, stream.row.start_offset,
                 stream.committed_end,
             )  # fmt: skip
         _note(changed[object_id], committed, decision)
@@ -224,6 +229,15 @@ def _decide_all(
         before = outcomes.get(committed.stream_id, decision.outcome)
         outcomes[committed.stream_id] = max(before, decision.outcome, key=_WEIGHT.index)
     return outcomes, changed
+
+
+def _authorised(stream: _Stream, committed: CommittedRange, node_id: NodeId) -> tuple[int, NodeId | None]:
+    """Stream epoch and owner in whose name the range may be committed, as `decide` takes them."""
+    tail = stream.tail
+    if tail is None or committed.start >= tail.end:
+        return stream.row.epoch, stream.owner
+    # Within the tail the row alone counts: what its owner, or a later one, would commit under another epoch is not it.
+    return tail.stream_epoch, node_id if committed.end <= tail.end else None
 
 
 def _note(change: _Object, committed: CommittedRange, decision: Decision) -> None:
@@ -278,6 +292,9 @@ def _store_streams(tx: Transaction, rows: Iterable[_Stream]) -> None:
     changed = [stream for stream in rows if stream.committed_end != stream.row.committed_end]
     if not changed:
         return
+    for stream in changed:
+        if stream.tail is not None:
+            tails.committed(tx, stream.tail, stream.committed_end)
     tx.connection.execute(
         _ADVANCE,
         [

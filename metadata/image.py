@@ -13,6 +13,8 @@ from uuid import UUID
 from s3stream.types import FencedWal, NodeId, StreamId
 
 NO_LEADER: NodeId = -1
+PEERS = "PEERS"
+"""The name, among a node's addresses, of the one that other brokers use (CORRECTNESS 19). Clients never hear of it."""
 CLUSTER_DEFAULT = ""
 """Resource name of cluster-wide default broker configs."""
 
@@ -31,6 +33,9 @@ class PartitionImage:
     """Who is to have it open; NO_LEADER: not decided yet."""
     owner_epoch: int = -1
     """Node epoch that the leader opened it under; -1 when the stream is closed."""
+    tail_owner: tuple[NodeId, int] | None = None
+    """(node, node epoch) in whose WAL the tail of an earlier owner lies. It may be committed by now: no new image comes
+    for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,8 @@ class NodeImage:
     alive: bool
     draining: bool = False
     """Its partitions are to leave it."""
+    peers: tuple[str, int] | None = None
+    """Host and port for other brokers; None for one that has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,7 @@ class ClusterImage:
     features: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Finalized features (name → level), e.g. metadata.version."""
     fenced_wals: tuple[FencedWal, ...] = ()
-    """Of incarnations that open streams still name: unfinished takeovers."""
+    """Of incarnations that open streams or tails still name: unfinished takeovers."""
 
     def leader_of(self, part: PartitionImage) -> NodeId:
         """The leader as clients may be told: NO_LEADER when the incarnation that opened it is not there any more."""

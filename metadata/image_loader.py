@@ -17,9 +17,20 @@ from sqlalchemy import bindparam, select
 from metadata import proof, takeovers
 from metadata.configs import BROKER, TOPIC
 from metadata.engine import AnyRow, Transaction
-from metadata.image import NO_LEADER, ClusterImage, NodeImage, PartitionImage, TopicImage
-from metadata.schema import TopicState, cluster, configs, features, leases, nodes, partitions, streams, topics
-from metadata.streams import parts
+from metadata.image import NO_LEADER, PEERS, ClusterImage, NodeImage, PartitionImage, TopicImage
+from metadata.schema import (
+    TopicState,
+    cluster,
+    configs,
+    features,
+    leases,
+    nodes,
+    partitions,
+    streams,
+    tail_rows,
+    topics,
+)
+from metadata.statements import parts
 from s3stream.types import NodeId, StreamState
 
 CONTROLLER_LEASE = "controller"
@@ -32,7 +43,11 @@ _TOPIC = select(topics.c.topic_id, topics.c.name, topics.c.internal).where(topic
 _PARTITIONS = select(
     partitions.c.topic_id, partitions.c.partition, partitions.c.stream_id, partitions.c.replicas,
     partitions.c.assigned, streams.c.state, streams.c.epoch, streams.c.owner_node, streams.c.owner_node_epoch,
-).join_from(partitions, streams, streams.c.stream_id == partitions.c.stream_id).where(
+    tail_rows.c.node_id.label("tail_node"), tail_rows.c.node_epoch.label("tail_node_epoch"),
+).select_from(
+    partitions.join(streams, streams.c.stream_id == partitions.c.stream_id)
+    .outerjoin(tail_rows, tail_rows.c.stream_id == partitions.c.stream_id)
+).where(
     partitions.c.topic_id.in_(bindparam("ids", expanding=True))
 ).order_by(partitions.c.topic_id, partitions.c.partition)  # fmt: skip
 _TOPIC_CONFIGS = select(configs.c.name, configs.c.key, configs.c.value).where(
@@ -112,6 +127,7 @@ def _partition(row: AnyRow) -> PartitionImage:
         replicas=tuple(map(int, row.replicas.split(","))) if row.replicas else (),
         assigned=row.assigned,
         owner_epoch=row.owner_node_epoch if is_open else -1,
+        tail_owner=None if row.tail_node is None else (row.tail_node, row.tail_node_epoch),
     )
 
 
@@ -125,13 +141,20 @@ def _grouped(rows: Iterable[AnyRow]) -> Mapping[str, Mapping[str, str]]:
 def _nodes(tx: Transaction) -> Mapping[NodeId, NodeImage]:
     images = {}
     for row in tx.connection.execute(_NODES):
-        host, port = main_address(json.loads(row.addresses))
-        images[row.node_id] = NodeImage(row.node_id, row.node_epoch, host, port, row.rack, row.alive, row.draining)
+        addresses = json.loads(row.addresses)
+        host, port = main_address(addresses)
+        peers = _split(addresses[PEERS]) if PEERS in addresses else None
+        images[row.node_id] = NodeImage(
+            row.node_id, row.node_epoch, host, port, row.rack, row.alive, row.draining, peers
+        )
     return MappingProxyType(images)
 
 
 def main_address(addresses: Mapping[str, str]) -> tuple[str, int]:
     """Host and port of the PLAINTEXT listener, else of the first one. Values are `host:port`."""
-    address = addresses.get("PLAINTEXT") or next(iter(addresses.values()), ":0")
+    return _split(addresses.get("PLAINTEXT") or next(iter(addresses.values()), ":0"))
+
+
+def _split(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)

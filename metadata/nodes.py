@@ -12,14 +12,23 @@ from collections.abc import Sequence
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
-from metadata import cluster, fencing, streams
+from metadata import cluster, fencing, streams, tails
 from metadata.cluster_types import NodeBeat
 from metadata.engine import AnyRow, Transaction
 from metadata.history import NodeWrites
 from metadata.schema import node_wals, nodes
 from metadata.schema import streams as stream_rows
 from s3stream.errors import BadSetting, NotFound, Unavailable
-from s3stream.types import NodeId, NodeIdentity, NodeRegistration, StreamSnapshot, StreamState, WalPosition, WalState
+from s3stream.types import (
+    NodeId,
+    NodeIdentity,
+    NodeRegistration,
+    StreamSnapshot,
+    StreamState,
+    TailRow,
+    WalPosition,
+    WalState,
+)
 
 _HEARTBEAT = (
     update(nodes)
@@ -52,17 +61,28 @@ def register(
 ) -> NodeRegistration:
     """Raise the node epoch; older incarnations are fenced from here on.
 
-    `owned`: streams that an older incarnation left open, and that no takeover has.
+    `owned`: streams that an older incarnation left open, and that no takeover has; `closed`: those of whose tails the
+    same is true. The tails are the new incarnation's from here on: it goes on with the WAL.
     """
-    cluster.bump_version(tx)
+    version = cluster.bump_version(tx)
     row = tx.connection.execute(
         select(nodes.c.node_epoch).where(nodes.c.node_id == node_id).with_for_update()
     ).one_or_none()
     node_epoch = 1 if row is None else row.node_epoch + 1
     incarnation = tx.random.getrandbits(63)
     wals = tx.connection.execute(_WALS, {"node": node_id}).all()
-    owned = _left_to_us(streams.owned_by(tx, node_id), wals, wal_uri)
-    trim = _carried_trim(tx, node_id, wals, wal_uri, len(owned))
+    its_tails = tails.of_node(tx, node_id)
+    open_streams = streams.owned_by(tx, node_id)
+    _refuse_while_read(open_streams, its_tails, wals, wal_uri)
+    fenced = _fenced_epochs(wals)
+    owned = [stream for stream in open_streams if stream.owner_epoch not in fenced]
+    left = [tail for tail in its_tails if tail.node_epoch not in fenced]
+    trim = _carried_trim(tx, node_id, wals, wal_uri, len(owned) + len(left))
+    # In the order of locks: commits change the rows under the streams' locks.
+    rows = streams.lock(tx, [tail.stream_id for tail in left])
+    tails.give(tx, node_id, sorted({tail.node_epoch for tail in left}), node_epoch)
+    streams.touch_topics(tx, {stream.topic_id for stream in rows.values()}, version)
+    closed = [stream for stream in streams.read(tx, sorted(rows)) if stream.tail is not None]
     values = {
         "node_epoch": node_epoch,
         "incarnation": incarnation,
@@ -80,20 +100,27 @@ def register(
     wal = {"node_id": node_id, "node_epoch": node_epoch, "incarnation": incarnation, "wal_uri": wal_uri}
     tx.connection.execute(insert(node_wals), {**wal, "wal_trim": trim, "wal_state": WalState.OPEN})
     tx.node_writes = NodeWrites(node_id, node_epoch, incarnation, 0)
-    return NodeRegistration(NodeIdentity(node_id, node_epoch, incarnation), trim, owned)
+    return NodeRegistration(NodeIdentity(node_id, node_epoch, incarnation), trim, owned, closed)
 
 
-def _left_to_us(open_streams: list[StreamSnapshot], wals: Sequence[AnyRow], wal_uri: str) -> list[StreamSnapshot]:
-    """Those that no takeover has. Raises Unavailable while one reads the WAL that the node comes with: its place
-    may hold both the records that are being read, and those that the node would write."""
-    fenced = {wal.node_epoch: wal.wal_uri for wal in wals if wal.wal_state != WalState.OPEN}
-    waiting = [stream for stream in open_streams if fenced.get(stream.owner_epoch or 0) == wal_uri]
-    if waiting:
+def _fenced_epochs(wals: Sequence[AnyRow]) -> dict[int, str]:
+    """Node epochs whose WAL a takeover has, and where it lies."""
+    return {wal.node_epoch: wal.wal_uri for wal in wals if wal.wal_state != WalState.OPEN}
+
+
+def _refuse_while_read(
+    open_streams: Sequence[StreamSnapshot], its_tails: Sequence[TailRow], wals: Sequence[AnyRow], wal_uri: str
+) -> None:
+    """Raises Unavailable while a takeover reads the WAL that the node comes with: its place may hold both the records
+    that are being read, and those that the node would write."""
+    fenced = _fenced_epochs(wals)
+    waiting = sum(fenced.get(stream.owner_epoch or 0) == wal_uri for stream in open_streams)
+    waiting_tails = sum(fenced.get(tail.node_epoch) == wal_uri for tail in its_tails)
+    if waiting or waiting_tails:
         raise Unavailable(
-            f"wal {wal_uri} is being taken over by other nodes: {len(waiting)} partitions are still to be opened "
-            "there; this node can register again after that"
+            f"wal {wal_uri} is being taken over by other nodes: {waiting} partitions are still to be opened "
+            f"there, {waiting_tails} tails to be committed; this node can register again after that"
         )
-    return [stream for stream in open_streams if stream.owner_epoch not in fenced]
 
 
 def _carried_trim(tx: Transaction, node_id: NodeId, wals: Sequence[AnyRow], wal_uri: str, owned: int) -> WalPosition:
@@ -131,9 +158,13 @@ def heartbeat(tx: Transaction, node: NodeIdentity) -> None:
 
 
 def unregister(tx: Transaction, node: NodeIdentity) -> None:
-    """An orderly stop: the node leaves the image. Its row stays, for node epochs never go down."""
+    """An orderly stop: the node leaves the image. Its row stays, for node epochs never go down. Raises Unavailable
+    while a tail of a stream that it closed lies only in its WAL (CORRECTNESS 3)."""
     cluster.bump_version(tx)
     fencing.check_to_change(tx, node)
+    left = tails.of_node(tx, node.node_id)
+    if left:
+        raise Unavailable(f"node {node.node_id} has {len(left)} tails of closed streams to commit, first {left[0]}")
     tx.connection.execute(update(nodes).where(nodes.c.node_id == node.node_id).values(alive=False))
 
 

@@ -14,7 +14,7 @@ from metadata import fencing, ids
 from metadata.engine import Transaction
 from metadata.packing import EMPTY
 from metadata.schema import ObjectState, objects
-from metadata.streams import parts
+from metadata.statements import parts
 from s3stream.types import NodeIdentity, ObjectId, ObjectRef
 
 _REFS = select(objects.c.object_id, objects.c.incarnation, objects.c.size)

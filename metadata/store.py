@@ -61,6 +61,7 @@ from s3stream.types import (
     OpenRequest,
     StreamId,
     StreamSnapshot,
+    TailRow,
 )
 
 log = structlog.get_logger(__name__)
@@ -287,9 +288,15 @@ class Metadata:
         The same opening again, by the same registration, is a success."""
         return await self._write("open_streams", streams.open_streams, node, requests)
 
-    async def close_streams(self, node: NodeIdentity, ends: dict[StreamId, int]) -> None:
-        """Raises Unavailable when a stream is not committed to its end: flush, then close again."""
-        await self._write("close_streams", streams.close_streams, node, ends)
+    async def close_streams(
+        self,
+        node: NodeIdentity,
+        ends: dict[StreamId, int],
+        epochs: Mapping[StreamId, int] | None = None,
+        with_tails: bool = False,
+    ) -> list[TailRow]:
+        """Raises Unavailable when a stream is not committed to its end , unless `with_tails`: flush, then again."""
+        return await self._write("close_streams", streams.close_streams, node, ends, epochs, with_tails)
 
     async def streams(self, stream_ids: Sequence[StreamId]) -> list[StreamSnapshot]:
         return await self._read("streams", streams.read, stream_ids)

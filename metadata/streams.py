@@ -8,17 +8,18 @@ committed (CORRECTNESS 1). In the first and the last case only by the node that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Select, bindparam, func, select, update
+from sqlalchemy import Select, bindparam, select, update
 
-from metadata import cluster, fencing
+from metadata import cluster, fencing, tails
 from metadata.engine import AnyRow, Transaction
-from metadata.limits import EPOCHS_PER_STREAM_MAX, IDS_PER_STATEMENT
+from metadata.limits import EPOCHS_PER_STREAM_MAX
 from metadata.packing import pack_epochs, unpack_epochs
 from metadata.schema import checkpoints, objects, partitions, streams, tail_rows, topics
+from metadata.statements import parts
 from s3stream.errors import Fenced, NotFound, Unavailable
 from s3stream.types import (
     Checkpoint,
@@ -31,19 +32,22 @@ from s3stream.types import (
     StreamId,
     StreamSnapshot,
     StreamState,
+    TailRow,
     WalState,
 )
-
-T = TypeVar("T")
 
 _SNAPSHOT: Select[Any] = select(
     streams.c.stream_id, streams.c.topic_id, streams.c.state, streams.c.epoch, streams.c.owner_node,
     streams.c.owner_node_epoch, streams.c.start_offset, streams.c.committed_end, streams.c.size_bytes,
     streams.c.epochs, checkpoints.c.checkpoint_offset, checkpoints.c.blob, checkpoints.c.object_id,
     checkpoints.c.position, checkpoints.c.size, objects.c.incarnation, objects.c.size.label("object_size"),
+    tail_rows.c.start_offset.label("tail_start"), tail_rows.c.end_offset.label("tail_end"),
+    tail_rows.c.node_id.label("tail_node"), tail_rows.c.node_epoch.label("tail_node_epoch"),
+    tail_rows.c.stream_epoch.label("tail_stream_epoch"),
 ).select_from(
     streams.outerjoin(checkpoints, checkpoints.c.stream_id == streams.c.stream_id)
     .outerjoin(objects, objects.c.object_id == checkpoints.c.object_id)
+    .outerjoin(tail_rows, tail_rows.c.stream_id == streams.c.stream_id)
 ).order_by(streams.c.stream_id)  # fmt: skip
 _BY_IDS = _SNAPSHOT.where(streams.c.stream_id.in_(bindparam("ids", expanding=True)))
 _LOCK_BY_IDS = _BY_IDS.with_for_update(of=streams)
@@ -64,11 +68,6 @@ _CLOSE = (
     .where(_OF_STREAM)
     .values(state=StreamState.CLOSED, owner_node=None, owner_node_epoch=None, committed_end=bindparam("end"))
 )
-_TAIL_ENDS = (
-    select(tail_rows.c.stream_id, func.max(tail_rows.c.end_offset))
-    .where(tail_rows.c.stream_id.in_(bindparam("ids", expanding=True)))
-    .group_by(tail_rows.c.stream_id)
-)
 _ASSIGNED = select(partitions.c.stream_id, partitions.c.assigned).where(
     partitions.c.stream_id.in_(bindparam("ids", expanding=True))
 )
@@ -77,13 +76,6 @@ _TOUCH_TOPICS = (
     .where(topics.c.topic_id.in_(bindparam("ids", expanding=True)))
     .values(version=bindparam("new_version"))
 )
-
-
-def parts(items: Iterable[T]) -> Iterator[list[T]]:
-    """The items in order, as many at a time as one statement may name."""
-    every = list(items)
-    for start in range(0, len(every), IDS_PER_STATEMENT):
-        yield every[start : start + IDS_PER_STATEMENT]
 
 
 def snapshot(row: AnyRow) -> StreamSnapshot:
@@ -98,6 +90,15 @@ def snapshot(row: AnyRow) -> StreamSnapshot:
         owner=row.owner_node,
         size_bytes=row.size_bytes,
         owner_epoch=row.owner_node_epoch,
+        tail=_tail(row),
+    )
+
+
+def _tail(row: AnyRow) -> TailRow | None:
+    if row.tail_end is None:
+        return None
+    return TailRow(
+        row.stream_id, row.tail_start, row.tail_end, row.tail_node, row.tail_node_epoch, row.tail_stream_epoch
     )
 
 
@@ -150,6 +151,7 @@ class _Facts(NamedTuple):
     owner_wal: WalState | None
     """Of whoever has it open."""
     assigned: NodeId | None
+    tail: TailRow | None
 
 
 def open_streams(tx: Transaction, node: NodeIdentity, requests: Sequence[OpenRequest]) -> list[StreamSnapshot]:
@@ -185,21 +187,25 @@ def open_streams(tx: Transaction, node: NodeIdentity, requests: Sequence[OpenReq
 
 def _facts(tx: Transaction, rows: dict[StreamId, AnyRow]) -> dict[StreamId, _Facts]:
     """Of locked streams. Assignments change only under the cluster row's lock, which is held here too."""
-    tails: dict[StreamId, int] = {}
+    rows_of_tails = tails.of_streams(tx, rows)
     assigned: dict[StreamId, NodeId] = {}
     for ids in parts(rows):
-        tails.update(tx.connection.execute(_TAIL_ENDS, {"ids": ids}).all())
         assigned.update(tx.connection.execute(_ASSIGNED, {"ids": ids}).all())
     owners = {id: (row.owner_node, row.owner_node_epoch) for id, row in rows.items() if row.owner_node is not None}
     states = fencing.wal_states(tx, owners.values())
     return {
         stream_id: _Facts(
-            max(row.committed_end, row.start_offset, tails.get(stream_id, 0)),
+            _closed_end(row, rows_of_tails.get(stream_id)),
             states.get(owners.get(stream_id, (-1, -1))),
             assigned.get(stream_id),
+            rows_of_tails.get(stream_id),
         )
         for stream_id, row in rows.items()
     }
+
+
+def _closed_end(row: AnyRow, tail: TailRow | None) -> int:
+    return max(int(row.committed_end), int(row.start_offset), 0 if tail is None else tail.end)
 
 
 def _existing(rows: dict[StreamId, AnyRow], stream_id: StreamId) -> AnyRow:
@@ -226,11 +232,15 @@ def _check_openable(row: AnyRow, node: NodeIdentity, request: OpenRequest, known
     if row.state == StreamState.CLOSED:
         if request.recovered_end > known.closed_end:
             raise Fenced(f"{name}: closed at {known.closed_end}, but records were recovered to {request.recovered_end}")
+        if known.tail is not None and request.recovered_end < known.tail.end > row.start_offset:
+            # Whoever names its end has its bytes.
+            raise Unavailable(f"{name}: its tail {known.tail} is not committed, and not with who opens it")
     elif known.owner_wal == WalState.SEALED:
         _check_taken_over(row, request, known, name)
     elif known.owner_wal != WalState.OPEN or row.owner_node != node.node_id or row.owner_node_epoch >= node.node_epoch:
         raise Fenced(f"{name}: open on node {row.owner_node} epoch {row.owner_node_epoch}, whose WAL is not sealed")
     else:
+        _check_no_tail(known, name)
         # A restart before anybody noticed. Only this node has the records, wherever they are wanted: it opens the
         # stream, and closes it to hand it over.
         return
@@ -242,32 +252,68 @@ def _check_taken_over(row: AnyRow, request: OpenRequest, known: _Facts, name: st
     owner = f"node {row.owner_node} epoch {row.owner_node_epoch}"
     if request.recovered_from != (row.owner_node, row.owner_node_epoch):
         raise Fenced(f"{name}: open on {owner}, whose sealed WAL was not read by who opens it (recovered_from)")
+    _check_no_tail(known, name)
     if request.recovered_end != known.closed_end:
         raise Unavailable(
             f"{name}: recovered from {owner} to {request.recovered_end}, but committed to {known.closed_end}"
         )
 
 
-def close_streams(tx: Transaction, node: NodeIdentity, ends: dict[StreamId, int]) -> None:
+def _check_no_tail(known: _Facts, name: str) -> None:
+    """What this owner's WAL gave comes behind the tail: it is not readable before the tail is committed."""
+    if known.tail is not None:
+        raise Unavailable(f"{name}: its tail {known.tail} of an earlier owner is not committed yet")
+
+
+def close_streams(
+    tx: Transaction,
+    node: NodeIdentity,
+    ends: dict[StreamId, int],
+    epochs: Mapping[StreamId, int] | None = None,
+    with_tails: bool = False,
+) -> list[TailRow]:
+    """`epochs`: under which the caller had them open, so that a closing that was done before, and the stream opened
+    elsewhere since, is known as done. `with_tails`: what is not committed is written down as a tail of the caller's."""
     version = cluster.bump_version(tx)
     fencing.check(tx, node)
     rows = lock(tx, ends)
+    written = tails.of_streams(tx, rows)
     changes = []
+    added = []
     for stream_id, end in ends.items():
         row = rows.get(stream_id)
         if row is None or row.state == StreamState.DELETED:
             continue  # Deleted meanwhile: there is nothing left to hand over.
         committed = max(row.committed_end, row.start_offset)
-        if row.state == StreamState.CLOSED and committed == end:
+        tail, epoch = written.get(stream_id), None if epochs is None else epochs[stream_id]
+        if _closed_before(row, node, end, epoch, tail):
             continue  # A retry after an unknown outcome.
         if (row.owner_node, row.owner_node_epoch) != (node.node_id, node.node_epoch):
             raise Fenced(f"stream {stream_id} epoch {row.epoch}: not open on node {node.node_id} any more")
-        if committed != end:
+        if tail is not None:
+            raise Unavailable(f"stream {stream_id}: its tail {tail} of an earlier owner is not committed yet")
+        if committed != end and (not with_tails or committed > end):
             raise Unavailable(f"stream {stream_id}: committed to {committed}, not yet to its end {end}")
-        changes.append({"id": stream_id, "end": end})
+        changes.append({"id": stream_id, "end": min(end, committed)})
+        if committed < end:
+            added.append(TailRow(stream_id, committed, end, node.node_id, node.node_epoch, row.epoch))
     if changes:
         tx.connection.execute(_CLOSE, changes)
+        tails.add(tx, added)
         touch_topics(tx, {row.topic_id for row in rows.values()}, version)
+    ours = [tail for tail in written.values() if tail.node_id == node.node_id and tail.stream_id in ends]
+    return [*added, *ours]
+
+
+def _closed_before(row: AnyRow, node: NodeIdentity, end: int, epoch: int | None, tail: TailRow | None) -> bool:
+    committed = max(row.committed_end, row.start_offset)
+    if epoch is None:
+        return bool(row.state == StreamState.CLOSED and committed == end)
+    if tail is not None and (tail.node_id, tail.stream_epoch) == (node.node_id, epoch):
+        return tail.end == end
+    # Without a row its tail, if there was one, is committed. Nobody else could open the stream before it was closed.
+    still_open = row.state == StreamState.OPEN and row.epoch == epoch
+    return bool(not still_open and row.epoch >= epoch and committed >= end)
 
 
 def touch_topics(tx: Transaction, topic_ids: Iterable[UUID], version: int) -> None:

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Select, bindparam, select, update
+from sqlalchemy import Select, bindparam, or_, select, update
 
-from metadata import cluster, leases
+from metadata import cluster, leases, tails
 from metadata.cluster_types import Lease
 from metadata.engine import AnyRow, Transaction
 from metadata.schema import node_wals, nodes, streams
-from metadata.streams import parts, touch_topics
+from metadata.statements import parts
+from metadata.streams import touch_topics
 from s3stream.errors import Fenced, RolledBack
 from s3stream.types import FencedWal, NodeId, StreamState, WalState
 
@@ -64,9 +65,9 @@ _GIVE = (
     .where(streams.c.stream_id.in_(bindparam("ids", expanding=True)))
     .values(owner_node_epoch=bindparam("new_epoch"))
 )
-_UNFINISHED = _WALS.where(node_wals.c.wal_state.in_((WalState.SEALING, WalState.SEALED)), _IS_NAMED).order_by(
-    node_wals.c.node_id, node_wals.c.node_epoch
-)
+_UNFINISHED = _WALS.where(
+    node_wals.c.wal_state.in_((WalState.SEALING, WalState.SEALED)), or_(_IS_NAMED, tails.NAMED_BY_TAIL)
+).order_by(node_wals.c.node_id, node_wals.c.node_epoch)
 
 
 def fence_node(tx: Transaction, lease: Lease, node_id: NodeId, node_epoch: int, heartbeat: int) -> FencedWal | None:
@@ -117,7 +118,7 @@ def wal_sealed(tx: Transaction, lease: Lease, node_id: NodeId, node_epoch: int, 
 
 
 def fenced_wals(tx: Transaction) -> list[FencedWal]:
-    """Those that open streams still name: unfinished takeovers."""
+    """Those that open streams or tails still name: unfinished takeovers."""
     return [_fenced(row) for row in tx.connection.execute(_UNFINISHED)]
 
 

@@ -19,7 +19,7 @@ from metadata.limits import STREAMS_DROPPED_PER_TRANSACTION, TOPIC_TOMBSTONES_MA
 from metadata.packing import EMPTY
 from metadata.schema import TopicState, checkpoints, configs, partitions, stream_chunks, streams, tail_rows, topics
 from metadata.schema import cluster as cluster_row
-from metadata.streams import parts
+from metadata.statements import parts
 from s3stream.errors import AlreadyExists, NotFound
 from s3stream.types import NodeId, StreamState
 

@@ -24,6 +24,7 @@ from s3stream.types import (
     StreamBatch,
     StreamId,
     StreamSnapshot,
+    TailRow,
     WalDamage,
     WalPosition,
 )
@@ -230,17 +231,28 @@ class MetadataStore(Protocol):
 
         All or nothing. Raises Fenced when a stream is in any other state or its epoch is not the expected
         one, NotFound when it does not exist or is deleted, Unavailable when what was recovered from a sealed WAL is
-        not all committed yet.
+        not all committed yet, or a tail is not: only a CLOSED stream is opened over one, by who names its end as
+        `recovered_end` and so says that it has the bytes.
         """
 
     async def owned_streams(self, node_id: int, node_epoch: int) -> list[StreamSnapshot]:
         """What this incarnation has open."""
 
-    async def close_streams(self, node: NodeIdentity, ends: dict[StreamId, int]) -> None:
-        """OPEN → CLOSED for streams whose committed end is the given end (no tail left in the WAL).
+    async def close_streams(
+        self,
+        node: NodeIdentity,
+        ends: dict[StreamId, int],
+        epochs: Mapping[StreamId, int] | None = None,
+        with_tails: bool = False,
+    ) -> Sequence[TailRow]:
+        """OPEN → CLOSED for streams whose committed end is the given end (no tail left in the WAL). `with_tails`: also
+        for those that are not committed to it, once everything below it is durable in the node's WAL; what is not
+        committed becomes a tail row (CORRECTNESS 3). A stream has at most one.
 
-        All or nothing. Raises Unavailable when a stream is not committed to that end, Fenced when it is not this
-        registration's. Streams that are deleted are passed over; the same call again is a success."""
+        All or nothing; returns the tail rows of the caller's that there are now. Raises Unavailable when a stream is
+        not committed to that end, or has the tail of another, Fenced when it is not this registration's. Streams that
+        are deleted are passed over. The same call again is a success; given the `epochs` that the caller had them open
+        under, also when others have opened them since."""
 
     async def streams(self, stream_ids: Sequence[StreamId]) -> list[StreamSnapshot]:
         """The rows, in the order asked for; streams that do not exist are left out."""
@@ -256,7 +268,8 @@ class MetadataStore(Protocol):
         """Commit one flush, each stream on its own (CORRECTNESS 9). Idempotent.
 
         Ranges of a stream that is OPEN under an incarnation whose WAL is SEALED are accepted from every node, under
-        the stream epoch of that owner.
+        the stream epoch of that owner. So are prefixes of a tail row, under the row's stream epoch, in whatever state
+        the stream is: they shrink the row, and end it.
 
         Raises Fenced when the node's epoch is raised, Expired (and does nothing) when a range would become
         readable, or a checkpoint kept, in an object that is no longer prepared. After a GAP the same commit may

@@ -116,6 +116,9 @@ class NodeRegistration:
     """Records below it are committed: recovery ignores them."""
     owned: Sequence[StreamSnapshot] = ()
     """Streams that the previous incarnation of this node had open: to be recovered, then opened again."""
+    closed: Sequence[StreamSnapshot] = ()
+    """Streams that an earlier incarnation closed while their tails lay only in its WAL, which is this one's now: the
+    tails are to be recovered and committed, the streams not to be opened."""
 
 
 class WalState(enum.IntEnum):
@@ -171,6 +174,20 @@ StoredCheckpoint: TypeAlias = Checkpoint | CheckpointPointer
 """As the stream's row has it: up to CHECKPOINT_ROW_BYTES_MAX the blob itself."""
 
 
+class TailRow(NamedTuple):
+    """Offsets [start, end) of a stream that its owner closed: durable in that node's WAL, and not committed yet.
+    Whoever has the bytes may commit a prefix of it, under its stream epoch (CORRECTNESS 3)."""
+
+    stream_id: StreamId
+    start: int
+    end: int
+    node_id: NodeId
+    """In whose WAL it lies: that of its newest incarnation, or of the one that was fenced."""
+    node_epoch: int
+    stream_epoch: int
+    """Under which it was written, and is committed, whoever has the stream open by then."""
+
+
 @dataclass(frozen=True, slots=True)
 class StreamSnapshot:
     """A stream's metadata row."""
@@ -190,6 +207,8 @@ class StreamSnapshot:
     """Bytes of batches in the committed ranges: what retention by size counts."""
     owner_epoch: int | None = None
     """The node epoch that the owner opened it under."""
+    tail: TailRow | None = None
+    """Of an earlier owner: comes between what is committed and what the present owner appended."""
 
 
 class OpenRequest(NamedTuple):

@@ -161,7 +161,7 @@ async def test_a_node_that_registers_while_it_is_fenced_is_one_or_the_other(
     await old.open(stream)
     lease = await controller(stores[1], other)
     registered, fenced = await held(
-        monkeypatch, nodes, "_left_to_us",
+        monkeypatch, nodes, "_refuse_while_read",
         lambda: Node.register(stores[0], 0),
         lambda: stores[1].fence_node(lease, *old.identity[:2], 0),
     )  # fmt: skip

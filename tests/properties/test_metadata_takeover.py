@@ -133,6 +133,9 @@ class Takeovers(RuleBasedStateMachine):
         a rash one has read the WAL without waiting for the seal."""
         stream_id, node = self.stream(index), self.life(node_id).node
         [row] = now(self.metadata.streams([stream_id]))
+        if row.tail is not None:
+            self.flush_tail(row, node, min(row.committed_end + part, row.tail.end))
+            return
         end = min(row.committed_end + part, self.acknowledged[stream_id])
         if end == row.committed_end or not (rash or self.has_bytes(row, node_id)):
             return
@@ -148,6 +151,20 @@ class Takeovers(RuleBasedStateMachine):
             assert outcome is RangeOutcome.FENCED, "nobody knows yet where its WAL ends"
         else:
             assert outcome is RangeOutcome.COMMITTED
+
+    def flush_tail(self, row: StreamSnapshot, node: Node, end: int) -> None:
+        """By anybody, for it holds the same bytes for all; the stream's present owner does not come before it."""
+        assert row.tail is not None
+        if row.epoch > row.tail.stream_epoch:
+            early = CommittedRange(row.stream_id, row.epoch, row.tail.end, row.tail.end + 1, 1)
+            result = self.attempt(node.commit(early), Fenced)
+            assert isinstance(result, Fenced) or result.outcomes[row.stream_id] in (
+                RangeOutcome.GAP, RangeOutcome.FENCED,
+            )  # fmt: skip
+        flush = CommittedRange(row.stream_id, row.tail.stream_epoch, row.committed_end, end, 1)
+        result = self.attempt(node.commit(flush), Fenced)
+        assert isinstance(result, Fenced) or result.outcomes[row.stream_id] is RangeOutcome.COMMITTED
+        event("a tail committed")
 
     def has_bytes(self, row: StreamSnapshot, node_id: int) -> bool:
         if row.state != StreamState.OPEN:
@@ -173,7 +190,8 @@ class Takeovers(RuleBasedStateMachine):
         owner = owner_of(row)
         read = owner if (owner in self.sealed) != rash and owner != NOBODY else None
         knows = read is not None or (row.owner == node_id and not self.is_fencing(owner))
-        end = self.acknowledged[stream_id] if knows else row.committed_end
+        closed_end = row.committed_end if row.tail is None else row.tail.end
+        end = self.acknowledged[stream_id] if knows else closed_end
         request = OpenRequest(stream_id, row.epoch, end, read)
         opened = self.attempt(self.metadata.open_streams(life.node.identity, [request]), Fenced, Unavailable)
         if isinstance(opened, Exception):
@@ -183,8 +201,8 @@ class Takeovers(RuleBasedStateMachine):
         life.open[stream_id] = start
         event("opened from a sealed WAL" if read else "opened by its node" if row.owner is not None else "opened")
 
-    @rule(index=streams)
-    def close(self, index: int) -> None:
+    @rule(index=streams, with_tails=st.booleans())
+    def close(self, index: int, with_tails: bool) -> None:
         stream_id = self.stream(index)
         [row] = now(self.metadata.streams([stream_id]))
         owner = owner_of(row)
@@ -192,9 +210,12 @@ class Takeovers(RuleBasedStateMachine):
         if row.state != StreamState.OPEN or life is None or stream_id not in life.open:
             return
         ends = {stream_id: self.acknowledged[stream_id]}
-        closed = self.attempt(self.metadata.close_streams(life.node.identity, ends), Fenced, Unavailable)
-        if closed is None:
+        epochs = {stream_id: row.epoch}
+        closing = self.metadata.close_streams(life.node.identity, ends, epochs, with_tails)
+        closed = self.attempt(closing, Fenced, Unavailable)
+        if not isinstance(closed, Exception):
             del life.open[stream_id]
+            event("closed with a tail" if closed else "closed")
 
     # --- the controller --------------------------------------------------------------------------
 
@@ -274,8 +295,13 @@ class Takeovers(RuleBasedStateMachine):
     def nothing_is_out_of_reach(self) -> None:
         fenced = {wal[:2] for wal in now(self.metadata.fenced_wals())}
         for row in now(self.metadata.streams(sorted(self.acknowledged))):
+            if row.tail is not None:
+                beat, holder = self.beat_of(row.tail.node_id), row.tail[3:5]
+                assert row.committed_end == row.tail.start < row.tail.end <= self.acknowledged[row.stream_id]
+                assert holder in fenced or (holder == (beat.node_id, beat.node_epoch) and beat.wal_uri), row
             if row.state == StreamState.CLOSED:
-                assert row.committed_end == self.acknowledged[row.stream_id]
+                closed_end = row.committed_end if row.tail is None else row.tail.end
+                assert closed_end == self.acknowledged[row.stream_id]
                 continue
             owner = owner_of(row)
             assert row.committed_end <= self.acknowledged[row.stream_id]
