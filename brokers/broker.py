@@ -1,8 +1,9 @@
 """The composition root: the only place that constructs components, starts them in order and stops them in reverse.
 
 Start: checks that touch nothing, then store, metadata, WAL and recovery, partitions, coordinators, listeners.
-Stop: answer what is under way, flush, close; each step in the reverse order of the start. A broker that was fenced is
-abandoned instead: the same steps, but nothing is answered as done, flushed or closed.
+Stop: hand partitions over, let clients hear of it, answer what is under way, flush, close; each step in the reverse
+order of the start. A broker that was fenced is abandoned instead: the same steps, but nothing is answered as done,
+flushed or closed.
 Invariant: a start that fails leaves nothing running, and where a setting is at fault nothing changed either.
 """
 
@@ -236,6 +237,8 @@ class Broker:
         stack.push_async_callback(self._stop_server, server)
         # Before the drain: members that wait for others to join are answered, or the drain would wait for them.
         stack.callback(node.groups.stop)
+        # With the lease given back, and coordinators that say who is one now.
+        stack.push_async_callback(self._say_farewell, node, server)
         node.controller.start(node.identity)
         stack.push_async_callback(node.controller.stop)
         stack.push_async_callback(self._hand_over, node)
@@ -253,6 +256,10 @@ class Broker:
     async def _hand_over(self, node: _Node) -> None:
         if not self._abandoned:
             await node.hand_over(self.config.drain_timeout_ms / 1000)
+
+    async def _say_farewell(self, node: _Node, server: KafkaServer) -> None:
+        if node.handed_over and not self._abandoned:
+            await server.farewell()
 
     async def _stop_server(self, server: KafkaServer) -> None:
         await (server.close() if self._abandoned else server.drain(self.config.drain_timeout_ms / 1000))
@@ -404,6 +411,12 @@ class _Node:
         while self.partitions.open_count and self._others() and self._clock.monotonic() < deadline:
             await self._clock.sleep(HAND_OVER_POLL_SECONDS)
         log.info("partitions handed over", left=self.partitions.open_count)
+
+    @property
+    def handed_over(self) -> bool:
+        """Whether there is somebody for this broker's clients to go to."""
+        node = self.partitions.image.nodes.get(self.config.node_id)
+        return node is not None and node.draining and self._others()
 
     def _others(self) -> bool:
         """Whether anybody could be given partitions."""

@@ -186,6 +186,9 @@ class Controller:
                     lease = await self._campaign()
                 if lease is not None:
                     await self._govern(lease)
+                else:
+                    # Whoever takes the lease judges at once what it has itself watched for a whole period.
+                    await self._read_beats()
             except PonorError as error:
                 # Whoever is silent now may only be as cut off as this broker is.
                 self._detector.interrupted()
@@ -228,9 +231,6 @@ class Controller:
             return None
         self._lease, self._epoch = lease, lease.lease_epoch
         self._renewed_at = asked_at
-        self._detector = FailureDetector(self._settings.lease_seconds)
-        if self._rival_gone is not None:
-            self._detector.refused(*self._rival_gone)
         self._rival = self._rival_gone = None
         self._absent_since.clear()
         for work in self._upkeep:
@@ -278,9 +278,7 @@ class Controller:
             await self._step_down(str(error))
             return
         self._renewed_at = asked_at
-        asked_at = self._clock.monotonic()
-        beats = [beat for beat in await self._metadata.node_beats() if beat.node_id != self._node.node_id]
-        self._detector.read(beats, asked_at, self._clock.monotonic())
+        await self._read_beats()
         image = self._image()
         fenced: Sequence[FencedWal] = image.fenced_wals
         asked_at = self._clock.monotonic()
@@ -292,6 +290,12 @@ class Controller:
             await self._house(lease, image, {verdict.beat.node_id for verdict in verdicts})
         except Fenced as error:
             await self._step_down(str(error))
+
+    async def _read_beats(self) -> None:
+        assert self._node is not None
+        asked_at = self._clock.monotonic()
+        beats = [beat for beat in await self._metadata.node_beats() if beat.node_id != self._node.node_id]
+        self._detector.read(beats, asked_at, self._clock.monotonic())
 
     async def _house(self, lease: Lease, image: ClusterImage, doubtful: Collection[NodeId]) -> None:
         """Give every partition a home that lives. `doubtful`: taken for dead, but not fenced yet."""

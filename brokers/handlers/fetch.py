@@ -13,7 +13,6 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
-from uuid import UUID
 
 import structlog
 from kio.schema.errors import ErrorCode
@@ -35,7 +34,8 @@ LEADER_TAGS: Final = 16
 """First version whose answers name the current leader and where it is."""
 STORAGE_ERROR_KNOWN: Final = 6
 """Clients of older versions do not retry KAFKA_STORAGE_ERROR."""
-_MOVED: Final = (ErrorCode.not_leader_or_follower, ErrorCode.fenced_leader_epoch)
+_NO_LEADER: Final = ErrorCode.not_leader_or_follower
+_MOVED: Final = (_NO_LEADER, ErrorCode.fenced_leader_epoch)
 
 
 def handle(ctx: RequestContext) -> None:
@@ -235,8 +235,15 @@ class _Fetch:
         if self._done:
             return
         self._done = True
-        self._hold(0)
         self._stop_waiting()
+        moved = [(part.asked.topic, part.asked.partition) for part in self._parts if part.error is _NO_LEADER]
+        if moved and not self._stopped:
+            leaders.when_named(self._ctx.services, moved, self._answer)
+        else:
+            self._answer()
+
+    def _answer(self) -> None:
+        self._hold(0)
         ctx = self._ctx
         version = ctx.api_version
         answers = [part.answer() for part in self._parts]
@@ -256,10 +263,12 @@ class _Fetch:
         if part.error is ErrorCode.kafka_storage_error and version < STORAGE_ERROR_KNOWN:
             answer.error_code = int(ErrorCode.not_leader_or_follower)
         if version >= LEADER_TAGS and part.error in _MOVED:
-            image = ctx.services.partitions.image
-            topic = part.asked.topic
-            found = image.topics_by_id.get(topic) if isinstance(topic, UUID) else image.topics.get(topic)
-            answer.current_leader = leaders.current_leader(image, found, part.asked.partition)
+            image, asked = ctx.services.partitions.image, part.asked
+            if part.error is _NO_LEADER and self._replica_id < 0:
+                answer.current_leader = leaders.new_leader(ctx.services, asked.topic, asked.partition)
+            else:
+                found = leaders.topic_image(image, asked.topic)
+                answer.current_leader = leaders.current_leader(image, found, asked.partition)
             if answer.current_leader is not None:
                 node = leaders.endpoint(image, answer.current_leader)
                 if node is not None and self._replica_id < 0:  # brokers know each other

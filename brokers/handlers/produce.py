@@ -8,7 +8,6 @@ stays pending (CORRECTNESS 20). The answer keeps the order of the request.
 from __future__ import annotations
 
 from typing import Final
-from uuid import UUID
 
 import structlog
 from kio.schema.errors import ErrorCode
@@ -29,7 +28,6 @@ from brokers.protocol.produce_codec import (
     encode_produce_response,
 )
 from brokers.protocol.tags import NodeEndpoint
-from metadata.image import TopicImage
 
 logger = structlog.get_logger(__name__)
 
@@ -63,6 +61,7 @@ class _Part:
             return
         self.result = result
         request = self.request
+        request.moved = request.moved or result.error is _NO_LEADER
         request.pending -= 1
         if not request.pending:
             request.finish()
@@ -71,7 +70,7 @@ class _Part:
 class _Produce:
     """A request whose answer is not out yet."""
 
-    __slots__ = ("acks", "ctx", "deadline", "expired", "pending", "timeout_ms", "topics")
+    __slots__ = ("acks", "ctx", "deadline", "expired", "moved", "pending", "timeout_ms", "topics")
 
     def __init__(self, ctx: RequestContext, request: ProduceRequest) -> None:
         self.ctx = ctx
@@ -82,6 +81,8 @@ class _Produce:
         """Undecided appends, and one for the loop that makes them: nothing finishes before all are begun."""
         self.deadline = -1
         self.expired = False
+        self.moved = False
+        """Another broker leads one of the partitions."""
 
     def begin(self, request: ProduceRequest) -> None:
         services = self.ctx.services
@@ -117,12 +118,24 @@ class _Produce:
     def expire(self) -> None:
         """The appends go on; their outcome is unknown to the client."""
         self.expired = True
-        self._answer()
+        self._answer_when_named()
 
     def finish(self) -> None:
         if not self.expired:
             self.ctx.services.deadlines.remove(self, self.deadline)
+            self._answer_when_named()
+
+    def _answer_when_named(self) -> None:
+        if not self.moved or self.acks == 0:
             self._answer()
+            return
+        moved = [
+            (topic, part.partition)
+            for topic, parts in self.topics
+            for part in parts
+            if part.result is not None and part.result.error is _NO_LEADER
+        ]
+        leaders.when_named(self.ctx.services, moved, self._answer)
 
     def _answer(self) -> None:
         ctx = self.ctx
@@ -208,9 +221,8 @@ def _error_answer(
 ) -> PartitionAnswer:
     leader = None
     if result.error is _NO_LEADER:
-        image = services.partitions.image
-        leader = leaders.current_leader(image, _topic_image(services, topic), partition)
-        node = None if leader is None else leaders.endpoint(image, leader)
+        leader = leaders.new_leader(services, topic, partition)
+        node = None if leader is None else leaders.endpoint(services.partitions.image, leader)
         if node is not None:
             endpoints[node.node_id] = node
     return PartitionAnswer(
@@ -223,11 +235,6 @@ def _error_answer(
         result.error_message,
         leader,
     )
-
-
-def _topic_image(services: Services, topic: Topic) -> TopicImage | None:
-    image = services.partitions.image
-    return image.topics_by_id.get(topic) if isinstance(topic, UUID) else image.topics.get(topic)
 
 
 API = table.Api(0, "Produce", 3, 13, handle, kind=table.HOT)

@@ -23,6 +23,7 @@ from brokers.partitions.log_config import LogConfig
 from brokers.partitions.opener import Opener, Placed
 from brokers.partitions.partition_log import PartitionLog
 from brokers.partitions.settings import PartitionSettings
+from brokers.partitions.successors import Place, Successors
 from brokers.partitions.takeovers import Takeovers
 from brokers.partitions.waiters import call
 from metadata.image import NO_LEADER, ClusterImage, PartitionImage, TopicImage
@@ -61,6 +62,7 @@ class PartitionManager:
         self._settings = settings or PartitionSettings()
         self._opener = Opener(storage, clock, self._settings)
         self._takeovers = Takeovers(storage, tasks, self._recovered)
+        self.successors = Successors(node_id, clock, tasks)
         self.image: ClusterImage = _EMPTY_IMAGE
         """The cluster as this broker acts on it."""
         self._logs: dict[UUID, dict[int, PartitionLog]] = {}
@@ -170,6 +172,7 @@ class PartitionManager:
         if image.version >= self.image.version and not self._closed:
             self.image = image
             self._drop_deleted(image)
+            self.successors.look(image)
 
     async def settled(self) -> None:
         """Whatever was begun for images shown before this call has ended."""
@@ -234,8 +237,9 @@ class PartitionManager:
         try:
             # First while appends go on: what is left to upload when they are refused is what came meanwhile.
             await self._storage.flush_streams([found.stream for found in logs])
-            still = [found for found in logs if self._is_open(found)]
-            await self._close([found for found in still if not self._assigned_here(found, self.image)])
+            still = [found for found in logs if self._is_open(found) and not self._assigned_here(found, self.image)]
+            self.successors.expect([_place(found) for found in still])
+            await self._close(still)
         except PonorError as error:
             log.warning("partitions are not handed over yet", partitions=len(logs), error=str(error))
         finally:
@@ -332,6 +336,7 @@ class PartitionManager:
         logs = self._logs.setdefault(found.topic_id, {})
         logs[found.partition] = found
         self._by_name[found.topic] = logs
+        self.successors.found([_place(found)])
         for listener in self._on_open:
             call(listener, found)
 
@@ -367,3 +372,7 @@ class PartitionManager:
             now_ms = self._clock.now_ms()
             for found in self.logs():
                 found.expire_producers(now_ms, self._settings.producer_id_expiration_ms)
+
+
+def _place(found: PartitionLog) -> Place:
+    return Place(found.topic_id, found.partition)

@@ -25,6 +25,10 @@ log = structlog.get_logger(__name__)
 
 SWEEP_SECONDS_MAX: Final = 10.0
 DRAIN_POLL_SECONDS: Final = 0.02
+FAREWELL_QUIET_SECONDS: Final = 0.15
+"""A client at work sends again well within this time of an answer."""
+FAREWELL_SECONDS_MAX: Final = 1.0
+"""Some never fall silent: they ask for metadata all the time."""
 
 
 class KafkaServer:
@@ -72,6 +76,21 @@ class KafkaServer:
     @property
     def connections(self) -> int:
         return 0 if self._host is None else len(self._host.connections)
+
+    async def farewell(self) -> None:
+        """Everything served here has been handed over: serve on, new connections too, until no client has said anything
+        for a moment. By then each that was at work has heard where to go; the others learn it when they are cut off."""
+        host = self._host
+        if host is None:
+            return
+        clock = self._services.clock
+        spoken = began = clock.monotonic()
+        while host.connections and (now := clock.monotonic()) < began + FAREWELL_SECONDS_MAX:
+            for connection in host.connections:
+                spoken = max(spoken, now if connection.working else connection.active_at)
+            if now >= spoken + FAREWELL_QUIET_SECONDS:
+                return
+            await clock.sleep(min(spoken + FAREWELL_QUIET_SECONDS, began + FAREWELL_SECONDS_MAX) - now)
 
     async def drain(self, timeout: float) -> bool:
         """Stop accepting and beginning requests, answer those that are begun (long polls at once), close.

@@ -17,13 +17,16 @@ from brokers.handlers.context import RequestContext
 from brokers.handlers.fetch_session import FetchSessionCache
 from brokers.partitions.log_config import LogConfig
 from brokers.partitions.partition_log import PartitionLog
+from brokers.partitions.successors import Place, Successors
 from brokers.protocol.messages import decode_latest_request, encode, encode_response, request_class
-from metadata.image import NodeImage, PartitionImage, TopicImage
+from metadata.image import NO_LEADER, NodeImage, PartitionImage, TopicImage
 from s3stream.metrics import Metrics
+from s3stream.tasks import Tasks
 from s3stream.types import ReadResult
 from tests.support.broker_services import empty_image, make_services
 from tests.support.fake_stream import FakeStream
 from tests.support.kafka_wire import decode_response
+from tests.support.manual_clock import ManualClock
 
 NODES = {1: NodeImage(1, 1, "here", 9092, None, True), 2: NodeImage(2, 1, "there", 9093, "r2", True)}
 
@@ -43,6 +46,10 @@ class Partitions:
     def __init__(self) -> None:
         self.image = empty_image(nodes=NODES)
         self.logs: dict[tuple[UUID, int], PartitionLog] = {}
+        self.clock = ManualClock()
+        self.tasks = Tasks()
+        self.successors = Successors(1, self.clock, self.tasks)
+        """With a clock of its own: `clock.advance` ends the patience with those who have yet to open a partition."""
 
     def log(self, topic: str, partition: int) -> PartitionLog:
         found = self.image.topics.get(topic)
@@ -122,6 +129,30 @@ class World:
             log = self.partitions.logs.pop((topic.topic_id, n), None)
             if log is not None:
                 log.shut(ErrorCode.unknown_topic_or_partition)
+
+    def hand_over(self, topic: str, partition: int = 0, leader: int = NO_LEADER) -> None:
+        """As the manager does: it serves no more here, and node 2 is to open it. The image still names `leader`."""
+        log = self.log(topic, partition)
+        self.partitions.successors.expect([Place(log.topic_id, partition)])
+        del self.partitions.logs[log.topic_id, partition]
+        log.retire(ErrorCode.not_leader_or_follower)
+        self._led(topic, partition, leader)
+
+    def opened_elsewhere(self, topic: str, partition: int = 0) -> None:
+        self._led(topic, partition, 2)
+
+    def _led(self, name: str, number: int, leader: int) -> None:
+        partitions, image = self.partitions, self.partitions.image
+        before = image.topics[name]
+        part = dataclasses.replace(before.partitions[number], leader=leader, leader_epoch=6, assigned=2)
+        rows = (*before.partitions[:number], part, *before.partitions[number + 1 :])
+        topic = dataclasses.replace(before, partitions=rows)
+        partitions.image = dataclasses.replace(
+            image,
+            topics={**image.topics, name: topic},
+            topics_by_id={**image.topics_by_id, topic.topic_id: topic},
+        )
+        partitions.successors.look(partitions.image)
 
     def log(self, topic: str, partition: int = 0) -> PartitionLog:
         return self.partitions.log(topic, partition)

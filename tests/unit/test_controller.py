@@ -66,10 +66,43 @@ async def test_the_lease_of_a_controller_whose_machine_is_gone_is_taken_a_period
     await world.cut_off(dead)
     took = await world.until(lambda: [node for node in world.actives() if node != dead.node_id], LEASE_S + 1)
     assert took >= LEASE_S - HEARTBEAT_S, "its last renewal may be as old as a period"
-    # Nobody was watched for a whole lease period by the new one yet.
+    # Its heartbeats ended with its renewals, and whoever is the controller now has watched both.
+    took = await world.until(lambda: world.fenced() == [dead.node_id], 2 * HEARTBEAT_S)
+    assert world.crashes == []
+
+
+@virtual
+async def test_who_takes_the_lease_judges_nobody_whom_it_has_not_watched_for_a_whole_period() -> None:
+    """19: a broker that begins to watch just before the controller dies."""
+    world = await a_world(2)
+    first = world.nodes[await elected(world)]
+    (other,) = (node for node in world.nodes.values() if node is not first)
+    await world.cut_off(other)
+    await asyncio.sleep(LEASE_S / 2)
+    late = await world.start(3)
+    await asyncio.sleep(LEASE_S / 4)
+    await first.controller.stop()
+    await world.until(lambda: late.controller.active, 1.0)
     assert world.fenced() == []
-    took = await world.until(lambda: world.fenced() == [dead.node_id], LEASE_S + 1)
-    assert took >= LEASE_S
+    began = asyncio.get_running_loop().time()
+    await world.until(lambda: other.node_id in world.fenced(), LEASE_S)
+    assert asyncio.get_running_loop().time() - began >= LEASE_S * 3 / 4 - 2 * HEARTBEAT_S
+
+
+@virtual
+async def test_19_an_outage_that_a_broker_saw_before_it_took_the_lease_gives_everybody_a_full_period() -> None:
+    world = await a_world(3)
+    first = world.nodes[await elected(world)]
+    world.outage = True
+    await asyncio.sleep(LEASE_S * 3)
+    dead = next(node for node in world.nodes.values() if node is not first)
+    await world.cut_off(dead)
+    world.outage = False
+    await first.controller.stop()
+    began = asyncio.get_running_loop().time()
+    await world.until(lambda: world.fenced() == [dead.node_id], LEASE_S + 1)
+    assert asyncio.get_running_loop().time() - began >= LEASE_S - HEARTBEAT_S
+    assert world.crashes == []
 
 
 @virtual

@@ -12,9 +12,11 @@ from kio.schema.errors import ErrorCode
 
 from brokers.limits import ANSWER_BYTES_MIN, COLD_READ_PATIENCE_S
 from brokers.partitions.pending import AppendOrigin
+from brokers.partitions.successors import PATIENCE_SECONDS
 from brokers.protocol.messages import milliseconds, request_class
 from brokers.records.builder import marker_batch
 from brokers.records.record import EndMarker, iter_records
+from metadata.image import NO_LEADER
 from s3stream.errors import Corrupt, Unavailable
 from s3stream.types import ReadResult
 from tests.support.fake_stream import FakeStream
@@ -336,6 +338,33 @@ async def test_a_fetch_that_waits_hears_that_its_partition_moved_or_went() -> No
     assert errors(moved) == ["not_leader_or_follower"]
     world.drop(topic)
     assert errors(gone) == ["unknown_topic_or_partition"]
+
+
+@virtual
+async def test_a_fetch_hears_of_a_move_when_the_new_leader_can_be_named() -> None:
+    world = make_world()
+    topic_id = world.partitions.image.topics["t"].topic_id
+    waiting = fetch(world, 16, [asked(topic_id), asked(topic_id, 1)], max_wait_ms=10_000)
+    world.hand_over("t")
+    late = fetch(world, 16, [asked(topic_id)], max_wait_ms=10_000)
+    assert not waiting.done and not late.done
+    world.opened_elsewhere("t")
+    for call in (waiting, late):
+        (row, *_) = rows(call)
+        assert row.error_code.name == "not_leader_or_follower"
+        assert (row.current_leader.leader_id, row.current_leader.leader_epoch) == (2, 6)
+        assert [node.node_id for node in call.answer.node_endpoints] == [2]
+
+
+@virtual
+async def test_a_fetch_is_not_sent_back_to_where_it_was_refused() -> None:
+    world = make_world()
+    topic_id = world.partitions.image.topics["t"].topic_id
+    world.hand_over("t", leader=1)
+    call = fetch(world, 16, [asked(topic_id)], max_wait_ms=10_000)
+    await world.partitions.clock.advance(PATIENCE_SECONDS)
+    (row,) = rows(call)
+    assert row.error_code.name == "not_leader_or_follower" and row.current_leader.leader_id == NO_LEADER
 
 
 @virtual

@@ -18,7 +18,7 @@ from brokers.handlers import table
 from brokers.handlers.context import RequestContext
 from brokers.protocol.apis import API_VERSIONS, APIS
 from brokers.server import kafka_server
-from brokers.server.kafka_server import KafkaServer
+from brokers.server.kafka_server import FAREWELL_QUIET_SECONDS, FAREWELL_SECONDS_MAX, KafkaServer
 from brokers.server.settings import ServerSettings
 from s3stream.budget import MemoryBudget
 from s3stream.errors import BadSetting
@@ -434,6 +434,51 @@ async def test_more_connections_than_allowed_are_refused() -> None:
         await until(lambda: server.connections == 1)
         fourth = await WireClient.connect(server.port)
         assert (await fourth.call(API_VERSIONS, 0, b"")).error_code == 0
+
+
+async def test_a_farewell_serves_until_clients_are_silent(handlers: Handlers) -> None:
+    handlers.hot(PRODUCE, echo)
+    clock = ManualClock()
+    async with serving(clock=clock) as server:
+        client, _idle = await WireClient.connect(server.port), await WireClient.connect(server.port)
+        await until(lambda: server.connections == 2)
+        farewell = asyncio.create_task(server.farewell())
+        for _ in range(4):
+            await clock.advance(0.8 * FAREWELL_QUIET_SECONDS)
+            client.send(PRODUCE, 9, b"still served")
+            assert (await client.receive())[5:] == b"still served"
+            assert not farewell.done()
+        late = await WireClient.connect(server.port)
+        late.send(PRODUCE, 9, b"as are new ones")
+        assert (await late.receive())[5:] == b"as are new ones"
+        await clock.advance(0.8 * FAREWELL_QUIET_SECONDS)
+        assert not farewell.done()
+        await clock.advance(0.2 * FAREWELL_QUIET_SECONDS)
+        await farewell
+
+
+async def test_a_farewell_waits_for_those_who_never_fall_silent_no_longer_than_its_bound(handlers: Handlers) -> None:
+    contexts: list[RequestContext] = []
+    handlers.hot(PRODUCE, contexts.append)
+    clock = ManualClock()
+    async with serving(clock=clock) as server:
+        client = await WireClient.connect(server.port)
+        client.send(PRODUCE, 9, b"")
+        await until(lambda: len(contexts) == 1)
+        farewell = asyncio.create_task(server.farewell())
+        for _ in range(19):
+            await clock.advance(FAREWELL_SECONDS_MAX / 20)
+        assert not farewell.done()
+        await clock.advance(FAREWELL_SECONDS_MAX / 20)
+        await farewell
+
+
+async def test_a_farewell_to_nobody_takes_no_time() -> None:
+    clock = ManualClock()
+    await KafkaServer(make_services(clock=clock), SETTINGS).farewell()
+    async with serving(clock=clock) as server:
+        await server.farewell()
+    assert clock.monotonic() == 0
 
 
 async def test_drain_answers_what_is_begun_and_begins_nothing(handlers: Handlers) -> None:

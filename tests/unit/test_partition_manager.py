@@ -319,6 +319,26 @@ async def test_a_partition_moved_away_is_flushed_then_closed_after_what_is_pendi
     assert bench.events[-1] == ("close", "a-0")
 
 
+async def test_who_takes_a_partition_is_waited_for_until_an_image_names_him(bench: Bench) -> None:
+    await bench.apply(1, topic("a", 1), topic("b", 2))
+    gone = topic("b", 2, leader=OTHER, epoch=1)
+    await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER), gone)
+    await settled()
+    assert bench.manager.successors.expected == 1, "b was lost, not handed over"
+    await bench.apply(3, topic("a", 1, assigned=OTHER), gone)
+    assert bench.manager.successors.expected == 1
+    bench.manager.show(image(4, topic("a", 1, leader=OTHER, epoch=1), gone))
+    assert bench.manager.successors.expected == 0
+
+
+async def test_nobody_is_waited_for_where_a_partition_stays_after_all(bench: Bench) -> None:
+    await bench.apply(1, topic("a", 1))
+    bench.storage.close_errors = [Unavailable("store")]
+    await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER))
+    await settled()
+    assert bench.manager.open_count == 1 and bench.manager.successors.expected == 0
+
+
 async def test_a_partition_serves_while_it_is_flushed_before_it_moves(bench: Bench) -> None:
     await bench.apply(1, topic("a", 1), topic("b", 2))
     log, gate = bench.manager.log("a", 0), asyncio.Event()

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from kio.schema.errors import ErrorCode
 
+from brokers.partitions.successors import PATIENCE_SECONDS
 from brokers.protocol.messages import milliseconds, request_class
 from brokers.records.batch import Compression
+from metadata.image import NO_LEADER
 from s3stream.errors import Overloaded, Unavailable
 from tests.support.handler_world import Call, World
 from tests.support.partitions import batch, idempotent
@@ -135,6 +137,34 @@ async def test_the_new_leader_is_named_from_version_10(world: World, version: in
         return
     assert (partition.current_leader.leader_id, partition.current_leader.leader_epoch) == (2, 5)
     assert [(n.node_id, n.host, n.port, n.rack) for n in answer.node_endpoints] == [(2, "there", 9093, "r2")]
+
+
+async def test_a_refusal_waits_for_the_new_leaders_name(world: World) -> None:
+    """A partition that left this broker a moment ago: its producer goes to the new leader without asking around."""
+    world.hand_over("t", 0)
+    moved = world.hot(PRODUCE, 10, request(10, [("t", 0, one()), ("t", 1, one())]))
+    world.stream("t", 1).make_durable()
+    fire_and_forget = world.hot(PRODUCE, 10, request(10, [("t", 0, one())], acks=0))
+    assert not moved.done and fire_and_forget.closed
+    world.opened_elsewhere("t", 0)
+    assert errors(moved) == ["not_leader_or_follower", "none"]
+    leader = moved.answer.responses[0].partition_responses[0].current_leader
+    assert (leader.leader_id, leader.leader_epoch) == (2, 6)
+    assert [node.node_id for node in moved.answer.node_endpoints] == [2]
+    assert errors(world.hot(PRODUCE, 10, request(10, [("t", 0, one())]))) == ["not_leader_or_follower"]
+
+
+@pytest.mark.parametrize("shown", [NO_LEADER, 1])
+async def test_nobody_waits_long_for_a_leader_that_nobody_knows(world: World, shown: int) -> None:
+    """Nor is sent back here by an image that does not know yet that it left."""
+    world.hand_over("t", 0, leader=shown)
+    call = world.hot(PRODUCE, 10, request(10, [("t", 0, one())]))
+    await world.partitions.clock.advance(PATIENCE_SECONDS - 0.01)
+    assert not call.done
+    await world.partitions.clock.advance(0.01)
+    assert errors(call) == ["not_leader_or_follower"]
+    assert call.answer.responses[0].partition_responses[0].current_leader.leader_id == NO_LEADER
+    assert world.hot(PRODUCE, 10, request(10, [("t", 0, one())])).done
 
 
 async def test_a_timeout_leaves_the_append_pending(world: World) -> None:
