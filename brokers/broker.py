@@ -139,6 +139,7 @@ class Broker:
         add_process_metrics(metrics, VERSION)
         tasks = Tasks(self._on_crash)
         self._stack.push_async_callback(tasks.close)
+        outside.watch_loop(tasks, metrics)
         bulk = outside.runner("bulk", BULK_THREADS)
         open_objects = self._opener(metrics, clock, bulk)
         objects = open_objects(config.object_store_url)

@@ -13,11 +13,13 @@ from typing import Any
 
 from brokers import component_settings, preflight
 from brokers.config import BrokerConfig
+from brokers.loop_lag import LoopLag
 from brokers.threads import Threads
 from s3stream.clock import SystemClock
 from s3stream.metrics import Metrics
 from s3stream.objectstore import open_store
 from s3stream.seams import Clock, ObjectStore, RunBlocking
+from s3stream.tasks import Tasks
 from wal import Files, ObjectWalSettings, OsFiles, WalSettings
 
 
@@ -41,6 +43,11 @@ class Outside:
     def cpu_seconds(self) -> float:
         """That this process has used."""
         return time.process_time()
+
+    def watch_loop(self, tasks: Tasks, metrics: Metrics) -> None:
+        """Measure how long turns of the event loop last. Turns of virtual time last nothing."""
+        if isinstance(self.clock, SystemClock):
+            tasks.spawn(LoopLag(self.clock, metrics).run(), "event loop's lag")
 
     def check_ports(self, config: BrokerConfig) -> None:
         preflight.check_ports(config)

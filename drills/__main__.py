@@ -44,7 +44,7 @@ def _play(name: str, arguments: argparse.Namespace) -> int:
     drill = DRILLS[name]
     given: dict[str, Any] = {"minutes": drill.minutes, "brokers": 3, "seed": random.randrange(1 << 32)}
     given |= drill.changes
-    for option in ("minutes", "brokers", "partitions", "producers", "record_bytes", "wal", "metadata", "seed"):
+    for option in ("minutes", "brokers", "partitions", "many", "producers", "record_bytes", "wal", "metadata", "seed"):
         value = getattr(arguments, option)
         given |= {} if value is None else {option: value}
     if arguments.rate is not None:
@@ -77,6 +77,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="how long the drill's events go on")
     parser.add_argument("--brokers", type=int, help="at the start [3]")
     parser.add_argument("--partitions", type=int, help="of the load's topic [12]")
+    parser.add_argument("--many", type=int, help="partitions without load, of the drill partitions [10000]")
     parser.add_argument("--rate", type=float, metavar="MB/S", help="of all producers [1]")
     parser.add_argument("--producers", type=int, help="processes [2]")
     parser.add_argument("--record-bytes", type=int, help="[1024]")

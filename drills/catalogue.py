@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from drills import faults, scaling
+from drills import faults, numbers, scaling
 from drills.stage import Stage
 
 
@@ -27,6 +27,9 @@ DRILLS: Final[Mapping[str, Drill]] = {
     "pause": Drill("SIGSTOP for four leases, then a zombie", faults.pause, changes={"wal": "object"}),
     "rolling-restart": Drill("every broker stopped and started, one at a time", scaling.rolling_restart),
     "move": Drill("partitions move one by one, then a thousand at once", scaling.move),
+    "partitions": Drill(
+        "10,000 partitions: created, a broker restarted, one killed", numbers.partitions, changes={"rate": 20_000.0}
+    ),
     "database-loss": Drill(
         "no PostgreSQL twice, within the WAL's bound and beyond it",
         faults.database_loss,

@@ -166,6 +166,16 @@ def sum_samples(text: str, name: str, labels: Mapping[str, str]) -> float:
     return total
 
 
+def histogram_counts(text: str, name: str) -> dict[float, float]:
+    """Of a histogram's buckets in Prometheus text: cumulative counts by upper bound, in seconds."""
+    found: dict[float, float] = {}
+    for line in text.splitlines():
+        head, _, value = line.rpartition(" ")
+        if head.startswith(name + "{"):
+            found[float(head.partition('le="')[2].partition('"')[0])] = float(value)
+    return found
+
+
 @dataclass
 class Cluster:
     """`settings` are passed to each broker with --set; `env` is added to its environment."""

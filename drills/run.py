@@ -72,7 +72,7 @@ def _play(name: str, drill: Drill, stage: Stage, say: Callable[[str], None]) -> 
         parameters=_parameters(stage),
         began=began,
         events=stage.events,
-        figures=figures(stage.events, acknowledged, options.partitions),
+        figures=[*figures(stage.events, acknowledged, options.partitions), *stage.measured],
         pauses=longest_pauses(acknowledged, options.partitions, began, ended),
         account=account,
         complaints=stage.complaints,

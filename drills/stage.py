@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Final
 from drills.cluster import BrokerProcess, Cluster, DrillFailed, Urls
 from drills.events import Event, Kind
 from drills.fault_proxy import FaultProxy, Mode
+from drills.figures import Figure
 from drills.load import Load, LoadShape
 from drills.monitor import NO_LEADER, Monitor, await_until
 from drills.postgres import PostgresServer
@@ -40,6 +41,8 @@ class Options:
     minutes: float
     brokers: int
     partitions: int = 12
+    many: int = 10_000
+    """Partitions without load, of the drill that is about their number."""
     rate: float = 1_000_000
     record_bytes: int = 1024
     producers: int = 2
@@ -68,6 +71,8 @@ class Stage:
         self.events: list[Event] = []
         self.complaints: list[str] = []
         """What was not as it should be, besides the account."""
+        self.measured: list[Figure] = []
+        """What the drill itself has measured, besides what follows from events."""
         self.postgres: PostgresServer | None = None
         self.proxy: FaultProxy | None = None
         self.monitor: Monitor
@@ -154,6 +159,11 @@ class Stage:
     def complain(self, text: str) -> None:
         self.complaints.append(text)
         self._say(f"          NOT AS IT SHOULD BE: {text}")
+
+    def measure(self, name: str, values: Sequence[float], unit: str, goal: float | None = None) -> None:
+        figure = Figure(name, values, unit, goal)
+        self.measured.append(figure)
+        self._say(f"          {name}: {', '.join(f'{value:.3g}' for value in values)} {unit}")
 
     def rest(self, seconds: float) -> None:
         time.sleep(max(0.0, seconds))

@@ -1,8 +1,10 @@
-"""What a controller asks the metadata about nodes and leases."""
+"""What is asked of the metadata besides what the engine asks: nodes, leases, places, topics."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+from uuid import UUID
 
 from s3stream.types import NodeId
 
@@ -39,6 +41,15 @@ class Placement(NamedTuple):
     replicas: tuple[NodeId, ...]
     assigned: NodeId
     """Who is to have it open."""
+
+
+class NewTopic(NamedTuple):
+    name: str
+    topic_id: UUID
+    assignment: Sequence[Sequence[NodeId]]
+    """One partition for each entry: its replicas."""
+    configs: Mapping[str, str]
+    internal: bool = False
 
 
 class LoadReport(NamedTuple):

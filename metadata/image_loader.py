@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from uuid import UUID
 
@@ -39,7 +39,9 @@ _CLUSTER = select(cluster.c.cluster_id, cluster.c.image_version, cluster.c.image
 _CHANGED_TOPICS = select(topics.c.topic_id, topics.c.name, topics.c.internal, topics.c.state).where(
     topics.c.version > bindparam("seen")
 )
-_TOPIC = select(topics.c.topic_id, topics.c.name, topics.c.internal).where(topics.c.topic_id == bindparam("topic"))
+_SOME_TOPICS = select(topics.c.topic_id, topics.c.name, topics.c.internal).where(
+    topics.c.topic_id.in_(bindparam("ids", expanding=True))
+)
 _PARTITIONS = select(
     partitions.c.topic_id, partitions.c.partition, partitions.c.stream_id, partitions.c.replicas,
     partitions.c.assigned, streams.c.state, streams.c.epoch, streams.c.owner_node, streams.c.owner_node_epoch,
@@ -91,9 +93,13 @@ def load(tx: Transaction, seen: ClusterImage | None) -> ClusterImage:
     )
 
 
-def topic(tx: Transaction, topic_id: UUID) -> TopicImage:
-    """One topic that exists."""
-    return _topics(tx, tx.connection.execute(_TOPIC, {"topic": topic_id}).all())[0]
+def topics_by_id(tx: Transaction, topic_ids: Sequence[UUID]) -> dict[UUID, TopicImage]:
+    """Those that exist."""
+    found: dict[UUID, TopicImage] = {}
+    for some in parts(topic_ids):
+        rows = tx.connection.execute(_SOME_TOPICS, {"ids": some}).all()
+        found.update((image.topic_id, image) for image in _topics(tx, rows))
+    return found
 
 
 def _topics(tx: Transaction, rows: Iterable[AnyRow]) -> list[TopicImage]:

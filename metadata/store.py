@@ -37,7 +37,7 @@ from metadata import (
     topics,
 )
 from metadata import seen_file as seen
-from metadata.cluster_types import Lease, LoadReport, NodeBeat, Placement
+from metadata.cluster_types import Lease, LoadReport, NewTopic, NodeBeat, Placement
 from metadata.engine import Engine, Transaction
 from metadata.image import ClusterImage, TopicImage
 from metadata.schema import REVISION
@@ -339,7 +339,12 @@ class Metadata:
         configs: Mapping[str, str] | None = None, internal: bool = False,
     ) -> TopicImage:  # fmt: skip
         """One partition for each entry of `assignment`, its replicas. Raises AlreadyExists."""
-        return await self._write("create_topic", topics.create, name, topic_id, assignment, configs or {}, internal)
+        wanted = NewTopic(name, topic_id, assignment, configs or {}, internal)
+        return await self._write("create_topic", topics.create, wanted)
+
+    async def create_topics(self, wanted: Sequence[NewTopic]) -> list[TopicImage | None]:
+        """Topics with different names, all or none; None in the place of one whose name another topic has."""
+        return await self._write("create_topics", topics.create_many, wanted)
 
     async def delete_topic(self, topic_id: UUID) -> None:
         """Gone from the image when the first transaction is done. Raises NotFound."""

@@ -6,12 +6,13 @@ released by bounded further ones (`drop_deleted`), which any later process can g
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from uuid import UUID
 
 from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from metadata import cluster, ids, image_loader, ranges
+from metadata.cluster_types import NewTopic
 from metadata.configs import TOPIC
 from metadata.engine import Transaction
 from metadata.image import NO_LEADER, TopicImage
@@ -23,6 +24,7 @@ from metadata.statements import parts
 from s3stream.errors import AlreadyExists, NotFound
 from s3stream.types import NodeId, StreamState
 
+_HOLDERS = select(topics.c.name, topics.c.topic_id).where(topics.c.name.in_(bindparam("names", expanding=True)))
 _LOCK_STREAMS = (
     select(streams.c.stream_id)
     .where(streams.c.topic_id == bindparam("topic"))
@@ -37,23 +39,39 @@ _DELETED_STREAMS = (
 )
 
 
-def create(
-    tx: Transaction, name: str, topic_id: UUID, assignment: Sequence[Sequence[NodeId]], overrides: Mapping[str, str],
-    internal: bool,
-) -> TopicImage:  # fmt: skip
+def create(tx: Transaction, wanted: NewTopic) -> TopicImage:
     """Raises AlreadyExists when another topic has the name; the same topic again is a retry, and a success."""
+    (made,) = create_many(tx, [wanted])
+    if made is None:
+        raise AlreadyExists(f"topic {wanted.name!r} exists")
+    return made
+
+
+def create_many(tx: Transaction, wanted: Sequence[NewTopic]) -> list[TopicImage | None]:
+    """Topics with different names, in one version of the image: whoever follows it opens all of them in one go. None
+    where another topic has the name; the same topic again is a retry, and a success."""
     version = cluster.bump_version(tx)
-    holder = tx.connection.execute(select(topics.c.topic_id).where(topics.c.name == name)).scalar_one_or_none()
-    if holder is not None and holder != topic_id:
-        raise AlreadyExists(f"topic {name!r} exists")
-    if holder is None:
-        row = {"topic_id": topic_id, "name": name, "internal": internal, "state": TopicState.ACTIVE}
-        tx.connection.execute(insert(topics), {**row, "version": version, "created_ms": tx.now_ms})
-        _add_partitions(tx, topic_id, 0, assignment)
+    holders: dict[str, UUID] = {}
+    for some in parts([one.name for one in wanted]):
+        holders.update(tx.connection.execute(_HOLDERS, {"names": some}).all())
+    fresh = [one for one in wanted if one.name not in holders]
+    if fresh:
+        common = {"state": TopicState.ACTIVE, "version": version, "created_ms": tx.now_ms}
+        rows = [{"topic_id": one.topic_id, "name": one.name, "internal": one.internal, **common} for one in fresh]
+        tx.connection.execute(insert(topics), rows)
+        _add_partitions(
+            tx, [(one.topic_id, number, replicas) for one in fresh for number, replicas in enumerate(one.assignment)]
+        )
+        overrides = [
+            {"kind": TOPIC, "name": one.topic_id.hex, "key": key, "value": value}
+            for one in fresh
+            for key, value in one.configs.items()
+        ]
         if overrides:
-            of = {"kind": TOPIC, "name": topic_id.hex}
-            tx.connection.execute(insert(configs), [{**of, "key": key, "value": overrides[key]} for key in overrides])
-    return image_loader.topic(tx, topic_id)
+            tx.connection.execute(insert(configs), overrides)
+    ours = [one.topic_id for one in wanted if holders.get(one.name, one.topic_id) == one.topic_id]
+    images = image_loader.topics_by_id(tx, ours)
+    return [images.get(one.topic_id) for one in wanted]
 
 
 def create_partitions(tx: Transaction, topic_id: UUID, assignment: Sequence[Sequence[NodeId]]) -> TopicImage:
@@ -61,8 +79,9 @@ def create_partitions(tx: Transaction, topic_id: UUID, assignment: Sequence[Sequ
     version = cluster.bump_version(tx)
     _touch_active(tx, topic_id, version)
     count = select(func.count()).select_from(partitions).where(partitions.c.topic_id == topic_id)
-    _add_partitions(tx, topic_id, int(tx.connection.execute(count).scalar_one()), assignment)
-    return image_loader.topic(tx, topic_id)
+    first = int(tx.connection.execute(count).scalar_one())
+    _add_partitions(tx, [(topic_id, number, replicas) for number, replicas in enumerate(assignment, first)])
+    return image_loader.topics_by_id(tx, [topic_id])[topic_id]
 
 
 def _touch_active(tx: Transaction, topic_id: UUID, version: int) -> None:
@@ -76,12 +95,12 @@ def _touch_active(tx: Transaction, topic_id: UUID, version: int) -> None:
         raise NotFound(f"topic {topic_id} does not exist")
 
 
-def _add_partitions(tx: Transaction, topic_id: UUID, first: int, assignment: Sequence[Sequence[NodeId]]) -> None:
-    if not assignment:
+def _add_partitions(tx: Transaction, made: Sequence[tuple[UUID, int, Sequence[NodeId]]]) -> None:
+    """(topic, number, replicas) of each."""
+    if not made:
         return
-    stream_ids = ids.take(tx, "stream", len(assignment))
+    stream_ids = ids.take(tx, "stream", len(made))
     fresh = {
-        "topic_id": topic_id,
         "state": StreamState.CLOSED,
         "epoch": -1,
         "start_offset": 0,
@@ -90,12 +109,11 @@ def _add_partitions(tx: Transaction, topic_id: UUID, first: int, assignment: Seq
         "open_chunk": EMPTY,
         "epochs": EMPTY,
     }
-    numbers = range(first, first + len(assignment))
     tx.connection.execute(
         insert(streams),
         [
-            {"stream_id": stream_id, "partition": number, **fresh}
-            for stream_id, number in zip(stream_ids, numbers, strict=True)
+            {"stream_id": stream_id, "topic_id": topic_id, "partition": number, **fresh}
+            for stream_id, (topic_id, number, _) in zip(stream_ids, made, strict=True)
         ],
     )
     tx.connection.execute(
@@ -108,7 +126,7 @@ def _add_partitions(tx: Transaction, topic_id: UUID, first: int, assignment: Seq
                 "replicas": pack_replicas(replicas),
                 "assigned": replicas[0] if replicas else NO_LEADER,
             }
-            for stream_id, number, replicas in zip(stream_ids, numbers, assignment, strict=True)
+            for stream_id, (topic_id, number, replicas) in zip(stream_ids, made, strict=True)
         ],
     )
 

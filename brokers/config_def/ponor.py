@@ -66,7 +66,8 @@ PONOR_CONFIGS: Final[Table] = table(
               "Whether the controller evens out load and numbers of partitions between brokers. Off, partitions stay "
               "where they are until a broker dies, stops, or somebody moves them. The same on all brokers."),
     ConfigKey("ponor.balancer.moves.max", INT, 100,
-              "Most partitions on their way between brokers at a time for the sake of balance.", at_least(1), LOW),
+              "Most partitions on their way between brokers at a time for the sake of balance; ten without load count "
+              "as one.", at_least(1), LOW),
     ConfigKey("ponor.drain.timeout.ms", INT, 10_000,
               "How long a stop waits for requests under way before it closes their connections.", at_least(0)),
     ConfigKey("ponor.flush.bytes", LONG, limits.FLUSH_BYTES,

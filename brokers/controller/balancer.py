@@ -9,10 +9,12 @@ while all are within the bounds; with loads that stand still a sequence of plans
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
+from uuid import UUID
 
-from brokers.controller.snapshot import Move, PlannedNode, PlannedPartition, Snapshot, receivers
+from brokers.controller.snapshot import Move, PlannedNode, PlannedPartition, Snapshot, receivers, weight
 from s3stream.types import NodeId, StreamId
 
 
@@ -35,10 +37,12 @@ class Bounds:
     """Under way at once, in the whole cluster."""
     moves_per_node_max: int = 50
     """Under way at once, to or from one broker."""
+    idle_per_move: int = 1
+    """So many partitions without load count as one move: they take a transaction's time, and pause nobody."""
 
     def __post_init__(self) -> None:
         assert 1.0 < self.load_inner < self.load_outer and self.gain_min > 0 and self.count_gap >= 1
-        assert 1 <= self.moves_per_node_max <= self.moves_max
+        assert 1 <= self.moves_per_node_max <= self.moves_max and self.idle_per_move >= 1
 
 
 class Plan(NamedTuple):
@@ -61,13 +65,13 @@ class _World:
         self.nodes: dict[NodeId, PlannedNode] = {node.node_id: node for node in known or nodes}
         self.load: dict[NodeId, float] = {node_id: node.overhead for node_id, node in self.nodes.items()}
         self.held: dict[NodeId, dict[StreamId, PlannedPartition]] = {node_id: {} for node_id in self.nodes}
-        self.topics: dict[NodeId, Counter[object]] = defaultdict(Counter)
+        self.topics: dict[NodeId, Counter[UUID]] = defaultdict(Counter)
         self.busy: Counter[NodeId] = Counter()
-        self.room = bounds.moves_max
+        """Of its brokers, as `room` counted in `idle_per_move`-ths of a move."""
+        self.room = bounds.moves_max * bounds.idle_per_move
         for partition in snapshot.partitions:
             if partition.moving:
-                self.room -= 1
-                self.busy.update((partition.assigned, partition.leader))
+                self._under_way(partition, partition.leader, partition.assigned)
             if partition.assigned in self.nodes:
                 self._add(partition, partition.assigned)
         self.moves: list[Move] = []
@@ -86,13 +90,19 @@ class _World:
         self.topics[source][partition.topic] -= 1
         moved = partition._replace(assigned=target, moving=True)
         self._add(moved, target)
-        self.busy.update((source, target))
-        self.room -= 1
+        self._under_way(partition, source, target)
         self.moves.append(Move(partition.stream_id, source, target, reason))
 
-    def may(self, source: NodeId, target: NodeId) -> bool:
-        most = self.bounds.moves_per_node_max
-        if self.room > 0 and self.busy[source] < most and self.busy[target] < most:
+    def _under_way(self, partition: PlannedPartition, source: NodeId, target: NodeId) -> None:
+        share = weight(partition, self.bounds.idle_per_move)
+        self.room -= share
+        self.busy[source] += share
+        self.busy[target] += share
+
+    def may(self, partition: PlannedPartition, source: NodeId, target: NodeId) -> bool:
+        share = weight(partition, self.bounds.idle_per_move)
+        most = self.bounds.moves_per_node_max * self.bounds.idle_per_move - share
+        if self.room >= share and self.busy[source] <= most and self.busy[target] <= most:
             return True
         self.cut = True
         return False
@@ -126,8 +136,13 @@ def balance(
 def _even_load(world: _World, evening: bool) -> bool:
     """Whether there is more to do than there was room for."""
     bounds, mean, outer = world.bounds, world.mean_load, world.load_max
-    if not world.measured or (not evening and all(load <= outer for load in world.load.values())):
+    if not world.measured:
         return False
+    # One that is too hot but has nothing to give is no reason to go on to the inner bound with the others: numbers
+    # may be evened out up to the outer one, and the two would undo each other's moves for ever.
+    over = sorted((-load, node_id) for node_id, load in world.load.items() if load > outer)
+    if not evening and not any(_relieve(world, node_id, mean) for _, node_id in over):
+        return world.cut
     inner = mean + (outer - mean) * (bounds.load_inner - 1) / (bounds.load_outer - 1)
     stuck: set[NodeId] = set()
     while True:
@@ -151,9 +166,9 @@ def _relieve(world: _World, source: NodeId, mean: float) -> bool:
         gains = [gain for gain in gains if gain[0] >= world.bounds.gain_min]
         if not gains:
             continue
-        if not world.may(source, target):
-            return False
         partition = max(gains)[-1]
+        if not world.may(partition, source, target):
+            return False
         reason = (
             f"load of broker {source} is {world.load[source]:.2f} cores, of broker {target} {world.load[target]:.2f}, "
             f"mean {mean:.2f}: moves {partition.cost:.2f}"
@@ -184,14 +199,49 @@ def _even_count(world: _World, evening: bool) -> bool:
     if not evening and max(counts.values()) - min(counts.values()) <= max(bounds.count_gap, bounds.count_outer * mean):
         return False
     stuck: set[NodeId] = set()
+    choices: dict[tuple[NodeId, NodeId], _Choice] = {}
     while True:
         givers = [node_id for node_id in counts if node_id not in stuck and counts[node_id] - min(counts.values()) > 1]
         if not givers:
             return world.cut
         source = max(givers, key=lambda node_id: (counts[node_id], -node_id))
         target = _emptiest(world, source, counts, mean)
-        if not _hand_over(world, source, target, counts, load_max, mean):
+        choice = choices.get((source, target))
+        if choice is None:
+            choice = choices[source, target] = _Choice(world, source, target)
+        if not _hand_over(world, choice, counts, load_max, mean):
             stuck.add(source)
+
+
+class _Choice:
+    """What a broker could give another one, by topic, the best of each topic first: looked through once for a plan of
+    a thousand moves, not once for each of them."""
+
+    def __init__(self, world: _World, source: NodeId, target: NodeId) -> None:
+        self.source = source
+        self.target = target
+        self._here, self._there = world.topics[source], world.topics[target]
+        self._of_topic: dict[UUID, list[PlannedPartition]] = defaultdict(list)
+        for one in sorted(world.movable(source), key=self._within_topic, reverse=True):
+            self._of_topic[one.topic].append(one)
+
+    def _within_topic(self, one: PlannedPartition) -> tuple[bool, float, StreamId]:
+        return self.target not in one.replicas, one.cost, one.stream_id
+
+    def best(self, held: Mapping[StreamId, PlannedPartition], load_most: float) -> PlannedPartition | None:
+        """The least loaded, of a topic that has most here and fewest there; only what fits below `load_most`."""
+        found = None
+        for topic, some in self._of_topic.items():
+            while some and some[-1].stream_id not in held:  # given to a third broker meanwhile
+                some.pop()
+            fits = next(
+                (one for one in reversed(some) if one.stream_id in held and (one.cost <= load_most or not one.cost)),
+                None,
+            )
+            if fits is not None:
+                rank = (self._there[topic] - self._here[topic], *self._within_topic(fits), fits)
+                found = rank if found is None else min(found, rank)
+        return None if found is None else found[-1]
 
 
 def _emptiest(world: _World, source: NodeId, counts: dict[NodeId, int], mean: float) -> NodeId:
@@ -203,22 +253,12 @@ def _emptiest(world: _World, source: NodeId, counts: dict[NodeId, int], mean: fl
     return min(near, key=lambda one: (counts[one], one)) if near else fewest
 
 
-def _hand_over(
-    world: _World, source: NodeId, target: NodeId, counts: dict[NodeId, int], load_max: float, mean: float
-) -> bool:
-    """Move the least loaded partition, of a topic that has most there and fewest here."""
-    fitting = [
-        partition
-        for partition in world.movable(source)
-        if world.load[target] + partition.cost <= load_max or not partition.cost
-    ]
-    if not fitting or not world.may(source, target):
+def _hand_over(world: _World, choice: _Choice, counts: dict[NodeId, int], load_max: float, mean: float) -> bool:
+    """Whether a partition goes from one to the other: there is one that fits, and room for its movement."""
+    source, target = choice.source, choice.target
+    partition = choice.best(world.held[source], load_max - world.load[target])
+    if partition is None or not world.may(partition, source, target):
         return False
-    here, there = world.topics[source], world.topics[target]
-    partition = min(
-        fitting,
-        key=lambda one: (there[one.topic] - here[one.topic], target not in one.replicas, one.cost, one.stream_id),
-    )
     reason = (
         f"broker {source} has {counts[source]} partitions, broker {target} {counts[target]}, mean {mean:.1f}"
         + _rack_words(world, source, target)

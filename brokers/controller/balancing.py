@@ -35,6 +35,9 @@ PERIOD_SECONDS: Final = 1.0
 COALESCE_SECONDS: Final = 0.02
 """Images come in bursts while partitions move; each look at ten thousand partitions costs some 20 ms."""
 
+SAID_PER_TURN: Final = 50
+"""Log lines without a turn of the event loop: some 2 ms. A broker that goes may have two thousand moves at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class BalancingSettings:
@@ -143,7 +146,7 @@ class Balancing:
         moves = self._plan(self._look(image, now))
         if moves:
             await self._metadata.assign({move.stream_id: move.target for move in moves}, lease)
-            self._say(image, moves, now)
+            await self._say(image, moves, now)
         return moves
 
     def _newest(self) -> ClusterImage:
@@ -175,14 +178,14 @@ class Balancing:
         bounds = self._settings.bounds
         leaving = {node.node_id for node in found.nodes if node.draining}
         if leaving and any(one.assigned in leaving for one in found.partitions):
-            return drain(found, self._settings.drain_moves_max)
+            return drain(found, self._settings.drain_moves_max, bounds.idle_per_move)
         if not self._settings.enabled:
             return []
         plan = balance(found, bounds, self._evening_load, self._evening_count)
         self._evening_load, self._evening_count = plan.evening_load, plan.evening_count
         return plan.moves
 
-    def _say(self, image: ClusterImage, moves: Sequence[Move], now: float) -> None:
+    async def _say(self, image: ClusterImage, moves: Sequence[Move], now: float) -> None:
         wanted = {move.stream_id for move in moves}
         names = {
             part.stream_id: f"{topic.name}-{part.partition}"
@@ -190,8 +193,9 @@ class Balancing:
             for part in topic.partitions
             if part.stream_id in wanted
         }
-        for move in moves:
-            self._moved_at[move.stream_id] = now
+        self._moved_at.update(dict.fromkeys(wanted, now))
+        self._moved.inc(len(moves))
+        for number, move in enumerate(moves, 1):
             self._decisions.say(
                 "partition moves",
                 partition=names[move.stream_id],
@@ -199,4 +203,5 @@ class Balancing:
                 to_node=move.target,
                 reason=move.reason,
             )
-        self._moved.inc(len(moves))
+            if number % SAID_PER_TURN == 0:
+                await asyncio.sleep(0)

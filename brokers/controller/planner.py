@@ -17,6 +17,7 @@ from brokers.controller.snapshot import (
     PlannedPartition,
     Snapshot,
     receivers,
+    weight,
 )
 from s3stream.types import NodeId, StreamId
 
@@ -80,20 +81,24 @@ def reassign_dead(partitions: Iterable[PlannedPartition], snapshot: Snapshot) ->
     return found
 
 
-def drain(snapshot: Snapshot, moves_max: int) -> list[Move]:
+def drain(snapshot: Snapshot, moves_max: int, idle_per_move: int = 1) -> list[Move]:
     """Moves that empty the draining brokers, the heaviest partitions first.
 
-    `moves_max`: at most so many under way at once, those that already are included. Nothing while there is nobody
-    to give them to.
+    `moves_max`: at most so many under way at once, those that already are included; `idle_per_move` partitions without
+    load count as one. Nothing while there is nobody to give them to.
     """
     tally = Tally(snapshot)
     draining = {node.node_id: node for node in snapshot.nodes if node.draining}
-    room = moves_max - sum(partition.moving for partition in snapshot.partitions)
+    moving = (weight(partition, idle_per_move) for partition in snapshot.partitions if partition.moving)
+    room = moves_max * idle_per_move - sum(moving)
     if not tally.nodes or not draining or room <= 0:
         return []
     leaving = [partition for partition in snapshot.partitions if partition.assigned in draining]
     moves = []
-    for partition in sorted(leaving, key=lambda one: (-one.cost, one.stream_id))[:room]:
+    for partition in sorted(leaving, key=lambda one: (-one.cost, one.stream_id)):
+        room -= weight(partition, idle_per_move)
+        if room < 0:
+            break
         target = tally.choose(partition._replace(leader=-1), draining[partition.assigned].rack)
         tally.give(partition.cost, target)
         moves.append(Move(partition.stream_id, partition.assigned, target, f"broker {partition.assigned} is draining"))

@@ -7,12 +7,15 @@ Invariant: pure. A partition counts where it is assigned: movements under way ha
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from brokers.controller.load import LoadBook
 from metadata.image import NO_LEADER, ClusterImage, PartitionImage
 from s3stream.types import NodeId, StreamId
+
+IDLE_CORES: Final = 1e-4
+"""Five requests or 40 kB a second. Whoever moves a partition below it pauses hardly anybody."""
 
 
 class PlannedNode(NamedTuple):
@@ -52,6 +55,11 @@ class Move(NamedTuple):
     source: NodeId
     target: NodeId
     reason: str
+
+
+def weight(partition: PlannedPartition, idle_per_move: int) -> int:
+    """What its movement takes of a limit that is counted in `idle_per_move`-ths of a move."""
+    return 1 if partition.cost < IDLE_CORES else idle_per_move
 
 
 def receivers(nodes: Iterable[PlannedNode]) -> list[PlannedNode]:

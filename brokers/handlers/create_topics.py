@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from kio.schema.create_topics.v7.response import CreatableTopicConfigs, CreatableTopicResult, CreateTopicsResponse
@@ -23,8 +23,11 @@ from brokers.handlers.context import RequestContext
 from brokers.handlers.services import Services
 from brokers.handlers.table import Api
 from brokers.protocol.messages import NO_TIME
-from s3stream.errors import AlreadyExists
+from metadata.cluster_types import NewTopic
 from s3stream.types import NodeId
+
+PARTITIONS_PER_CREATION: Final = 2_000
+"""That one transaction makes: it holds the cluster's row for a second on a busy machine, and openings wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +48,23 @@ async def handle(ctx: RequestContext, request: Any) -> CreateTopicsResponse:
         refused = tuple(_refused(topic.name, error.code, error.message) for topic in request.topics)
         return CreateTopicsResponse(throttle_time=NO_TIME, topics=refused)
     repeated = duplicates(topic.name for topic in request.topics)
-    results: list[CreatableTopicResult] = []
     placer = await placement.placer(services)
+    outcomes: dict[str, Plan | Exception] = {}
     for topic in request.topics:
         if topic.name in repeated or topic.name == topic_rules.CLUSTER_METADATA_TOPIC:
             continue
         try:
-            plan = _plan(topic, services, placer)
-            if not request.validate_only:
-                await _create(plan, services)
-            results.append(_created(plan, services))
+            outcomes[topic.name] = _plan(topic, services, placer)
         except Exception as error:
-            results.append(_refused(topic.name, *fault_of(error, f"create topic {topic.name}")))
+            outcomes[topic.name] = error
+    if not request.validate_only:
+        outcomes |= await _create([plan for plan in outcomes.values() if isinstance(plan, Plan)], services)
+    results: list[CreatableTopicResult] = []
+    for name, outcome in outcomes.items():
+        if isinstance(outcome, Plan):
+            results.append(_created(outcome, services))
+        else:
+            results.append(_refused(name, *fault_of(outcome, f"create topic {name}")))
     results += [_refused(name, ErrorCode.invalid_request, "Duplicate topic name.") for name in sorted(repeated)]
     if any(topic.name == topic_rules.CLUSTER_METADATA_TOPIC for topic in request.topics) and (
         topic_rules.CLUSTER_METADATA_TOPIC not in repeated
@@ -149,15 +157,46 @@ def _manual_assignment(topic: Any, services: Services) -> Sequence[Sequence[Node
     return [found[partition] for partition in range(len(found))]
 
 
-async def _create(plan: Plan, services: Services) -> None:
-    internal = plan.name in topic_rules.INTERNAL_TOPICS
-    try:
-        made = await services.metadata.create_topic(
-            plan.name, plan.topic_id, plan.assignment, plan.configs, internal=internal
-        )
-    except AlreadyExists:
-        raise KafkaError(ErrorCode.topic_already_exists, f"Topic '{plan.name}' already exists.") from None
-    await placement.settle(services, made.partitions)
+async def _create(plans: Sequence[Plan], services: Services) -> dict[str, Plan | Exception]:
+    """Several topics in each transaction: all brokers then open their partitions in one go, not topic by topic."""
+    outcomes: dict[str, Plan | Exception] = {}
+    for some in _groups(plans):
+        try:
+            outcomes |= await _create_group(some, services)
+        except Exception as error:
+            outcomes |= {plan.name: error for plan in some}
+    return outcomes
+
+
+def _groups(plans: Sequence[Plan]) -> Iterator[list[Plan]]:
+    """As many partitions each as one transaction may make; one topic at least."""
+    group: list[Plan] = []
+    room = PARTITIONS_PER_CREATION
+    for plan in plans:
+        if group and len(plan.assignment) > room:
+            yield group
+            group, room = [], PARTITIONS_PER_CREATION
+        group.append(plan)
+        room -= len(plan.assignment)
+    if group:
+        yield group
+
+
+async def _create_group(plans: Sequence[Plan], services: Services) -> dict[str, Plan | Exception]:
+    """Raises Unavailable: whether any was made is unknown."""
+    made = await services.metadata.create_topics(
+        [
+            NewTopic(plan.name, plan.topic_id, plan.assignment, plan.configs, plan.name in topic_rules.INTERNAL_TOPICS)
+            for plan in plans
+        ]
+    )
+    await placement.settle(services, [part for topic in made if topic is not None for part in topic.partitions])
+    return {
+        plan.name: plan
+        if topic is not None
+        else KafkaError(ErrorCode.topic_already_exists, f"Topic '{plan.name}' already exists.")
+        for plan, topic in zip(plans, made, strict=True)
+    }
 
 
 def _created(plan: Plan, services: Services) -> CreatableTopicResult:
@@ -197,18 +236,24 @@ async def auto_create(services: Services, names: Sequence[str]) -> dict[str, Err
 
     The offsets topic gets its own number of partitions. A topic that exists already is a success.
     """
-    errors: dict[str, ErrorCode] = {}
+    outcomes: dict[str, Plan | Exception] = {}
     placer: Placer | None = None
     for name in names:
         try:
             placer = placer or await placement.placer(services)
-            await _create(_default_plan(name, services, placer), services)
-            errors[name] = ErrorCode.none
+            outcomes[name] = _default_plan(name, services, placer)
         except Exception as error:
-            code, _ = fault_of(error, f"create topic {name} on first use")
-            errors[name] = ErrorCode.none if code == ErrorCode.topic_already_exists else code
+            outcomes[name] = error
+    outcomes |= await _create([plan for plan in outcomes.values() if isinstance(plan, Plan)], services)
     await services.refresh()
-    return errors
+    return {name: _auto_outcome(name, outcome) for name, outcome in outcomes.items()}
+
+
+def _auto_outcome(name: str, outcome: Plan | Exception) -> ErrorCode:
+    if isinstance(outcome, Plan):
+        return ErrorCode.none
+    code, _ = fault_of(outcome, f"create topic {name} on first use")
+    return ErrorCode.none if code == ErrorCode.topic_already_exists else code
 
 
 def _default_plan(name: str, services: Services, placer: Placer) -> Plan:

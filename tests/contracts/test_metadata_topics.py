@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from metadata import topics
+from metadata.cluster_types import NewTopic
 from metadata.image import CLUSTER_DEFAULT, NO_LEADER
 from metadata.store import Metadata
 from s3stream.errors import AlreadyExists, NotFound
@@ -39,6 +40,26 @@ async def test_a_name_is_taken_once_and_a_retry_is_a_success(metadata: Metadata)
     with pytest.raises(AlreadyExists, match="'a'"):
         await metadata.create_topic("a", TWO, [[0]])
     assert len((await metadata.load_image()).topics_by_id) == 1
+
+
+async def test_topics_made_together_are_one_version_and_none_where_the_name_is_taken(metadata: Metadata) -> None:
+    await metadata.create_topic("taken", UUID(int=9), [[0]])
+    before = await metadata.load_image()
+    wanted = [
+        NewTopic("a", ONE, [[0, 1], [1, 0]], {"retention.ms": "5"}),
+        NewTopic("taken", UUID(int=8), [[0]], {}),
+        NewTopic("b", TWO, [[1]], {}, internal=True),
+    ]
+    made = await metadata.create_topics(wanted)
+    image = await metadata.load_image(before)
+    assert image.version == before.version + 1
+    assert made == [image.topics["a"], None, image.topics["b"]]
+    assert [part.replicas for part in image.topics["a"].partitions] == [(0, 1), (1, 0)]
+    assert image.topics["a"].configs == {"retention.ms": "5"} and image.topics["b"].internal
+    streams = [part.stream_id for topic in image.topics.values() for part in topic.partitions]
+    assert len(set(streams)) == len(streams)
+    assert await metadata.create_topics(wanted) == made, "a retry after an unknown outcome"
+    assert (await metadata.load_image()).topics == image.topics
 
 
 async def test_partitions_are_added_behind_the_others(metadata: Metadata) -> None:

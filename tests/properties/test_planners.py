@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from uuid import UUID
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -353,3 +354,36 @@ def test_what_leaves_a_broker_goes_to_its_own_rack_among_brokers_that_carry_as_m
     nodes = (PlannedNode(0, "a"), PlannedNode(1, "b"), PlannedNode(2, "b", draining=True))
     (move,) = drain(Snapshot(nodes, (partition,)), 10)
     assert move.target == 1
+
+
+def test_one_broker_that_nothing_can_relieve_does_not_keep_the_others_moving() -> None:
+    """Found by the property above: load went on to its inner bound for the sake of a broker with one partition of 2
+    cores, numbers to the outer one, and a partition went to and fro between two others for ever."""
+    held = [(0, 1.0), (0, 0.5), (0, 0.25), (1, 1.5), (0, 0.0), (0, 0.0), (0, 0.0), (2, 2.0), (3, 2.0)]
+    snapshot = Snapshot(
+        tuple(PlannedNode(number) for number in range(5)),
+        tuple(
+            PlannedPartition(number, UUID(int=1), home, (0,), cost, home) for number, (home, cost) in enumerate(held)
+        ),
+    )
+    bounds, load, count = Bounds(moves_max=1, moves_per_node_max=1), False, False
+    for _ in range(30):
+        plan = balance(snapshot, bounds, load, count)
+        load, count = plan.evening_load, plan.evening_count
+        if not plan.moves:
+            return
+        snapshot = moved(snapshot, plan.moves)
+    raise AssertionError(f"still moves {plan.moves}")
+
+
+@pytest.mark.parametrize("cost, many", [(0.0, 40), (0.05, 4)])
+def test_ten_partitions_without_load_count_as_one_move(cost: float, many: int) -> None:
+    parts = tuple(PlannedPartition(number, UUID(int=1), 0, (0,), cost, 0) for number in range(200))
+    snapshot = Snapshot((PlannedNode(0, draining=True), PlannedNode(1)), parts)
+    assert len(drain(snapshot, 4, idle_per_move=10)) == many
+    snapshot = snapshot._replace(nodes=(PlannedNode(0), PlannedNode(1)))
+    assert len(balance(snapshot, Bounds(moves_max=4, moves_per_node_max=4, idle_per_move=10)).moves) == many
+    under_way = parts[0]._replace(assigned=1, moving=True)
+    fewer = snapshot._replace(partitions=(under_way, *parts[1:]))
+    plan = balance(fewer, Bounds(moves_max=4, moves_per_node_max=4, idle_per_move=10))
+    assert len(plan.moves) == many - 1, "what is under way counts as much"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -10,6 +11,7 @@ from uuid import UUID
 import pytest
 from kio.schema.errors import ErrorCode
 
+from brokers.handlers import create_topics
 from brokers.handlers.topic_rules import new_topic_id
 from brokers.protocol.messages import NO_TIME, request_class
 from s3stream.errors import Unavailable
@@ -152,10 +154,36 @@ async def test_a_database_that_does_not_answer_is_retriable() -> None:
         async def away(*_: object, **__: object) -> None:
             raise Unavailable("locked")
 
-        world.metadata.create_topic = away  # type: ignore[method-assign, assignment]
+        world.metadata.create_topics = away  # type: ignore[method-assign, assignment]
         result = await create_one(world, "orders")
         assert result.error_code == ErrorCode.request_timed_out
         assert "did not answer" in result.error_message
+
+
+async def test_topics_of_one_request_are_made_together_and_one_that_is_taken_costs_the_others_nothing() -> None:
+    async with AdminWorld() as world:
+        await create_one(world, "taken")
+        before = world.image
+        # As for a request that was checked before another broker made the topic.
+        world.partitions.image = replace(before, topics={}, topics_by_id={})
+        results = await create(world, *(topic_of(7, name, 2, 1) for name in ("a", "taken", "b")))
+        codes = {result.name: result.error_code for result in results}
+        assert codes == {"a": ErrorCode.none, "b": ErrorCode.none, "taken": ErrorCode.topic_already_exists}
+        image = await world.metadata.load_image()
+        assert image.version == before.version + 1, "brokers follow one image, not one for each topic"
+        assert image.topics["taken"].topic_id == before.topics["taken"].topic_id
+        assert [len(image.topics[name].partitions) for name in ("a", "b")] == [2, 2]
+
+
+async def test_many_partitions_are_made_a_bounded_number_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(create_topics, "PARTITIONS_PER_CREATION", 5)
+    async with AdminWorld() as world:
+        before = world.image.version
+        results = await create(world, *(topic_of(7, f"t{number}", 2, 1) for number in range(5)))
+        assert [result.error_code for result in results] == [ErrorCode.none] * 5
+        assert world.image.version == before + 3, "two topics in each transaction, the fifth alone"
+        (large,) = await create(world, topic_of(7, "large", 11, 1))
+        assert large.error_code == ErrorCode.none, "a topic is not divided"
 
 
 async def test_a_topics_own_configs_are_stored_and_shown_as_its_own() -> None:
