@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from s3stream.types import NodeId
+from s3stream.types import NodeId, StreamId
 
 
 class NodeBeat(NamedTuple):
@@ -59,3 +59,20 @@ class LoadReport(NamedTuple):
     node_epoch: int
     reported_ms: int
     report: str
+
+
+class Loss(NamedTuple):
+    """Offsets [start, end) of a partition that were given up with a node's WAL: `start` is where its records end, at
+    `end` it goes on. Nobody is ever given an offset in between."""
+
+    topic: str
+    partition: int
+    stream_id: StreamId
+    node_id: NodeId
+    """Whose WAL was lost, and of which epoch."""
+    node_epoch: int
+    leader_epoch: int
+    """Under which the partition goes on."""
+    start: int
+    end: int
+    given_up_ms: int

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from uuid import UUID
 
+from metadata.cluster_types import Loss
 from s3stream.types import FencedWal, NodeId, StreamId
 
 NO_LEADER: NodeId = -1
@@ -79,6 +80,8 @@ class ClusterImage:
     """Finalized features (name → level), e.g. metadata.version."""
     fenced_wals: tuple[FencedWal, ...] = ()
     """Of incarnations that open streams or tails still name: unfinished takeovers."""
+    losses: tuple[Loss, ...] = ()
+    """Offsets that were given up with a lost WAL, in order of time."""
 
     def leader_of(self, part: PartitionImage) -> NodeId:
         """The leader as clients may be told: NO_LEADER when the incarnation that opened it is not there any more."""

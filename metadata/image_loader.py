@@ -14,7 +14,7 @@ from uuid import UUID
 
 from sqlalchemy import bindparam, select
 
-from metadata import proof, takeovers
+from metadata import forgetting, proof, takeovers
 from metadata.configs import BROKER, TOPIC
 from metadata.engine import AnyRow, Transaction
 from metadata.image import NO_LEADER, PEERS, ClusterImage, NodeImage, PartitionImage, TopicImage
@@ -90,6 +90,7 @@ def load(tx: Transaction, seen: ClusterImage | None) -> ClusterImage:
         controller=NO_LEADER if controller is None else controller,
         features=MappingProxyType(dict(tx.connection.execute(_FEATURES).all())),
         fenced_wals=tuple(takeovers.fenced_wals(tx)),
+        losses=forgetting.losses(tx),
     )
 
 

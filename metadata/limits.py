@@ -19,6 +19,8 @@ EPOCHS_PER_STREAM_MAX = 1_000
 """Openings remembered; the oldest go first. 12 bytes each, so at most 12 KB in a row."""
 TOPIC_TOMBSTONES_MAX = 1_000
 """Deleted topics remembered so that images can be refreshed; a reader older than that loads the image whole."""
+LOSSES_SHOWN_MAX = 1_000
+"""Intervals given up that an image holds: about 200 KiB. There should be none."""
 
 IMAGE_HISTORY_MAX = 10_000
 """Versions whose tags are kept at least; up to twice as many. A broker that saw none of them is not checked by tag."""

@@ -22,6 +22,7 @@ from metadata import (
     cluster,
     commits,
     configs,
+    forgetting,
     ids,
     image_loader,
     leases,
@@ -37,8 +38,9 @@ from metadata import (
     topics,
 )
 from metadata import seen_file as seen
-from metadata.cluster_types import Lease, LoadReport, NewTopic, NodeBeat, Placement
+from metadata.cluster_types import Lease, LoadReport, Loss, NewTopic, NodeBeat, Placement
 from metadata.engine import Engine, Transaction
+from metadata.forgetting import GivingUp, Holdings
 from metadata.image import ClusterImage, TopicImage
 from metadata.schema import REVISION
 from metadata.seen_file import SeenKeeper
@@ -270,6 +272,19 @@ class Metadata:
         """Store what the user asks for: replica lists, and who is to have each stream open now. Streams that do not
         exist are passed over."""
         await self._write("place", replicas.place, placements)
+
+    async def holdings(self, node_id: NodeId) -> Holdings:
+        """What a node has open, and over which WALs. Raises NotFound for one that was never registered."""
+        return await self._read("holdings", forgetting.holdings, node_id)
+
+    async def prepare_hole(self) -> tuple[ObjectId, int]:
+        """(id, incarnation) of an object to be uploaded in nobody's name, for `give_up`."""
+        return await self._write("prepare_hole", forgetting.prepare_hole)
+
+    async def give_up(self, what: GivingUp) -> list[Loss]:
+        """Close streams of a dead node behind a gap, what its lost WAL held of them given up (CORRECTNESS 10). All or
+        nothing: raises Unavailable when anything is not as the caller saw it."""
+        return await self._write("give_up", forgetting.give_up, what)
 
     # --- load ----------------------------------------------------------------------------------
 

@@ -52,6 +52,10 @@ thread and back costs more CPU (the interpreter's lock changes hands) than the w
 WAL_INLINE_SYNC_US = 1000
 WAL_BYTES_MAX = 4 * GIB
 """Retained WAL. At the bound appends are Overloaded until a flush trims it."""
+WAL_RECORD_BYTES_MIN = 48 + 61
+"""An entry in the WAL on objects (a record's header in a file has 88 bytes) and a record batch without records."""
+OFFSETS_PER_BATCH_MAX = 1 << 31
+"""Kafka's last offset delta has 32 bits, and a batch's records are not looked at: what its header says counts."""
 WAL_SEGMENTS_KEPT = 4
 """Trimmed segment files kept for reuse: one flush may free a few. Writing into blocks and page-cache pages that exist
 was measured at 0.10 CPU-seconds per GB, into a new file at 0.74."""

@@ -279,6 +279,10 @@ class Storage:
         """
         await self._closing.close(streams, timeout_s, pause_max_s)
 
+    def given_up(self, stream_id: StreamId) -> None:
+        """What a dead owner's WAL lacked of it is not waited for any more: it may be opened from its committed end."""
+        self._broken.pop(stream_id, None)
+
     def drop_stream(self, stream_id: StreamId) -> None:
         """Its topic is deleted: forget everything of it. The listener hears append_failed(NotFound) at most once."""
         self._recovered.discard(stream_id)

@@ -1,7 +1,17 @@
 """Write-ahead logs: the `WriteAheadLog` seam on files, on objects and in memory. `wal.factory.open_wal` chooses by
 URL."""
 
-from wal.factory import WalAccess, check_wal_url, is_on_objects, lock_needed, open_wal, read_sealed, seal_wal, take_lock
+from wal.factory import (
+    WalAccess,
+    check_wal_url,
+    is_on_objects,
+    lock_needed,
+    open_wal,
+    owner_of,
+    read_sealed,
+    seal_wal,
+    take_lock,
+)
 from wal.file_takeover import WalLock
 from wal.files import Files, OsFiles
 from wal.object_names import LogName
@@ -20,6 +30,7 @@ __all__ = [
     "is_on_objects",
     "lock_needed",
     "open_wal",
+    "owner_of",
     "read_sealed",
     "seal_wal",
     "take_lock",

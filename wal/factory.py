@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from random import Random, SystemRandom
 from urllib.parse import unquote, urlsplit
 
-from s3stream.errors import BadSetting, Unavailable
+from s3stream.errors import BadSetting, Corrupt, Unavailable
 from s3stream.metrics import Metrics
 from s3stream.objectstore.url import parse_store_url
 from s3stream.seams import Clock, ObjectStore, WriteAheadLog
@@ -27,6 +27,7 @@ from wal.object_names import LogName
 from wal.object_seal import Sealer
 from wal.object_settings import ObjectWalSettings
 from wal.object_wal import ObjectWal, read_streams
+from wal.owner import WalOwner, read_owner
 from wal.settings import WalSettings
 
 OBJECT_SCHEMES = ("s3", "gs", "az")
@@ -129,6 +130,18 @@ async def take_lock(uri: str, *, node_id: NodeId, node_epoch: int, access: WalAc
     then the epoch is not raised, and an owner that wakes is still the owner.
     """
     return await file_takeover.take_lock(_directory(uri), node_id, node_epoch, access.files, access.run_blocking)
+
+
+async def owner_of(uri: str, access: WalAccess) -> WalOwner | None:
+    """Whose log a directory here holds; None where there is none, or it does not say."""
+
+    def read() -> WalOwner | None:
+        try:
+            return read_owner(access.files, _directory(uri))
+        except (OSError, Corrupt):
+            return None
+
+    return await access.run_blocking(read)
 
 
 async def seal_wal(uri: str, *, wal: FencedWal, access: WalAccess, lock: WalLock | None = None) -> int:

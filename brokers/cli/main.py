@@ -130,6 +130,46 @@ def broker(
     sys.exit(process.run(settings))
 
 
+node = typer.Typer(help="What an operator does with one broker.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(node, name="node")
+ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML file of settings.")]
+
+
+@node.command()
+def forget(
+    node_id: Annotated[int, typer.Argument(metavar="NODE", min=0, help="node.id of the broker that is gone.")],
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="Give the records up; without it, only say which.")
+    ] = False,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    object_store: ObjectStore = None,
+    metadata: MetadataUrl = None,
+    assignments: Set = None,
+) -> None:
+    """A broker's WAL is gone for good: list what is lost with it, or give that up so that its partitions go on."""
+    from brokers.cli.forget import forget
+
+    sys.exit(forget(_stores(config, data_dir, object_store, None, metadata, assignments), node_id, accept_loss))
+
+
+def _stores(
+    config: Path | None, data_dir: str | None, object_store: str | None, wal: str | None, metadata: str | None,
+    assignments: list[str] | None,
+) -> dict[str, str]:  # fmt: skip
+    """Settings as a broker has them, for a command that only needs to know where things lie."""
+    from brokers.cli.sources import from_assignments, from_environment, from_flags, from_toml
+    from s3stream.errors import BadSetting
+
+    try:
+        settings = from_toml(config) if config is not None else {}
+        settings |= from_environment(os.environ)
+        settings |= from_flags(_urls(data_dir, object_store, wal, metadata))
+        return settings | from_assignments(assignments or ())
+    except BadSetting as error:
+        _fail(str(error))
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
 def drill(context: typer.Context) -> None:
     """Kill, pause and move brokers of a cluster of its own under load, and account for every record: NAME …, --help."""

@@ -168,6 +168,8 @@ class Controller:
         """Look at once where it may matter."""
         if before.nodes != after.nodes or before.fenced_wals != after.fenced_wals or after.controller == NO_LEADER:
             self._hurry.set()
+        for loss in after.losses[len(before.losses) :] if self.active else ():
+            self.decisions.alarm("unclean: offsets were given up with a lost WAL", **loss._asdict())
         for work in self._upkeep:
             work.image_changed()
 

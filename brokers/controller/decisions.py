@@ -27,6 +27,11 @@ class Decisions:
         log.info(decision, **facts)
         self._keep(decision, facts)
 
+    def alarm(self, decision: str, **facts: Any) -> None:
+        """As `say`, for what nobody may overlook."""
+        log.error(decision, **facts)
+        self._keep(decision, facts)
+
     def stands(self, about: object, decision: str, reason: str, **facts: Any) -> None:
         """Said when it is new: `about` had another decision or reason before."""
         if self._standing.get(about) == (decision, reason):

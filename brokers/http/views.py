@@ -69,6 +69,7 @@ def cluster(image: ClusterImage, node_id: int, controller: Controller) -> dict[s
             for wal in image.fenced_wals
         ],
         "movements": _movements(image),
+        "given_up": [loss._asdict() for loss in image.losses],
         "as_controller": controller.status(),
     }
 

@@ -84,6 +84,10 @@ class PartitionManager:
             "ponor_partitions_offline", "Partitions placed here that could not be opened",
             lambda: float(len(self._opener.offline)),
         )  # fmt: skip
+        metrics.gauge(
+            "ponor_partitions_given_up", "Intervals of offsets that were given up with lost WALs, in the whole cluster",
+            lambda: float(len(self.image.losses)),
+        )  # fmt: skip
 
     # --- life ----------------------------------------------------------------------------------
 

@@ -59,9 +59,14 @@ class Takeovers:
                 continue
             if owner not in (self._recovered.get(part.stream_id), self._broken.get(part.stream_id)):
                 streams.setdefault(owner, []).append(part.stream_id)
-        for known in (self._recovered, self._broken):
-            for stream_id in [stream_id for stream_id, owner in known.items() if owner not in wals]:
-                del known[stream_id]
+        held = {(part.stream_id, (part.leader, part.owner_epoch)) for part in parts}
+        for stream_id, owner in list(self._broken.items()):
+            if (stream_id, owner) not in held:
+                # Given up (`ponor node forget`), deleted, or another broker's to try: not ours to keep closed.
+                del self._broken[stream_id]
+                self._storage.given_up(stream_id)
+        for stream_id in [stream_id for stream_id, owner in self._recovered.items() if owner not in wals]:
+            del self._recovered[stream_id]
         for owner, wanted in streams.items():
             self._running.add(owner)
             self._tasks.spawn(self._recover(wals[owner], wanted), f"recover streams of node {owner[0]}")

@@ -2,49 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from kio.schema.errors import ErrorCode
 
-from brokers.partitions.log_config import LogConfig
-from brokers.partitions.manager import PartitionManager
-from brokers.partitions.partition_log import PartitionLog
-from s3stream.metrics import Metrics
-from tests.support.partition_life import everything, turns
-from tests.support.partitions import Answers, append, idempotent
-from tests.support.survivors import KINDS, Cluster, Node
+from tests.support.partition_life import everything
+from tests.support.survivor_partitions import Broker
+from tests.support.survivors import KINDS, Cluster
 from tests.support.virtual_time import virtual
-
-
-class Broker:
-    """Partitions over one node's engine."""
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        world = node.cluster.world
-        self.manager = PartitionManager(
-            node.storage, world.metadata, node.node_id, lambda topic, image: LogConfig(), world.clock,
-            node.engine.tasks, Metrics(),
-        )  # fmt: skip
-
-    async def serves(self) -> PartitionLog:
-        """Until partition 0 is open here."""
-        for _ in range(100):
-            await self.manager.apply_image(await self.node.cluster.world.metadata.load_image(None))
-            if self.manager.open_count:
-                return self.manager.log("t", 0)
-            await asyncio.sleep(0.1)
-        raise AssertionError(self.manager.offline())
-
-    async def produce(self, sequence: int) -> Answers:
-        answers = append(self.manager.log("t", 0), idempotent(sequence, value=b"%d" % sequence))
-        for _ in range(1000):
-            if answers.errors:
-                return answers
-            await turns(1)
-            await asyncio.sleep(0.001)
-        raise AssertionError("no answer")
 
 
 @pytest.mark.parametrize("kind", KINDS)

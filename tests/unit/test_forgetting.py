@@ -1,0 +1,295 @@
+"""A node's WAL is gone for good: what may be given up, what may not, and how its partitions go on (CORRECTNESS 10)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from kio.schema.errors import ErrorCode
+
+from brokers import forgetting
+from brokers.records.batch import iter_headers
+from metadata.forgetting import GivingUp
+from s3stream.errors import BadSetting, NotFound, Unavailable
+from s3stream.limits import GIB, MIB, OFFSETS_PER_BATCH_MAX, RANGES_PER_CHUNK
+from s3stream.types import ObjectRef, StreamState
+from tests.support.survivor_partitions import Broker
+from tests.support.survivors import KINDS, Cluster
+from tests.support.virtual_time import virtual
+
+LEASE_SECONDS = 3.0
+WAL_BYTES = 4 * MIB
+GAP = forgetting.gap_beyond(WAL_BYTES)
+
+
+async def plan_of(cluster: Cluster, node_id: int = 0) -> forgetting.Plan:
+    access = cluster.access(cluster.store, cluster.process_files(), cluster._tasks)
+    return await forgetting.plan(cluster.world.metadata, node_id, access, cluster.world.clock, LEASE_SECONDS, WAL_BYTES)
+
+
+async def forget(cluster: Cluster, node_id: int = 0) -> list[tuple[int, int, int]]:
+    losses = await forgetting.give_up(await plan_of(cluster, node_id), cluster.world.metadata, cluster.store)
+    return [(loss.partition, loss.start, loss.end) for loss in losses]
+
+
+def lose_volume(cluster: Cluster, node_id: int) -> None:
+    for path in [path for path in cluster.disk.entries if path.startswith(f"/wal-{node_id}/")]:
+        del cluster.disk.entries[path]
+
+
+async def dead_owner(flushed: int, lost: int) -> tuple[Cluster, Broker]:
+    """Of partition 0: `flushed` records in objects, `lost` more acknowledged; then it dies and its volume is gone."""
+    cluster = await Cluster.create("files", 1)
+    owner = Broker(await cluster.start(0))
+    await owner.serves()
+    for sequence in range(flushed + lost):
+        if sequence == flushed:
+            await owner.node.storage.flush()
+        assert (await owner.produce(sequence)).offsets == [sequence]
+    await owner.node.kill()
+    lose_volume(cluster, 0)
+    return cluster, owner
+
+
+@virtual
+async def test_10_a_partition_goes_on_behind_a_gap_that_no_offset_of_the_lost_wal_reaches() -> None:
+    cluster, _ = await dead_owner(3, 2)
+    metadata = cluster.world.metadata
+    assert await forget(cluster) == [(0, 3, 3 + GAP)]
+    [row] = await metadata.streams([1])
+    assert (row.state, row.committed_end) == (StreamState.CLOSED, 3 + GAP)
+    survivor = Broker(await cluster.start(1))
+    await metadata.assign({1: 1})
+    log = await survivor.serves()
+    assert (log.leader_epoch, log.log_start_offset, log.high_watermark) == (1, 0, 3 + GAP)
+    # Producers: state as it was at the committed end. A retry of what is there is known, what was lost is not.
+    assert (await survivor.produce(2)).offsets == [2]
+    assert (await survivor.produce(4)).errors == [ErrorCode.out_of_order_sequence_number]
+    assert (await survivor.produce(3)).offsets == [3 + GAP]
+    # Consumers: below, in the gap (where the lost records were, and further on), behind it.
+    for offset, found in ((0, 0), (2, 2), (3, 3 + GAP), (4, 3 + GAP), (GAP, 3 + GAP), (3 + GAP, 3 + GAP)):
+        result = await log.read(offset, 1)
+        [first, *_] = iter_headers(b"".join(bytes(part) for part in result.buffers))
+        assert (first[1].base_offset, result.start_offset) == (found, found), offset
+    assert log.end_offset_for_epoch(0) == (0, 3 + GAP)
+    assert log.end_offset_for_epoch(1) == (1, 4 + GAP)
+    assert await log.read(4 + GAP, 1) is not None
+    # It is there after the next restart too, and by time.
+    await survivor.node.storage.flush()
+    await survivor.node.kill()
+    again = Broker(await cluster.start(1))
+    log = await again.serves()
+    assert (log.leader_epoch, log.high_watermark) == (2, 4 + GAP)
+    assert (await again.produce(3)).offsets == [3 + GAP]
+    batch = await log.stream.batch_for_timestamp(-1, log.high_watermark, 3)
+    assert batch is not None and next(iter(iter_headers(batch)))[1].base_offset == 3 + GAP
+
+
+@virtual
+async def test_a_partition_of_which_nothing_was_ever_flushed_goes_on_too() -> None:
+    cluster, _ = await dead_owner(0, 2)
+    assert await forget(cluster) == [(0, 0, GAP)]
+    survivor = Broker(await cluster.start(1))
+    await cluster.world.metadata.assign({1: 1})
+    log = await survivor.serves()
+    result = await log.read(1, 1)
+    assert (result.buffers, result.end_offset) == ([], GAP), "nothing there yet"
+    assert (await survivor.produce(0)).offsets == [GAP]
+    assert (await log.read(1, 1)).start_offset == GAP
+
+
+@virtual
+async def test_what_was_given_up_is_in_the_image_and_the_node_comes_back_with_an_empty_volume() -> None:
+    cluster, _ = await dead_owner(3, 2)
+    metadata = cluster.world.metadata
+    await forget(cluster)
+    image = await metadata.load_image()
+    [loss] = image.losses
+    assert (loss.topic, loss.partition, loss.node_id, loss.node_epoch, loss.leader_epoch) == ("t", 0, 0, 1, 1)
+    assert not image.nodes[0].alive and image.nodes[0].node_epoch == 2
+    back = Broker(await cluster.start(0))
+    log = await back.serves()
+    assert (back.node.identity.node_epoch, log.high_watermark) == (3, 3 + GAP)
+
+
+@virtual
+async def test_10_a_node_that_lives_is_not_forgotten() -> None:
+    cluster, owner = await dead_owner(3, 2)
+    metadata = cluster.world.metadata
+    plan = await plan_of(cluster)
+    identity = owner.node.identity
+
+    async def beat() -> None:
+        while True:
+            await metadata.heartbeat(identity)
+            await asyncio.sleep(0.5)
+
+    beating = asyncio.ensure_future(beat())
+    await asyncio.sleep(0)
+    with pytest.raises(BadSetting, match="lives"):
+        await plan_of(cluster)
+    # It came to life after it was watched.
+    with pytest.raises(Unavailable, match="lives"):
+        await forgetting.give_up(plan, metadata, cluster.store)
+    beating.cancel()
+    [row] = await metadata.streams([1])
+    assert (row.state, row.committed_end) == (StreamState.OPEN, 3)
+
+
+@virtual
+async def test_10_a_paused_owner_that_holds_its_lock_is_not_forgotten() -> None:
+    cluster = await Cluster.create("files", 1)
+    await (await cluster.start(0)).open([1])
+    with pytest.raises(BadSetting, match="in use by process"):
+        await plan_of(cluster)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@virtual
+async def test_10_a_wal_that_can_be_read_is_not_given_up(kind: str) -> None:
+    cluster = await Cluster.create(kind, 1)
+    owner = Broker(await cluster.start(0))
+    await owner.serves()
+    await owner.produce(0)
+    await owner.node.kill()
+    with pytest.raises(BadSetting, match="can be read"):
+        await plan_of(cluster)
+    survivor = await cluster.start(1)
+    wal = await cluster.fence(0, 1, survivor.identity)
+    if kind == "objects":
+        with pytest.raises(BadSetting, match="can be read"):
+            await plan_of(cluster)
+    await cluster.seal(wal)
+    assert (await plan_of(cluster)).lost == [], "everything is there: it is for survivors to recover"
+
+
+@virtual
+async def test_an_earlier_lifes_directory_is_for_its_node() -> None:
+    """The owner died between its registration and writing its name: it alone can read what its last life left."""
+    cluster = await Cluster.create("files", 1)
+    owner = Broker(await cluster.start(0))
+    await owner.serves()
+    await owner.produce(0)
+    await owner.node.kill()
+    await cluster.world.metadata.register_node(0, cluster.uri(0), {"PLAINTEXT": "127.0.0.1:9092"})
+    with pytest.raises(BadSetting, match="can be read"):
+        await plan_of(cluster)
+
+
+async def with_a_hole() -> tuple[Cluster, Broker, Broker]:
+    """A WAL on objects that lacks one of partition 1's first records; partition 0 is whole. Sealed."""
+    cluster = await Cluster.create("objects", 2)
+    owner, survivor = Broker(await cluster.start(0)), Broker(await cluster.start(1))
+    for partition in (0, 1):
+        await owner.serves(partition)
+    for sequence in range(3):
+        for partition in (0, 1):
+            assert (await owner.produce(sequence, partition)).offsets == [sequence]
+    await owner.node.kill()
+    await cluster.bury(owner.node, survivor.node)
+    damaged = 0
+    async for info in cluster.store.list(""):
+        data = bytearray(await cluster.store.get(info.key))
+        at = data.find(b"PONOROWL")
+        if at == 0 and int.from_bytes(data[10:12], "little") == 1 and int.from_bytes(data[80:88], "little") == 2:
+            await cluster.store.delete([info.key])
+            data[-1] ^= 1  # of partition 1's payload, the only one in this object
+            await cluster.store.create(info.key, [bytes(data)])
+            damaged += 1
+    assert damaged
+    return cluster, owner, survivor
+
+
+@virtual
+async def test_of_a_wal_with_damage_only_the_partitions_that_it_concerns_are_given_up() -> None:
+    cluster, _, survivor = await with_a_hole()
+    metadata = cluster.world.metadata
+    await metadata.assign({1: 1, 2: 1})
+    whole = await survivor.serves(0)
+    assert whole.high_watermark == 3
+    for _ in range(20):
+        await survivor.manager.apply_image(await metadata.load_image())
+        await asyncio.sleep(0.1)
+    assert list(survivor.manager.offline()) == [2]
+    plan = await plan_of(cluster)
+    assert [(one.stream.partition, one.reason.split(":")[0]) for one in plan.lost] == [(1, "damaged")]
+    [(partition, start, end)] = await forget(cluster)
+    assert (partition, end - start) == (1, GAP)
+    # The survivor that had found the damage opens it, without a restart.
+    log = await survivor.serves(1)
+    assert (log.leader_epoch, log.high_watermark) == (1, end)
+    assert survivor.manager.offline() == {}
+    assert (await metadata.load_image()).fenced_wals == ()
+    [wal] = (await metadata.holdings(0)).wals.values()
+    assert wal.seal_number is not None, "the sealed log's row stays, to be cleaned up"
+
+
+@virtual
+async def test_a_lost_corner_of_a_node_that_came_back_elsewhere_is_given_up_though_it_lives() -> None:
+    cluster, _, survivor = await with_a_hole()
+    metadata = cluster.world.metadata
+    await metadata.assign({1: 1, 2: 1})
+    await survivor.serves(0)
+    await metadata.register_node(0, "s3://elsewhere/wal", {"PLAINTEXT": "127.0.0.1:9092"})
+    assert [partition for partition, *_ in await forget(cluster)] == [1]
+    assert (await metadata.load_image()).nodes[0].alive
+
+
+@virtual
+async def test_giving_up_is_all_or_nothing_and_refuses_what_has_changed() -> None:
+    cluster, _ = await dead_owner(3, 2)
+    metadata = cluster.world.metadata
+    plan = await plan_of(cluster)
+    await forget(cluster)
+    with pytest.raises(Unavailable):
+        await forgetting.give_up(plan, metadata, cluster.store)
+    [row] = await metadata.streams([1])
+    assert row.committed_end == 3 + GAP, "once"
+    assert len((await metadata.load_image()).losses) == 1
+    with pytest.raises(NotFound):
+        await plan_of(cluster, 7)
+    assert (await plan_of(cluster)).lost == []
+
+
+@virtual
+async def test_an_object_for_the_gap_whose_preparation_ran_out_is_not_referred_to() -> None:
+    cluster, _ = await dead_owner(3, 2)
+    metadata = cluster.world.metadata
+    plan = await plan_of(cluster)
+    found = plan.holdings
+    what = GivingUp(0, found.node_epoch, found.heartbeat, {1: 1}, GAP, ObjectRef(99, 1, 56))
+    with pytest.raises(Unavailable, match="ran out"):
+        await metadata.give_up(what)
+    [row] = await metadata.streams([1])
+    assert (row.state, row.committed_end) == (StreamState.OPEN, 3)
+
+
+@virtual
+async def test_a_gap_may_fill_a_chunk_of_ranges() -> None:
+    cluster = await Cluster.create("files", 1)
+    owner = Broker(await cluster.start(0))
+    await owner.serves()
+    for sequence in range(RANGES_PER_CHUNK - 1):
+        await owner.produce(sequence)
+        await owner.node.storage.flush()
+    await owner.produce(RANGES_PER_CHUNK - 1)
+    await owner.node.kill()
+    lose_volume(cluster, 0)
+    [(_, start, end)] = await forget(cluster)
+    ranges = await cluster.world.metadata.object_ranges(1, 0, 1000)
+    assert [(part.start, part.end) for part in ranges[-2:]] == [(start - 1, start), (start, end)]
+
+
+@virtual
+async def test_there_have_to_be_offsets_left() -> None:
+    cluster, _ = await dead_owner(1, 1)
+    access = cluster.access(cluster.store, cluster.process_files(), cluster._tasks)
+    with pytest.raises(BadSetting, match="not enough offsets"):
+        await forgetting.plan(cluster.world.metadata, 0, access, cluster.world.clock, 3.0, 1 << 40)
+
+
+def test_10_the_gap_is_larger_than_a_full_wal_can_hold() -> None:
+    """As many of the smallest records as fit, each of as many offsets as a batch's header can say."""
+    for wal_bytes in (512 * MIB, 4 * GIB, 64 * GIB):
+        assert forgetting.gap_beyond(wal_bytes) > wal_bytes // (48 + 61) * OFFSETS_PER_BATCH_MAX
+    assert forgetting.gap_beyond(4 * GIB) < forgetting.OFFSET_MAX // 50, "fifty times for one partition"
