@@ -27,6 +27,7 @@ from brokers.controller.balancing import Balancing
 from brokers.controller.controller import Controller
 from brokers.controller.decisions import Decisions
 from brokers.controller.homes import survivors
+from brokers.controller.janitor import Janitor
 from brokers.controller.load_reporter import LoadReporter
 from brokers.controller.placing import ByLoad
 from brokers.controller.wals import ReachableWals
@@ -335,7 +336,8 @@ class _Node:
         )  # fmt: skip
         self.controller = Controller(
             metadata, lambda: self.partitions.image, ByLoad(metadata, clock), wals, clock, tasks, metrics,
-            settings.controller_settings(config), decisions, [balancing],
+            settings.controller_settings(config), decisions,
+            [balancing, Janitor(metadata, wals, clock, tasks, metrics)],
         )  # fmt: skip
         self.health = Health(
             storage, self.partitions, crashed, metadata, self.heartbeat.silent_seconds, config.lease_ms / 1000,

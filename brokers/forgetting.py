@@ -60,7 +60,7 @@ async def plan(
 ) -> Plan:
     """What would be given up. Raises BadSetting: it lives, or can still be recovered; Unavailable: nobody can say."""
     found = await metadata.holdings(node_id)
-    if any(wal.state != WalState.SEALED for wal in found.wals.values()):
+    if any(wal.state < WalState.SEALED for wal in found.wals.values()):
         await clock.sleep(lease_seconds)
         again = await metadata.holdings(node_id)
         if again.alive and (again.node_epoch, again.heartbeat) != (found.node_epoch, found.heartbeat):
@@ -101,7 +101,7 @@ async def give_up(plan: Plan, metadata: Metadata, objects: ObjectStore) -> list[
 async def _lost_of(wal: FencedWal, streams: Sequence[OwnedStream], access: WalAccess) -> list[Lost]:
     """Of one incarnation's streams, those that cannot be recovered."""
     try:
-        if wal.state != WalState.SEALED:
+        if wal.state < WalState.SEALED:
             await _refuse_if_sealable(wal, access)
         reasons = await _broken(wal, streams, access)
     except (_Lost, Corrupt, Refused) as error:

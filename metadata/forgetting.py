@@ -34,8 +34,10 @@ from metadata.schema import (
     tail_rows,
     topics,
 )
+from metadata.statements import parts
 from metadata.streams import lock as lock_streams
-from metadata.streams import owned_by, parts, touch_topics
+from metadata.streams import owned_by, touch_topics
+from metadata.takeovers import fenced
 from s3stream.errors import NotFound, Unavailable
 from s3stream.limits import OBJECT_PREPARE_TTL_MS, RANGES_PER_CHUNK
 from s3stream.types import (
@@ -128,7 +130,7 @@ def holdings(tx: Transaction, node_id: NodeId) -> Holdings:
     row = tx.connection.execute(select(nodes).where(_NODE), {"node": node_id}).one_or_none()
     if row is None:
         raise NotFound(f"node {node_id} was never registered")
-    wals = {wal.node_epoch: _fenced(wal) for wal in tx.connection.execute(_WALS, {"node": node_id})}
+    wals = {wal.node_epoch: fenced(wal) for wal in tx.connection.execute(_WALS, {"node": node_id})}
     owned = owned_by(tx, node_id)
     names = _names(tx, [snapshot.stream_id for snapshot in owned])
     found = [OwnedStream(*names[snapshot.stream_id], snapshot) for snapshot in owned if snapshot.stream_id in names]
@@ -157,7 +159,7 @@ def give_up(tx: Transaction, what: GivingUp) -> list[Loss]:
             f"node {what.node_id}: others still commit what partitions that moved away left in its WAL; try again"
         )
     wals = tx.connection.execute(_WALS.with_for_update(), names).all()
-    unsealed = {wal.node_epoch for wal in wals if wal.wal_state != WalState.SEALED}
+    unsealed = {wal.node_epoch for wal in wals if wal.wal_state < WalState.SEALED}
     ends_node = not unsealed.isdisjoint(what.streams.values())
     # What a sealed WAL held is lost or not, whatever became of the node since.
     if ends_node and (node is None or (node.node_epoch, node.heartbeat) != (what.node_epoch, what.heartbeat)):
@@ -181,13 +183,6 @@ def losses(tx: Transaction) -> tuple[Loss, ...]:
     """What was given up so far, in order of time."""
     found = [Loss(**json.loads(value)) for value in tx.connection.execute(_LOSSES).scalars()]
     return tuple(sorted(found, key=lambda loss: (loss.given_up_ms, loss.topic, loss.partition)))
-
-
-def _fenced(row: AnyRow) -> FencedWal:
-    return FencedWal(
-        row.node_id, row.node_epoch, row.incarnation, row.wal_uri, row.wal_trim, WalState(row.wal_state),
-        row.seal_number,
-    )  # fmt: skip
 
 
 def _names(tx: Transaction, stream_ids: Sequence[StreamId]) -> dict[StreamId, tuple[str, int]]:

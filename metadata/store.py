@@ -19,6 +19,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from metadata import (
     assignments,
+    cleanup,
     cluster,
     commits,
     configs,
@@ -64,6 +65,8 @@ from s3stream.types import (
     StreamId,
     StreamSnapshot,
     TailRow,
+    WalPosition,
+    WalState,
 )
 
 log = structlog.get_logger(__name__)
@@ -272,6 +275,19 @@ class Metadata:
         """Store what the user asks for: replica lists, and who is to have each stream open now. Streams that do not
         exist are passed over."""
         await self._write("place", replicas.place, placements)
+
+    async def finished_wals(self, state: WalState, limit: int) -> list[FencedWal]:
+        """SEALED, or RETIRED, ones of which everything is committed, at most `limit`."""
+        return await self._read("finished_wals", cleanup.finished_wals, state, limit)
+
+    async def trim_finished(self, lease: Lease, node_id: NodeId, node_epoch: int, end: WalPosition) -> bool:
+        """Raise a finished WAL's trim to its end, before any of it is deleted. False: it is no longer there, or not
+        finished. Raises Fenced when the lease is lost."""
+        return await self._write("trim_finished", cleanup.trim_finished, lease, node_id, node_epoch, end)
+
+    async def retire_wal(self, lease: Lease, node_id: NodeId, node_epoch: int) -> None:
+        """SEALED → RETIRED, when nothing of it is left to be deleted. Raises Fenced when the lease is lost."""
+        await self._write("retire_wal", cleanup.retire, lease, node_id, node_epoch)
 
     async def holdings(self, node_id: NodeId) -> Holdings:
         """What a node has open, and over which WALs. Raises NotFound for one that was never registered."""

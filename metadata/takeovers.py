@@ -26,14 +26,14 @@ from s3stream.types import FencedWal, NodeId, StreamState, WalState
 _NODE = nodes.c.node_id == bindparam("node")
 _LOCK_NODE = select(nodes.c.node_epoch, nodes.c.heartbeat).where(_NODE).with_for_update()
 _FENCE = update(nodes).where(_NODE).values(node_epoch=nodes.c.node_epoch + 1, alive=False)
-_OF_WAL = (node_wals.c.node_id == bindparam("node")) & (node_wals.c.node_epoch == bindparam("epoch"))
-_WALS: Select[Any] = select(
+OF_WAL = (node_wals.c.node_id == bindparam("node")) & (node_wals.c.node_epoch == bindparam("epoch"))
+WALS: Select[Any] = select(
     node_wals.c.node_id, node_wals.c.node_epoch, node_wals.c.incarnation, node_wals.c.wal_uri, node_wals.c.wal_trim,
     node_wals.c.wal_state, node_wals.c.seal_number,
 )  # fmt: skip
-_LOCK_WAL = _WALS.where(_OF_WAL).with_for_update()
-_SEALING = update(node_wals).where(_OF_WAL).values(wal_state=WalState.SEALING)
-_SEALED = update(node_wals).where(_OF_WAL).values(wal_state=WalState.SEALED, seal_number=bindparam("number"))
+_LOCK_WAL = WALS.where(OF_WAL).with_for_update()
+_SEALING = update(node_wals).where(OF_WAL).values(wal_state=WalState.SEALING)
+_SEALED = update(node_wals).where(OF_WAL).values(wal_state=WalState.SEALED, seal_number=bindparam("number"))
 _IS_NAMED = (
     select(streams.c.stream_id)
     .where(
@@ -65,7 +65,7 @@ _GIVE = (
     .where(streams.c.stream_id.in_(bindparam("ids", expanding=True)))
     .values(owner_node_epoch=bindparam("new_epoch"))
 )
-_UNFINISHED = _WALS.where(
+_UNFINISHED = WALS.where(
     node_wals.c.wal_state.in_((WalState.SEALING, WalState.SEALED)), or_(_IS_NAMED, tails.NAMED_BY_TAIL)
 ).order_by(node_wals.c.node_id, node_wals.c.node_epoch)
 
@@ -82,13 +82,13 @@ def fence_node(tx: Transaction, lease: Lease, node_id: NodeId, node_epoch: int, 
     names = {"node": node_id, "epoch": node_epoch}
     wal = tx.connection.execute(_LOCK_WAL, names).one_or_none()
     if wal is None or wal.wal_state != WalState.OPEN:
-        return None if wal is None else _fenced(wal)
+        return None if wal is None else fenced(wal)
     if (node.node_epoch, node.heartbeat) != (node_epoch, heartbeat):
         return None
     tx.connection.execute(_FENCE, {"node": node_id})
     tx.connection.execute(_SEALING, names)
     _take_along(tx, node_id, node_epoch, version)
-    return _fenced(wal)._replace(state=WalState.SEALING)
+    return fenced(wal)._replace(state=WalState.SEALING)
 
 
 def _take_along(tx: Transaction, node_id: NodeId, node_epoch: int, version: int) -> None:
@@ -107,22 +107,22 @@ def wal_sealed(tx: Transaction, lease: Lease, node_id: NodeId, node_epoch: int, 
     leases.check(tx, lease)
     names = {"node": node_id, "epoch": node_epoch}
     wal = tx.connection.execute(_LOCK_WAL, names).one_or_none()
-    if wal is None or (wal.wal_state, wal.seal_number) == (WalState.SEALED, seal_number):
+    if wal is None or (wal.wal_state >= WalState.SEALED and wal.seal_number == seal_number):
         return
     name = f"WAL of node {node_id} epoch {node_epoch}"
     if wal.wal_state == WalState.OPEN:
         raise Fenced(f"{name}: its owner was not fenced")
-    if wal.wal_state == WalState.SEALED:
+    if wal.wal_state >= WalState.SEALED:
         raise Fenced(f"{name}: sealed at {wal.seal_number} before, not at {seal_number}")
     tx.connection.execute(_SEALED, {**names, "number": seal_number})
 
 
 def fenced_wals(tx: Transaction) -> list[FencedWal]:
     """Those that open streams or tails still name: unfinished takeovers."""
-    return [_fenced(row) for row in tx.connection.execute(_UNFINISHED)]
+    return [fenced(row) for row in tx.connection.execute(_UNFINISHED)]
 
 
-def _fenced(row: AnyRow) -> FencedWal:
+def fenced(row: AnyRow) -> FencedWal:
     return FencedWal(
         row.node_id, row.node_epoch, row.incarnation, row.wal_uri, row.wal_trim, WalState(row.wal_state),
         row.seal_number,

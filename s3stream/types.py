@@ -128,6 +128,8 @@ class WalState(enum.IntEnum):
     SEALING = 2
     """A takeover raised the node epoch and looks for the seal's place (CORRECTNESS 2)."""
     SEALED = 3
+    RETIRED = 4
+    """SEALED, all of it committed, and nothing left of it but its marks."""
 
 
 class FencedWal(NamedTuple):

@@ -4,6 +4,8 @@ URL."""
 from wal.factory import (
     WalAccess,
     check_wal_url,
+    clear_wal,
+    end_of,
     is_on_objects,
     lock_needed,
     open_wal,
@@ -27,6 +29,8 @@ __all__ = [
     "WalLock",
     "WalSettings",
     "check_wal_url",
+    "clear_wal",
+    "end_of",
     "is_on_objects",
     "lock_needed",
     "open_wal",

@@ -17,8 +17,8 @@ from s3stream.metrics import Metrics
 from s3stream.objectstore.url import parse_store_url
 from s3stream.seams import Clock, ObjectStore, WriteAheadLog
 from s3stream.tasks import Tasks
-from s3stream.types import FencedWal, NodeId, StreamBatch, StreamId, WalDamage
-from wal import file_takeover
+from s3stream.types import FencedWal, NodeId, StreamBatch, StreamId, WalDamage, WalPosition
+from wal import cleanup, file_takeover
 from wal.file_takeover import WalLock
 from wal.file_wal import FileWal
 from wal.files import Files, OsFiles, RunBlocking
@@ -156,6 +156,31 @@ async def seal_wal(uri: str, *, wal: FencedWal, access: WalAccess, lock: WalLock
         return (await sealer.seal(wal.node_epoch, wal.trim)).number
     assert lock is not None, "the lock comes first"
     return await file_takeover.find_end(wal, lock, access.files, access.run_blocking)
+
+
+async def end_of(uri: str, *, wal: FencedWal, access: WalAccess) -> WalPosition:
+    """Where a sealed log ends: what it was sealed at, as a position. Raises Unavailable."""
+    if is_on_objects(uri):
+        name = LogName(access.cluster_id, wal.node_id)
+        return await cleanup.end_of_objects(access.open_store(uri), name, wal.node_epoch, access.clock, access.chance)
+    assert wal.seal_number is not None
+    return wal.seal_number
+
+
+async def clear_wal(uri: str, *, wal: FencedWal, access: WalAccess) -> bool:
+    """Delete what a sealed log holds, all of it being committed and `wal.trim` its stored end. False: there is more to
+    delete, call again. Raises Unavailable: it is not within reach, or its node has it again; Corrupt."""
+    if is_on_objects(uri):
+        name = LogName(access.cluster_id, wal.node_id)
+        return await cleanup.clear_objects(access.open_store(uri), name, wal.node_epoch, access.clock, access.chance)
+    lock = await take_lock(uri, node_id=wal.node_id, node_epoch=wal.node_epoch, access=access)
+    try:
+        await cleanup.clear_directory(
+            wal, lock, access.files, access.run_blocking, access.clock.now_ms(), access.chance
+        )
+    finally:
+        await lock.release()
+    return True
 
 
 def read_sealed(

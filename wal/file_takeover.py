@@ -44,7 +44,7 @@ async def take_lock(path: str, node_id: NodeId, node_epoch: int, files: Files, r
     """Raises Unavailable: the directory is not here, is another node's, or its owner lives (running or stopped)."""
 
     def take() -> Handle:
-        _check_owner(files, path, node_id, node_epoch, None)  # First: nothing is made where it is not there.
+        check_owner(files, path, node_id, node_epoch, None)  # First: nothing is made where it is not there.
         try:
             handle = acquire(files, path)
         except Held as error:
@@ -55,7 +55,7 @@ async def take_lock(path: str, node_id: NodeId, node_epoch: int, files: Files, r
         except BadSetting as error:
             raise Unavailable(f"the WAL of node {node_id} cannot be taken over: {error}") from error
         try:
-            _check_owner(files, path, node_id, node_epoch, None)
+            check_owner(files, path, node_id, node_epoch, None)
         except BaseException:
             files.close(handle)
             raise
@@ -70,7 +70,7 @@ async def find_end(wal: FencedWal, lock: WalLock, files: Files, run_blocking: Ru
 
     def find() -> WalPosition:
         path = lock.path
-        _check_owner(files, path, wal.node_id, wal.node_epoch, wal.incarnation)
+        check_owner(files, path, wal.node_id, wal.node_epoch, wal.incarnation)
         scan = LogScan(SegmentDirectory(files, path), wal.trim, READ_BYTES)
         try:
             scan.open()
@@ -101,7 +101,7 @@ async def read_records(
     scan = LogScan(SegmentDirectory(files, path), wal.trim, READ_BYTES)
 
     def begin() -> None:
-        _check_owner(files, path, wal.node_id, wal.node_epoch, wal.incarnation)
+        check_owner(files, path, wal.node_id, wal.node_epoch, wal.incarnation)
         scan.open()
 
     def next_group() -> tuple[list[StreamBatch], WalPosition]:
@@ -135,7 +135,7 @@ def _select(batches: list[StreamBatch], streams: Collection[StreamId], end: WalP
     return kept
 
 
-def _check_owner(files: Files, path: str, node_id: NodeId, node_epoch: int, incarnation: int | None) -> None:
+def check_owner(files: Files, path: str, node_id: NodeId, node_epoch: int, incarnation: int | None) -> None:
     """Raises Unavailable."""
     wanted = WalOwner(node_id, node_epoch, 0 if incarnation is None else incarnation)
     try:

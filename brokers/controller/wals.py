@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Collection, Sequence
 
-from s3stream.types import FencedWal, NodeId, StreamBatch, StreamId, WalDamage
-from wal import WalAccess, WalLock, lock_needed, read_sealed, seal_wal, take_lock
+from s3stream.types import FencedWal, NodeId, StreamBatch, StreamId, WalDamage, WalPosition
+from wal import WalAccess, WalLock, clear_wal, end_of, lock_needed, read_sealed, seal_wal, take_lock
 
 
 class ReachableWals:
@@ -21,6 +21,12 @@ class ReachableWals:
 
     async def seal(self, wal: FencedWal, lock: WalLock | None) -> int:
         return await seal_wal(wal.wal_uri, wal=wal, access=self._access, lock=lock)
+
+    async def end_of(self, wal: FencedWal) -> WalPosition:
+        return await end_of(wal.wal_uri, wal=wal, access=self._access)
+
+    async def clear(self, wal: FencedWal) -> bool:
+        return await clear_wal(wal.wal_uri, wal=wal, access=self._access)
 
     def read(
         self, wal: FencedWal, streams: Collection[StreamId], damaged: dict[StreamId, WalDamage]
