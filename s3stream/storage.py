@@ -105,6 +105,8 @@ class Storage:
         self._broken: dict[StreamId, Corrupt] = {}
         self._taken_over: dict[StreamId, tuple[NodeId, int]] = {}
         """From which dead (node, node epoch) streams were recovered here that are not opened yet."""
+        self._unanswered: dict[StreamId, int] = {}
+        """Openings that may have been done, by the epoch that they expected."""
         self._node: NodeIdentity | None = None
         self._stopping = False
 
@@ -175,6 +177,9 @@ class Storage:
     async def open_streams(self, requests: Sequence[tuple[StreamId, int]]) -> list[Stream]:
         """Open streams, each at its expected epoch + 1; all or none. What was recovered of them is readable.
 
+        An opening whose outcome is unknown may be asked for again with the epoch that it made: where it was done, that
+        one is found and none is added.
+
         Raises Fenced, NotFound and Unavailable as `MetadataStore.open_streams`, and Corrupt when the WAL lacks
         records of one of them: its `args` name it, and the others can be opened without it.
         """
@@ -189,13 +194,34 @@ class Storage:
             await self._take_turn(recovered, release)
             ends = await self._ends(found)
             opening = [
-                OpenRequest(stream_id, epoch, ends[stream_id], self._taken_over.get(stream_id))
+                OpenRequest(
+                    stream_id, self._expected(stream_id, epoch), ends[stream_id], self._taken_over.get(stream_id)
+                )
                 for stream_id, epoch in requests
             ]
-            snapshots = await self._metadata.open_streams(node, opening)
+            snapshots = await self._ask(node, opening)
             return [self._opened(snapshot) for snapshot in snapshots]
         finally:
             release.set_result(None)
+
+    def _expected(self, stream_id: StreamId, epoch: int) -> int:
+        """Who asks may have seen the epoch that an opening of ours made whose answer was lost."""
+        asked = self._unanswered.get(stream_id, epoch)
+        return asked if epoch == asked + 1 else epoch
+
+    async def _ask(self, node: NodeIdentity, opening: list[OpenRequest]) -> list[StreamSnapshot]:
+        self._unanswered.update((request.stream_id, request.expected_epoch) for request in opening)
+        try:
+            snapshots = await self._metadata.open_streams(node, opening)
+        except (Fenced, NotFound):
+            self._answered(opening)
+            raise
+        self._answered(opening)
+        return snapshots
+
+    def _answered(self, opening: list[OpenRequest]) -> None:
+        for request in opening:
+            self._unanswered.pop(request.stream_id, None)
 
     async def _ends(self, found: dict[StreamId, Stream | None]) -> dict[StreamId, int]:
         ends = {stream_id: stream.durable_end for stream_id, stream in found.items() if stream is not None}

@@ -579,6 +579,25 @@ async def test_an_opening_whose_answer_was_lost_can_be_repeated() -> None:
     append(stream)
 
 
+@virtual
+async def test_an_opening_whose_answer_was_lost_is_found_by_who_has_seen_its_epoch_meanwhile() -> None:
+    """CORRECTNESS 9: the cluster image shows the new epoch before the request is repeated. Asked for as the opening after
+    that one it would be refused for as long as this node lives: the stream is open, on a node that does not have it."""
+    world = await World.create(2)
+    metadata = FaultyMetadata(world.metadata)
+    engine = Engine(world, metadata=metadata)
+    await engine.start(open_all=False)
+    metadata.faults["open_streams"] = [answer_lost]
+    with pytest.raises(Unavailable):
+        await engine.open([1, 2])
+    world.epochs.update((row.stream_id, row.epoch) for row in await world.metadata.streams([1, 2]))
+    streams = await engine.open([1, 2])
+    assert [stream.epoch for stream in streams] == [0, 0]
+    append(streams[0])
+    await durable()
+    assert await read_all(streams[0]) == b"<1:0+1>"
+
+
 @pytest.mark.parametrize("stop", (False, True), ids=("opened-again", "stopped"))
 @virtual
 async def test_a_flush_after_an_opening_whose_answer_was_lost_keeps_what_was_recovered(stop: bool) -> None:
