@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraint
 ARGS ?=
 DRILLS ?= scale-out rolling-restart pause storage-brownout kill --minutes 2
 
-.PHONY: help up install test coverage check format docs bench drill tools clean
+.PHONY: help up install test sim coverage check format docs bench drill tools clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "             (ARGS='--port 19092 …' passes flags of ponor up)"
 	@echo "make test    all tests          make check   lint, types, import contracts, generated docs: under a minute"
 	@echo "make coverage  all tests, and whether they ran every error path (listed: tools/error_paths.txt)"
+	@echo "make sim     thousands of seeds of the whole cluster on virtual time (ARGS='--seeds 5000', '--minutes 30', '--help')"
 	@echo "make tools   outside programs that some tests need (MinIO, versitygw, Kafka, kcat, PostgreSQL)"
 	@echo "make docs    write the generated pages"
 	@echo "make bench   Ponor and Apache Kafka side by side        make drill   kill, pause, stop, add brokers under load"
@@ -46,6 +47,10 @@ up: $(VENV)/.installed
 test: $(VENV)/.installed-tests tools
 	@$(BIN)/python -m $(if $(COVERAGE),coverage run -m) pytest $(ARGS)
 	@$(if $(COVERAGE),$(BIN)/python tools/error_paths.py)
+
+# A failing seed is named with the command that shows what happened in it.
+sim: $(VENV)/.installed-tests
+	@$(BIN)/python -m tests.simulation.run $(ARGS)
 
 coverage:
 	@$(MAKE) --no-print-directory test COVERAGE=1

@@ -581,8 +581,8 @@ async def test_an_opening_whose_answer_was_lost_can_be_repeated() -> None:
 
 @virtual
 async def test_an_opening_whose_answer_was_lost_is_found_by_who_has_seen_its_epoch_meanwhile() -> None:
-    """CORRECTNESS 9: the cluster image shows the new epoch before the request is repeated. Asked for as the opening after
-    that one it would be refused for as long as this node lives: the stream is open, on a node that does not have it."""
+    """CORRECTNESS 9: the cluster image shows the new epoch before the request is repeated. Asked for as the opening
+    after that one it would be refused for as long as this node lives: open, on a node that does not have it."""
     world = await World.create(2)
     metadata = FaultyMetadata(world.metadata)
     engine = Engine(world, metadata=metadata)

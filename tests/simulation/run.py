@@ -1,0 +1,105 @@
+"""`make sim`: thousands of runs of the whole cluster, on all cores. Each failing one is named with the command that
+repeats it; with `--trace` that command prints what happened.
+
+    make sim ARGS='--seeds 5000'
+    make sim ARGS='--minutes 30'
+    make sim ARGS='--kind files --first 18 --seeds 1 --trace'
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import NamedTuple
+
+import structlog
+
+from tests.support.sim.cluster import KINDS
+from tests.support.sim.course import digest, run_seed
+
+
+class Outcome(NamedTuple):
+    kind: str
+    seed: int
+    error: str | None
+    digest: str
+    trace: list[str]
+
+
+def one(kind: str, seed: int, keep: bool = False) -> Outcome:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    trace: list[str] = []
+    error = None
+    try:
+        run_seed(seed, kind, trace)
+    except Exception as found:
+        error = f"{type(found).__name__}: {found}"
+    return Outcome(kind, seed, error, digest(trace), trace if keep else [])
+
+
+def _of(work: tuple[str, int]) -> Outcome:
+    return one(*work)
+
+
+def _work(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
+    until = time.monotonic() + options.minutes * 60 if options.minutes else None
+    seed = options.first
+    while time.monotonic() < until if until else seed < options.first + options.seeds:
+        yield from ((kind, seed) for kind in options.kind)
+        seed += 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=2_000, help="how many (default 2000), of each kind of WAL")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--minutes", type=float, default=0, help="as many seeds as fit, instead of --seeds")
+    parser.add_argument("--kind", action="append", choices=KINDS, help="WALs in directories or in objects; both")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--trace", action="store_true", help="print what happened, one run after the other")
+    options = parser.parse_args()
+    options.kind = options.kind or list(KINDS)
+    if options.trace:
+        outcomes = [one(kind, seed, keep=True) for kind, seed in _work(options)]
+        for outcome in outcomes:
+            print(
+                "\n".join(outcome.trace),
+                f"{outcome.kind} {outcome.seed}: {outcome.error or 'nothing is wrong'}",
+                sep="\n",
+            )
+        return any(outcome.error for outcome in outcomes)
+    return _many(options)
+
+
+def _many(options: argparse.Namespace) -> int:
+    runs = failures = 0
+    began = time.monotonic()
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for outcome in _bounded(pool, options):
+            runs += 1
+            if outcome.error:
+                failures += 1
+                print(f"FAILED {outcome.kind} {outcome.seed}: {outcome.error}", flush=True)
+                print(f"  make sim ARGS='--kind {outcome.kind} --first {outcome.seed} --seeds 1 --trace'", flush=True)
+    print(f"{runs} runs, {failures} failed, {time.monotonic() - began:.0f} s")
+    return failures > 0
+
+
+def _bounded(pool: ProcessPoolExecutor, options: argparse.Namespace) -> Iterator[Outcome]:
+    """Outcomes in the order of the seeds, with a few runs per process ahead."""
+    waiting = []
+    for work in _work(options):
+        waiting.append(pool.submit(_of, work))
+        if len(waiting) >= 4 * options.jobs:
+            yield waiting.pop(0).result()
+    for future in waiting:
+        yield future.result()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
