@@ -269,8 +269,16 @@ class Appender:
 
     def forget(self, stream: Stream, segment: Segment) -> None:
         """The segment is committed, or its stream is lost."""
-        stream.table.segments.remove(segment)
-        self._account.give(segment.counted_bytes)
+        if not segment.released:
+            stream.table.segments.remove(segment)
+            self._account.give(segment.counted_bytes)
+
+    def release(self, stream: Stream, segment: Segment) -> None:
+        """The segment is uploaded, and read from there until it is committed. It is the stream's lowest in memory."""
+        assert stream.table.segments[0] is segment, f"{stream}: not the lowest segment"
+        self.forget(stream, segment)
+        segment.released = True
+        segment.empty()
 
     def lose(self, stream: Stream, reason: PonorError) -> None:
         """The stream is deleted, or another's: forget what memory has of it and refuse everything."""
@@ -283,6 +291,7 @@ class Appender:
         stream.active = None
         for segment in list(stream.table.segments):
             self.forget(stream, segment)
+        stream.uploaded.clear()
         stream.reset(reason)
 
     def fence(self, reason: Fenced) -> None:

@@ -17,17 +17,19 @@ import structlog
 
 from s3stream.appender import Appender
 from s3stream.backoff import Backoff
+from s3stream.commit_gate import CommitGate
+from s3stream.commit_queue import CommitQueue
 from s3stream.errors import Expired, Fenced, Unavailable
+from s3stream.flush import Flush
 from s3stream.flush_plan import StreamShare, plan_objects, shares_of
 from s3stream.limits import (
     CHECKPOINT_BYTES_MAX,
     FLUSHES_IN_FLIGHT_MAX,
-    OBJECT_PREPARE_TTL_MS,
     RANGES_PER_COMMIT_MAX,
     STEP_ITEMS,
 )
-from s3stream.memtable import Memtable
 from s3stream.metrics import Metrics
+from s3stream.object_ids import ObjectIds
 from s3stream.object_writer import BuiltObject
 from s3stream.outcomes import Outcomes
 from s3stream.seams import Clock, MetadataStore, WriteAheadLog
@@ -54,22 +56,6 @@ SHARES_PER_FLUSH_MAX = RANGES_PER_COMMIT_MAX // 2
 """Half of what a commit takes: a stream cut over several objects has several ranges."""
 
 
-class Flush:
-    """One sealed memtable (or a part of a very wide one) on its way."""
-
-    __slots__ = ("done", "memtable", "sealed_at", "shares", "urgent", "waits")
-
-    def __init__(self, memtable: Memtable, shares: list[StreamShare], sealed_at: float, urgent: bool = False) -> None:
-        self.memtable = memtable
-        self.shares = shares
-        self.sealed_at = sealed_at
-        self.urgent = urgent
-        """Producers wait for it: its uploads do not queue behind others'."""
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.waits: set[asyncio.Future[None]] = set()
-        """Earlier flushes (and openings) of the same streams."""
-
-
 class Flusher:
     def __init__(
         self,
@@ -78,6 +64,9 @@ class Flusher:
         metadata: MetadataStore,
         uploader: Uploader,
         outcomes: Outcomes,
+        ids: ObjectIds,
+        gate: CommitGate,
+        queue: CommitQueue,
         clock: Clock,
         tasks: Tasks,
         random: Random,
@@ -89,6 +78,9 @@ class Flusher:
         self._metadata = metadata
         self._uploader = uploader
         self._outcomes = outcomes
+        self._ids = ids
+        self._gate = gate
+        self._queue = queue
         self._clock = clock
         self._tasks = tasks
         self._random = random
@@ -113,11 +105,13 @@ class Flusher:
 
     @property
     def busy(self) -> bool:
-        """Another flush would only wait: let the active memtable grow instead."""
-        return len(self.in_flight) >= FLUSHES_IN_FLIGHT_MAX
+        """Another flush would only wait: let the active memtable grow instead. Those whose commits are queued while
+        the database is away do not count: their uploads are done."""
+        return len(self.in_flight) - len(self._queue.flushes) >= FLUSHES_IN_FLIGHT_MAX
 
     def seal(self, stream_ids: Collection[StreamId] | None = None, urgent: bool = False) -> None:
         """Begin to flush the active memtable, or some streams' share of it, if it holds anything."""
+        self._queue.make_room()
         if self._appender.active.empty or self._appender.fenced:
             return
         memtable = self._appender.rotate(stream_ids)
@@ -152,6 +146,7 @@ class Flusher:
             log.error("the node is fenced: its memory is discarded, its WAL left alone", error=str(error))
             self._appender.fence(error)
         finally:
+            self._queue.leave(flush)
             self.in_flight.remove(flush)
             if not flush.done.done():
                 flush.done.set_result(None)
@@ -191,30 +186,52 @@ class Flusher:
         backoff = Backoff(self._random)
         while not self._appender.fenced:
             try:
-                objects = await self._upload(flush)
-                if flush.waits:
-                    await asyncio.wait(flush.waits)
-                result = await self._commit(flush, objects)
+                if not flush.emptied:
+                    await self._carry_out(flush)
+                else:
+                    # First what comes before it: it may have to be uploaded anew too, and one is at a time.
+                    await self._in_turn(flush)
+                    async with self._queue.read_back(flush):
+                        await self._carry_out(flush)
+                return
             except Expired as error:
                 log.warning("a preparation ran out: the objects are uploaded anew", error=str(error))
-                continue
+                self._ids.distrust(flush.expires_ms)
             except (Fenced, asyncio.CancelledError):
                 raise
             except Exception as error:
                 self._failed(error)
                 await self._clock.sleep(backoff.next())
-                continue
-            self.last_error = None
-            self._seconds.observe(self._clock.monotonic() - flush.sealed_at)
-            self._bytes.inc(sum(built.size for built in objects))
-            await self._outcomes.apply(flush.shares, objects, result)
-            await self.trim(result.wal_trim)
-            return
+            flush.objects = None
 
-    def _failed(self, error: Exception) -> None:
+    async def _carry_out(self, flush: Flush) -> None:
+        flush.objects = await self._upload(flush)
+        self._queue.uploaded_anew(flush)
+        await self._in_turn(flush)
+        result = await self._commit(flush)
+        self.last_error = None
+        self._seconds.observe(self._clock.monotonic() - flush.sealed_at)
+        self._bytes.inc(sum(built.size for built in flush.objects))
+        await self._outcomes.apply(flush.shares, flush.objects, result)
+        await self.trim(result.wal_trim)
+
+    async def _in_turn(self, flush: Flush) -> None:
+        """Until the earlier flushes of its streams have ended; while the database is away, queued with them."""
+        while turns := flush.turns_left:
+            if not self._gate.away:
+                await asyncio.wait([*turns, self._gate.gone], return_when=asyncio.FIRST_COMPLETED)
+                continue
+            if flush.objects is not None:
+                await self._queue.join(flush)
+            await asyncio.wait(turns)
+
+    def _failed(self, error: Exception, told: bool = False) -> None:
+        """`told`: the log has it already, and hears when it is over."""
         self._retries.inc()
         self.last_error = str(error) or repr(error)
-        if isinstance(error, Unavailable | KeyTaken):
+        if told:
+            log.debug("a queued commit is tried again", error=self.last_error)
+        elif isinstance(error, Unavailable | KeyTaken):
             log.warning("a flush is tried again", error=self.last_error)
         else:
             log.exception("a flush failed unexpectedly and is tried again")
@@ -222,31 +239,35 @@ class Flusher:
     async def _upload(self, flush: Flush) -> list[BuiltObject]:
         assert self.node is not None
         live = [share for share in flush.shares if self._appender.holds(share.stream)]
-        plans = plan_objects(live, self._settings.stream_object_bytes, self._settings.object_bytes_max)
+        size_max = self._settings.object_bytes_max
+        # While nobody hands out new ids, a flush is as few objects as can be.
+        own_from = size_max if self._gate.away else self._settings.stream_object_bytes
+        plans = plan_objects(live, own_from, size_max)
         if not plans:
             return []
-        expires_ms = self._clock.now_ms() + OBJECT_PREPARE_TTL_MS
-        ids = await self._metadata.prepare_objects(self.node, len(plans), expires_ms)
         node = self.node
+        prepared = await self._ids.take(len(plans))
+        flush.expires_ms = max(one.expires_ms for one in prepared)
         return await asyncio.gather(
             *(
-                self._uploader.upload(plan, object_id, node, expires_ms, flush.urgent)
-                for plan, object_id in zip(plans, ids, strict=True)
+                self._uploader.upload(plan, one.object_id, node, one.expires_ms, flush.urgent)
+                for plan, one in zip(plans, prepared, strict=True)
             )
         )
 
-    async def _commit(self, flush: Flush, objects: list[BuiltObject]) -> CommitResult:
+    async def _commit(self, flush: Flush) -> CommitResult:
         """The same commit again until its outcome is known: it is idempotent (CORRECTNESS 9)."""
         assert self.node is not None
-        backoff = Backoff(self._random)
         while True:
             try:
-                result = await self._metadata.commit(self._described(flush, objects, self.node))
-                if not await self._opened_unheard(flush, result, self.node):
+                async with self._gate.asking():
+                    result = await self._metadata.commit(self._described(flush, self.node))
+                    opened_unheard = await self._opened_unheard(flush, result, self.node)
+                if not opened_unheard:
                     return result
             except Unavailable as error:
-                self._failed(error)
-                await self._clock.sleep(backoff.next())
+                self._failed(error, told=flush in self._queue.flushes)
+                await self._queue.join(flush)
 
     async def _opened_unheard(self, flush: Flush, result: CommitResult, node: NodeIdentity) -> bool:
         """Whether a stream was refused only because this node itself opened it under a newer epoch and has not heard
@@ -266,8 +287,9 @@ class Flusher:
                 own = True
         return own
 
-    def _described(self, flush: Flush, objects: list[BuiltObject], node: NodeIdentity) -> FlushCommit:
+    def _described(self, flush: Flush, node: NodeIdentity) -> FlushCommit:
         """The commit under the stream epochs that hold now: a recovered stream's batches carry older ones."""
+        objects = flush.objects or []
         epochs = {share.stream_id: share.stream.epoch for share in flush.shares}
         committed = []
         for built in objects:

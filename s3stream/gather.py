@@ -85,7 +85,7 @@ class Gather:
                 if self.size:
                     return None
                 raise OutOfRange(f"stream {stream.stream_id}: offset {self.position} is below {stream.start_offset}")
-            found = stream.ranges.find(self.position)
+            found = stream.known_range(self.position)
             if found is None:
                 return NeedRanges(self.position)
             need, complete = self._take_range(found)

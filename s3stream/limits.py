@@ -19,6 +19,15 @@ OBJECT_BYTES_MAX = 64 * MIB
 FOOTER_READ_BYTES = 64 * KIB
 """Read from an object's end in one request: footer and, nearly always, the index."""
 OBJECT_PREPARE_TTL_MS = 60 * 60 * 1000
+"""Time for an object's upload and its commit."""
+OBJECT_IDS_TTL_MS = 24 * OBJECT_PREPARE_TTL_MS
+"""Of ids prepared ahead, so that an outage of hours ends before they do. What a broker that died had uploaded and not
+committed, at most its WAL's size, lies in the store for as long."""
+OBJECT_IDS_SPARE = 16
+OBJECT_IDS_MAX = 1_024
+"""Ids held ahead: a row of 60 bytes each. 100 brokers at the default WAL and flush sizes hold 14,400."""
+OBJECT_IDS_CHECK_S = 60.0
+assert OBJECT_PREPARE_TTL_MS < OBJECT_IDS_TTL_MS // 2
 OBJECT_DELETE_GRACE_MS = 10 * 60 * 1000
 """Between a commit that frees an object and its deletion: running reads finish, a restored database finds it."""
 RANGES_PER_CHUNK = 128
@@ -69,6 +78,8 @@ FLUSH_BYTES = 64 * MIB
 FLUSH_INTERVAL_MS = 30_000
 """An idle broker never fills a memtable: it is sealed by age too. 2,880 PUTs a day, $0.0144 at $5 per million."""
 FLUSHES_IN_FLIGHT_MAX = 3
+COMMITS_IN_FLIGHT_MAX = 3
+"""After an outage of the database hundreds are queued, and heartbeats must get through between them."""
 UPLOADS_IN_FLIGHT_MAX = 4
 URGENT_UPLOADS_MAX = 2
 """Besides those: what a closing stream still has, while its producers wait. Little, where it was flushed before."""
@@ -126,9 +137,14 @@ READS_SHARE = 0.125
 BATCH_OVERHEAD_BYTES = 512
 """Counted for a batch besides its payload: StreamBatch (104), its integers (about 160), the view and the list slot
 (about 200). Without it 100-byte batches would hold five times the memory that the budget sees."""
+QUEUED_STREAM_BYTES = 1_024
+"""Counted in the memtable's account for each stream of a queued commit: its range, share and segment, without batches.
+1,000 streams in 64 flushes of 64 MiB: 64 MiB."""
+RELEASE_AT = 0.5
+"""Share of the memtable's bound at which, while the database is away, uploaded ranges leave memory."""
 THROTTLE_AT = 0.8
 """Share of the memtable's or WAL's bound at which the server stops reading producers, before appends fail."""
-assert MEMTABLE_SHARE + READS_SHARE < 1 and CACHE_SHARE + READS_SHARE < 1 and 0 < THROTTLE_AT < 1
+assert MEMTABLE_SHARE + READS_SHARE < 1 and CACHE_SHARE + READS_SHARE < 1 and 0 < RELEASE_AT < THROTTLE_AT < 1
 
 # --- the event loop ----------------------------------------------------------------------------
 STEP_BYTES = 2 * MIB

@@ -2,8 +2,9 @@
 
 Owns: order, lookup by offset and by timestamp, byte counts. Does not own: when to seal (storage.py), what is
 committed (flusher.py), the memory budget's account (storage.py takes and gives).
-Invariant: a batch enters only once it is durable, in WAL order, and leaves only once it is committed or its
-stream is lost. The memtable is not a cache: a cache may forget, uncommitted records may not.
+Invariant: a batch enters only once it is durable, in WAL order, and leaves only once it is committed, its stream is
+lost, or, while the database is away, it is in an uploaded object and so is all of its stream before it (decision 0140).
+The memtable is not a cache: a cache may forget, uncommitted records may not.
 """
 
 from __future__ import annotations
@@ -21,7 +22,17 @@ _base_offset = attrgetter("base_offset")
 class Segment:
     """Consecutive batches of one stream in one memtable: what one flush takes of the stream."""
 
-    __slots__ = ("_running_max", "batches", "end", "moving", "payload_bytes", "position", "start", "stream_id")
+    __slots__ = (
+        "_running_max",
+        "batches",
+        "end",
+        "moving",
+        "payload_bytes",
+        "position",
+        "released",
+        "start",
+        "stream_id",
+    )
 
     def __init__(self, stream_id: StreamId, start: int, position: WalPosition) -> None:
         self.stream_id = stream_id
@@ -33,6 +44,8 @@ class Segment:
         self.payload_bytes = 0
         self.moving = False
         """Being appended again at the WAL's head; the copies are not all durable yet."""
+        self.released = False
+        """Uncommitted, and read from the object that it was uploaded to: not in the stream's table any more."""
         self._running_max: list[int] | None = None
 
     @property
@@ -44,6 +57,17 @@ class Segment:
         self.batches.append(batch)
         self.payload_bytes += len(batch.payload)
         self.end = batch.base_offset + batch.count
+
+    def empty(self) -> None:
+        """Keep only what the commit and the WAL's trim need."""
+        self.batches = []
+        self.payload_bytes = 0
+        self._running_max = None
+
+    def refill(self, batches: list[StreamBatch]) -> None:
+        """What `empty` took away, read back."""
+        self.batches = batches
+        self.payload_bytes = sum([len(batch.payload) for batch in batches])
 
     def index_of(self, offset: int) -> int:
         """Index of the batch that holds `offset`; 0 when it lies below the segment."""

@@ -65,6 +65,10 @@ class BuiltObject(NamedTuple):
     def size(self) -> int:
         return self.ref.size
 
+    def without_bytes(self) -> BuiltObject:
+        """What its commit needs, once it is stored."""
+        return self._replace(buffers=[], blocks=[])
+
     def committed(self) -> CommittedObject:
         return CommittedObject(self.ref, self.kind, self.ranges)
 

@@ -22,7 +22,15 @@ from s3stream.object_index import ObjectIndex
 from s3stream.object_writer import BuiltBlock, BuiltObject
 from s3stream.seams import BlockCache
 from s3stream.stream import Stream
-from s3stream.types import CommitResult, CommittedRange, ObjectRange, ObjectRef, RangeOutcome, StreamId
+from s3stream.types import (
+    CheckpointPointer,
+    CommitResult,
+    CommittedRange,
+    ObjectRange,
+    ObjectRef,
+    RangeOutcome,
+    StreamId,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +43,9 @@ class Written:
     def __init__(self, objects: list[BuiltObject]) -> None:
         self.ranges: dict[StreamId, list[tuple[ObjectRef, CommittedRange]]] = defaultdict(list)
         self.blocks: dict[StreamId, list[tuple[ObjectRef, BuiltBlock]]] = defaultdict(list)
+        self.checkpoints: dict[StreamId, CheckpointPointer] = {}
         for built in objects:
+            self.checkpoints.update(built.checkpoints)
             for one in built.ranges:
                 self.ranges[one.stream_id].append((built.ref, one))
             for block in built.blocks:
@@ -57,7 +67,8 @@ class Outcomes:
 
     async def apply(self, shares: list[StreamShare], objects: list[BuiltObject], result: CommitResult) -> None:
         for built in objects:
-            self._cache.admit_index(built.ref.object_id, index_of(built))
+            if built.buffers:
+                self._cache.admit_index(built.ref.object_id, index_of(built))
         written = Written(objects)
         for number, share in enumerate(shares):
             outcome = result.outcomes.get(share.stream_id)
@@ -74,6 +85,9 @@ class Outcomes:
         elif outcome is RangeOutcome.GAP:
             log.warning("a range waits for an earlier one", stream=stream.stream_id, start=share.start, end=share.end)
             for segment in share.segments:
+                if segment.released:
+                    # Of batches that are read back it has none to move: until it is committed it holds back the trim.
+                    segment.empty()
                 self._appender.carry(segment)
                 self._appender.move(segment)
         elif outcome is RangeOutcome.FENCED:
@@ -96,12 +110,14 @@ class Outcomes:
         stream.committed_end = max(stream.committed_end, share.end)
         for segment in share.segments:
             self._appender.forget(stream, segment)
+        stream.uploaded.committed(stream.committed_end)
         if outcome is RangeOutcome.COMMITTED:
             for ref, block in written.blocks[stream.stream_id]:
                 self._cache.admit(ref.object_id, block.entry.position, block.block, written=True)
         if stream.listener is not None:
+            checkpoint = share.checkpoint or written.checkpoints.get(stream.stream_id)
             try:
-                stream.listener.committed(None if share.checkpoint is None else share.checkpoint.offset)
+                stream.listener.committed(None if checkpoint is None else checkpoint.offset)
             except Exception:
                 log.exception("a stream's listener failed", stream=stream.stream_id)
 

@@ -23,7 +23,7 @@ from s3stream.read_ahead import ReadAhead
 from s3stream.seams import BlockCache, MetadataStore, ObjectStore, RunBlocking
 from s3stream.stream import Stream
 from s3stream.tasks import Tasks
-from s3stream.types import Buffer, Checkpoint, ObjectRange, ObjectRef, ReadResult
+from s3stream.types import Buffer, Checkpoint, ObjectRange, ObjectRef, ReadResult, StreamBatch
 
 T = TypeVar("T")
 
@@ -206,6 +206,30 @@ class Reads:
         except NotFound as error:
             raise Corrupt(f"stream {stream.stream_id}: an object is missing from the store: {error}") from error
 
+    # --- uploads that are not committed --------------------------------------------------------------
+
+    async def read_back(self, stream: Stream, start: int, end: int) -> list[StreamBatch]:
+        """The batches of [start, end), whose commit is queued, out of the objects that they were uploaded to.
+
+        Raises Corrupt when such an object is gone or damaged: then the WAL alone has them, and a restart reads it.
+        """
+        batches: list[StreamBatch] = []
+        while start < end:
+            found = stream.uploaded.find(start)
+            assert found is not None, f"{stream}: [{start}, {end}) is in no object"
+            try:
+                index = await self._loader.index(found.ref)
+                entries = index.blocks_for(stream.stream_id, start, min(end, found.end))
+                for entry in entries:
+                    batches += (await self._block(found.ref, entry)).batches(stream.epoch)
+            except NotFound as error:
+                raise Corrupt(
+                    f"stream {stream.stream_id}: object {object_key(found.ref)} is gone and was not committed yet; "
+                    "its records are in the WAL: restart this broker, and it recovers them from there"
+                ) from error
+            start = found.end
+        return batches
+
     # --- checkpoints -------------------------------------------------------------------------------
 
     async def checkpoint(self, stream: Stream) -> Checkpoint | None:
@@ -221,7 +245,7 @@ class Reads:
 
     async def find_range(self, stream: Stream, offset: int) -> ObjectRange | None:
         """The object range that holds `offset`, from the database when it is not known here."""
-        found = stream.ranges.find(offset)
+        found = stream.known_range(offset)
         if found is None:
             page = await self._metadata.object_ranges(stream.stream_id, offset, RANGES_WINDOW_MAX // 2)
             stream.ranges.load(page)

@@ -18,6 +18,8 @@ class EngineSettings:
     block_bytes: int = limits.BLOCK_BYTES
     block_compression: bool = False
     """zstd on data blocks. Pays only where producers do not compress; costs broker CPU."""
+    object_ids_held: int | None = None
+    """Object ids prepared ahead. None: as many as an outage of the database can use up before the WAL is full."""
     object_delete_grace_ms: int = limits.OBJECT_DELETE_GRACE_MS
     collect_interval_ms: int = 60_000
     """How often expired preparations and freed objects are looked for."""

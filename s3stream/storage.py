@@ -19,10 +19,13 @@ from s3stream.appender import Appender
 from s3stream.budget import MemoryBudget
 from s3stream.closing import Closing
 from s3stream.collector import Collector
+from s3stream.commit_gate import CommitGate
+from s3stream.commit_queue import CommitQueue
 from s3stream.errors import BadSetting, Corrupt, Fenced, NotFound, Overloaded, PonorError, Unavailable
 from s3stream.flusher import Flusher
 from s3stream.limits import CLOSE_PAUSE_MAX_S, CLOSE_TIMEOUT_S, MEMTABLE_SHARE, READS_SHARE, THROTTLE_AT
 from s3stream.metrics import Metrics
+from s3stream.object_ids import ObjectIds, ids_for
 from s3stream.outcomes import Outcomes
 from s3stream.reads import Reads
 from s3stream.recovery import Recovery
@@ -92,9 +95,20 @@ class Storage:
         )
         uploader = Uploader(objects, clock, random, settings, run_blocking)
         outcomes = Outcomes(self._appender, cache, metrics)
-        self._flusher = Flusher(
-            self._appender, wal, metadata, uploader, outcomes, clock, tasks, random, settings, metrics
+        self._ids = ObjectIds(
+            metadata,
+            clock,
+            tasks,
+            metrics,
+            ids_for(wal.bytes_max, flush_bytes) if settings.object_ids_held is None else settings.object_ids_held,
         )
+        self._gate = CommitGate(clock, random)
+        self._queue = CommitQueue(self._appender, self._account, cache, self._reads, self._gate, tasks, metrics)
+        self._flusher = Flusher(
+            self._appender, wal, metadata, uploader, outcomes, self._ids, self._gate, self._queue, clock, tasks, random,
+            settings, metrics,
+        )  # fmt: skip
+        self._count_pressure(metrics)
         self._closing = Closing(self._appender, self._flusher, metadata, clock, random)
         self._takeover = Takeover(metadata, uploader, cache, self._account, clock, tasks, random, settings, metrics)
         self._read_sealed = read_sealed
@@ -110,6 +124,17 @@ class Storage:
         self._node: NodeIdentity | None = None
         self._stopping = False
 
+    def _count_pressure(self, metrics: Metrics) -> None:
+        metrics.gauge(
+            "ponor_commits_away_seconds", "Since the first commit that the database did not take; 0 when it takes them."
+        ).read = lambda: self._gate.away_seconds
+        metrics.gauge(
+            "ponor_wal_used_ratio", "Share of the WAL's bound that is used: at 1 appends are refused."
+        ).read = lambda: self._wal.bytes_retained / self._wal.bytes_max
+        metrics.gauge("ponor_producers_throttled", "1 while memory or WAL are near their bound.").read = lambda: float(
+            self.throttled
+        )
+
     # --- start and stop ----------------------------------------------------------------------------
 
     async def start(self, node_id: int, addresses: dict[str, str], rack: str | None = None) -> NodeIdentity:
@@ -120,7 +145,7 @@ class Storage:
         """
         await self._wal.lock()
         registration = await self._metadata.register_node(node_id, self._wal.uri, addresses, rack)
-        node = self._node = self._flusher.node = registration.identity
+        node = self._node = self._flusher.node = self._ids.node = registration.identity
         if isinstance(self._wal, FencedByEpoch):
             self._wal.registered(node.node_epoch)
         if isinstance(self._wal, NamesOwner):
@@ -149,6 +174,7 @@ class Storage:
         self._flusher.wal_started = True
         self._background = [
             self._tasks.spawn(self._seal_by_age(), "seal by age"),
+            self._tasks.spawn(self._ids.run(), "object ids"),
             self._tasks.spawn(self._collector.run(), "collector"),
         ]
         return node
@@ -317,7 +343,7 @@ class Storage:
         stream = self._appender.streams.get(stream_id)
         if stream is not None:
             # Shared objects go too: what others want of them is read again, and few topics are deleted.
-            for object_id in stream.ranges.objects():
+            for object_id in stream.ranges.objects() | stream.uploaded.objects():
                 self._cache.drop_object(object_id)
             self._appender.lose(stream, NotFound(f"stream {stream_id} was deleted"))
 
@@ -343,7 +369,9 @@ class Storage:
     # --- sealing and pressure ----------------------------------------------------------------------
 
     def _on_full(self) -> None:
-        if not self._flusher.busy:
+        if self._flusher.busy:
+            self._queue.make_room()
+        else:
             self._flusher.seal()
 
     async def _seal_by_age(self) -> None:
@@ -352,6 +380,10 @@ class Storage:
             remaining = active.created + self._interval_s - self._clock.monotonic()
             if active.empty or remaining > 0:
                 await self._clock.sleep(self._interval_s if active.empty else remaining)
+                continue
+            if self._gate.away:
+                # Its commit would only be queued: no object id is spent on it before its size asks for that.
+                await self._clock.sleep(self._interval_s)
                 continue
             # Its age counts from when it was empty, so that no batch waits longer than one interval.
             self._flusher.seal()
@@ -394,6 +426,13 @@ class Storage:
             "memtable_bytes": self._account.used,
             "wal_bytes": self._wal.bytes_retained,
             "flushes_in_flight": len(self._flusher.in_flight),
+            "memory_used": round(self._account.used / self._account.bytes_max, 3),
+            "wal_used": round(self._wal.bytes_retained / self._wal.bytes_max, 3),
+            "throttled": self.throttled,
+            "commits_without_answer_since_ms": self._gate.away_since_ms,
+            "commits_queued": len(self._queue.flushes),
+            "uploaded_uncommitted_bytes": self._queue.uploaded_bytes,
+            "object_ids_left": self._ids.left,
             "streams": len(self._appender.streams),
             "streams_not_recovered": {stream_id: str(error) for stream_id, error in self._broken.items()},
         }

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from s3stream.errors import PonorError
 from s3stream.memtable import Memtable, Segment, StreamTable
-from s3stream.stream_ranges import RangeWindow
-from s3stream.types import Buffer, Checkpoint, ReadResult, StreamBatch, StreamSnapshot
+from s3stream.stream_ranges import RangeWindow, UploadedRanges
+from s3stream.types import Buffer, Checkpoint, ObjectRange, ReadResult, StreamBatch, StreamSnapshot
 
 if TYPE_CHECKING:
     from s3stream.reads import Reads
@@ -52,6 +52,7 @@ class Stream:
     __slots__ = (
         "_log", "_reads", "active", "checkpoint", "committed_bytes", "committed_end", "dirty", "durable_end", "epoch",
         "epochs", "listener", "lost", "next_offset", "ranges", "refusal", "start_offset", "stream_id", "table", "turn",
+        "uploaded",
     )  # fmt: skip
 
     def __init__(self, snapshot: StreamSnapshot, log: StreamLog, reads: Reads) -> None:
@@ -62,6 +63,7 @@ class Stream:
         self.active: Segment | None = None
         """Where the next durable batch goes; None until there is one."""
         self.ranges = RangeWindow()
+        self.uploaded = UploadedRanges()
         self.refusal: PonorError | None = None
         """Why nothing is appended any more; raised anew for each attempt."""
         self.lost = False
@@ -158,7 +160,11 @@ class Stream:
     @property
     def size_bytes(self) -> int:
         """Bytes of batches between start and durable end; approximate at the start."""
-        return self.committed_bytes + self.table.payload_bytes
+        return self.committed_bytes + self.uploaded.size_bytes + self.table.payload_bytes
+
+    def known_range(self, offset: int) -> ObjectRange | None:
+        """The object range that holds `offset`, as far as it is known here."""
+        return self.uploaded.find(offset) or self.ranges.find(offset)
 
     # --- the start ---------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """Which object holds an offset: the part of a stream's range list that is in memory.
 
-Invariant: what is here was committed; ranges do not overlap and lie in offset order. Anything may be forgotten: the
-list in the database is the truth. An idle stream keeps nothing.
+Invariant: what is in a `RangeWindow` was committed; ranges do not overlap and lie in offset order. Anything in it may
+be forgotten: the list in the database is the truth. An idle stream keeps nothing. What is in `UploadedRanges` is known
+nowhere else, and goes only when it is committed or the stream is lost.
 """
 
 from __future__ import annotations
@@ -49,6 +50,47 @@ class RangeWindow:
 
     def clear(self) -> None:
         self._ranges = []
+
+    def __len__(self) -> int:
+        return len(self._ranges)
+
+
+class UploadedRanges:
+    """Ranges in objects whose commit is queued: dense, in offset order, below what memory has."""
+
+    __slots__ = ("_ranges", "size_bytes")
+
+    def __init__(self) -> None:
+        self._ranges: list[ObjectRange] = []
+        self.size_bytes = 0
+        """Of their batches."""
+
+    def find(self, offset: int) -> ObjectRange | None:
+        index = bisect_right(self._ranges, offset, key=_start) - 1
+        if index >= 0 and self._ranges[index].end > offset:
+            return self._ranges[index]
+        return None
+
+    def put(self, ranges: Sequence[ObjectRange]) -> None:
+        """One share's ranges. What it had before, in an object that is not to be committed any more, goes."""
+        first, last = ranges[0].start, ranges[-1].end
+        others = [known for known in self._ranges if known.end <= first or known.start >= last]
+        self._set(sorted([*others, *ranges], key=_start))
+
+    def committed(self, end: int) -> None:
+        """Everything below `end` is committed."""
+        if self._ranges:
+            self._set([known for known in self._ranges if known.end > end])
+
+    def objects(self) -> set[ObjectId]:
+        return {known.ref.object_id for known in self._ranges}
+
+    def clear(self) -> None:
+        self._set([])
+
+    def _set(self, ranges: list[ObjectRange]) -> None:
+        self._ranges = ranges
+        self.size_bytes = sum([known.size for known in ranges])
 
     def __len__(self) -> int:
         return len(self._ranges)

@@ -14,7 +14,8 @@ import pytest
 import metadata.commits
 from metadata.commits import Decision, decide
 from s3stream.closing import Closing
-from s3stream.flusher import Flush, Flusher
+from s3stream.flush import Flush
+from s3stream.flusher import Flusher
 from s3stream.object_writer import BuiltObject
 from s3stream.outcomes import Outcomes
 from s3stream.storage import Storage

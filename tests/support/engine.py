@@ -137,7 +137,7 @@ class Engine:
             self.cache,
             world.clock,
             self.tasks,
-            settings or EngineSettings(flush_interval_ms=10**9, collect_interval_ms=10**9),
+            settings or EngineSettings(flush_interval_ms=10**9, collect_interval_ms=10**9, object_ids_held=0),
             self.budget,
             self.metrics,
             run_blocking=inline,

@@ -16,6 +16,7 @@ from typing import Any
 
 from s3stream.errors import Fenced, Unavailable
 from s3stream.metrics import Metrics
+from s3stream.object_format import object_key
 from s3stream.objectstore.faulty import FaultyStore
 from s3stream.settings import EngineSettings
 from s3stream.stream import Stream
@@ -83,8 +84,8 @@ class Life:
             wal=self.wal,
             metadata=self.database,  # type: ignore[arg-type]
             objects=CrashPoints(simulation.store, self.point),  # type: ignore[arg-type]
-            settings=ENGINE,
-            budget_bytes=256 * 1024,
+            settings=simulation.settings,
+            budget_bytes=simulation.budget_bytes,
             seed=number,
         )
         self.pending: dict[StreamId, deque[StreamBatch]] = {}
@@ -252,12 +253,16 @@ class Life:
                 )
 
     def memory_serves(self, flush: FlushCommit, ends: dict[StreamId, int]) -> None:
-        """What is about to be committed is read from memory, and what is there is what was appended."""
+        """What is about to be committed is read from memory, or lies in the store under the ids that its readers are
+        led to; and what is there is what was appended."""
         streams = {stream.stream_id: stream for stream in self.engine.streams}
         for one in (one for written in flush.objects for one in written.ranges):
             stream = streams.get(one.stream_id)
             start = max(one.start, ends.get(one.stream_id, 0))
             if stream is None or one.stream_id in self.moved or start >= one.end:
+                continue
+            start = self.stored_until(stream, start, one.end)
+            if start >= one.end:
                 continue
             found = stream.read_recent(start, one.end, 1 << 30)
             if found is None or found.end_offset != one.end:
@@ -265,6 +270,14 @@ class Life:
                     f"stream {one.stream_id}: [{start}, {one.end}) left memory before its commit was known"
                 )
             self.simulation.history.read(one.stream_id, found.start_offset, found.end_offset, found.buffers)
+
+    def stored_until(self, stream: Stream, start: int, end: int) -> int:
+        """Where the part ends that has left memory for objects: they must be there."""
+        while start < end and (found := stream.uploaded.find(start)) is not None:
+            if object_key(found.ref) not in self.simulation.world.objects._objects:
+                raise self.simulation.history.violated(f"{stream}: [{found.start}, {found.end}) is in no object")
+            start = found.end
+        return start
 
     # --- its end -----------------------------------------------------------------------------------
 
@@ -299,6 +312,13 @@ def _silent(durable_end: int) -> None:
 
 
 class Simulation:
+    life: type[Life] = Life
+    lives = LIVES
+    budget_bytes = 256 * 1024
+    settings = ENGINE
+    calls_max = 400
+    """A life dies within so many of its calls, or within five times as many."""
+
     def __init__(self, seed: int, world: World) -> None:
         self.seed = seed
         self.random = Random(seed)
@@ -329,23 +349,25 @@ class Simulation:
         """Its timers die with the process; its tasks are cancelled besides."""
 
     async def run(self) -> list[str]:
-        for number in range(LIVES):
+        for number in range(self.lives):
             self.trouble()
             # Within the work of most lives; some die while they stop, or not at all.
-            self.disk.crash_at = self.disk.calls + self.random.choice((1, 1, 1, 5)) * self.random.randint(1, 400)
-            await self.one_life(number, Life.run)
+            self.disk.crash_at = self.disk.calls + self.random.choice((1, 1, 1, 5)) * self.random.randint(
+                1, self.calls_max
+            )
+            await self.one_life(number, lambda life: life.run())
             if self.random.random() < 0.5:
                 self.disk.power_loss()
             else:
                 self.disk.kill()
         self.calm()
-        await self.one_life(LIVES, Life.read_everything)
+        await self.one_life(self.lives, lambda life: life.read_everything())
         await self.network.close()
         return [*self.history.trace, *sorted(self.world.objects._objects)]
 
     async def one_life(self, number: int, work: Callable[[Life], Awaitable[None]]) -> None:
         await self.world_as_stored()
-        life = Life(self, number)
+        life = self.life(self, number)
         task = asyncio.ensure_future(work(life))
         crashed = asyncio.ensure_future(life.files.crashed.wait())
         await asyncio.wait([task, crashed], return_when=asyncio.FIRST_COMPLETED)

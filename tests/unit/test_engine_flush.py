@@ -18,7 +18,7 @@ NEVER = 10**9
 
 
 def settings(**changes: int) -> EngineSettings:
-    return EngineSettings(**{"flush_interval_ms": NEVER, "collect_interval_ms": NEVER, **changes})  # type: ignore[arg-type]
+    return EngineSettings(**{"flush_interval_ms": NEVER, "collect_interval_ms": NEVER, "object_ids_held": 0, **changes})  # type: ignore[arg-type]
 
 
 async def durable() -> None:
@@ -316,7 +316,7 @@ async def test_an_upload_that_outlives_its_preparation_is_given_up_so_that_no_or
     append(engine.streams[0], 2)
     await durable()
     flush = asyncio.ensure_future(engine.storage.flush())
-    await asyncio.sleep(2 * 3600)
+    await asyncio.sleep(48 * 3600)
     await engine.storage._collector.collect()
     store.create = works  # type: ignore[method-assign]
     await flush
