@@ -241,10 +241,7 @@ class GroupCoordinator:
             else:
                 by_shard.setdefault(shard, []).append(group_id)
         for shard, found in by_shard.items():
-            try:
-                results.update(await admin.delete_groups(shard, found))
-            except KafkaError as refusal:
-                results.update((group_id, refusal.code) for group_id in found if group_id not in results)
+            results.update(await admin.delete_groups(shard, found))
         return results
 
 

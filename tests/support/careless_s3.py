@@ -29,6 +29,10 @@ class Fault(enum.Enum):
     """It looks whether the key is there, and then writes: two who look at the same time both win."""
     LISTS_LATE = "lists late"
     """An object is not in a listing until some time after it can be read."""
+    BREAKS_OFF = "breaks off"
+    """It promises an object's bytes, sends half of them and hangs up."""
+    KEEPS = "keeps"
+    """Deletion of several objects succeeds as a request, and names each object that it did not delete."""
 
 
 class CarelessS3:
@@ -90,6 +94,10 @@ def _handler(store: CarelessS3) -> type[BaseHTTPRequestHandler]:
             if data is None:
                 self._error(404, "NoSuchKey")
                 return
+            if store.fault is Fault.BREAKS_OFF:
+                self._answer(200, data[: len(data) // 2], length=len(data), ETag='"1"')
+                self.close_connection = True
+                return
             span = self.headers.get("Range")
             if span is None:
                 self._answer(200, data, ETag='"1"')
@@ -105,6 +113,10 @@ def _handler(store: CarelessS3) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
             keys = [part.partition("</Key>")[0] for part in body.split("<Key>")[1:]]
+            if store.fault is Fault.KEEPS:
+                errors = "".join(f"<Error><Key>{escape(key)}</Key><Code>InternalError</Code></Error>" for key in keys)
+                self._answer(200, f"<DeleteResult>{errors}</DeleteResult>".encode())
+                return
             for key in keys:
                 store.objects.pop(key, None)
             deleted = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)

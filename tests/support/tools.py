@@ -7,12 +7,13 @@ A test whose program is absent is NOT RUN, which the end of the test run says wi
 from __future__ import annotations
 
 import os
+from typing import NoReturn
 
 import pytest
 
 from drills.tools import KAFKA_VERSION, ToolMissing, find_tool
 
-__all__ = ["KAFKA_VERSION", "NOT_RUN", "ToolMissing", "find_tool", "requires"]
+__all__ = ["KAFKA_VERSION", "NOT_RUN", "ToolMissing", "find_tool", "not_run", "requires"]
 
 NOT_RUN = "NOT RUN: "
 """How the reason of such a skip begins."""
@@ -25,6 +26,10 @@ def requires(name: str | None) -> None:
     try:
         find_tool(name)
     except ToolMissing as error:
-        if os.environ.get("PONOR_REQUIRE_TOOLS") == "1":
-            pytest.fail(f"{error} (PONOR_REQUIRE_TOOLS=1)", pytrace=False)
-        pytest.skip(f"{NOT_RUN}{error}")
+        not_run(error)
+
+
+def not_run(error: ToolMissing) -> NoReturn:
+    if os.environ.get("PONOR_REQUIRE_TOOLS") == "1":
+        pytest.fail(f"{error} (PONOR_REQUIRE_TOOLS=1)", pytrace=False)
+    pytest.skip(f"{NOT_RUN}{error}")

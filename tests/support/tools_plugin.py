@@ -3,14 +3,32 @@ what takes minutes and is run by `make drill`."""
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from typing import Any
+
 import pytest
 
-from tests.support.tools import NOT_RUN, requires
+from tests.support.tools import NOT_RUN, ToolMissing, not_run, requires
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
     for mark in item.iter_markers("tool"):
         requires(mark.args[0])
+    return (yield from _named())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, Any, Any]:
+    return (yield from _named())
+
+
+def _named() -> Generator[None, Any, Any]:
+    """A test, or its fixture, that looked for a program without saying so first is not run either."""
+    try:
+        return (yield)
+    except ToolMissing as error:
+        not_run(error)
 
 
 _DRILLS = pytest.StashKey[int]()

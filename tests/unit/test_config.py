@@ -38,7 +38,13 @@ def test_topic_defaults_are_those_of_the_broker_and_of_a_log() -> None:
         ("auto.create.topics.enable", "yes", "Expected value to be either true or false"),
         ("ponor.block.compression", "lz4", "String must be one of: none, zstd"),
         ("log.cleanup.policy", "compact,,delete", "values must not be empty"),
+        ("log.cleanup.policy", "delete,delete", "values must not be duplicated"),
+        ("listeners", "", "must not be empty. Valid values include: any non-empty value"),
         ("log.cleaner.min.cleanable.ratio", "1.5", "Value must be no more than 1"),
+        ("log.cleaner.min.cleanable.ratio", "half", "Not a number of type DOUBLE"),
+        ("log.cleaner.min.cleanable.ratio", "0_1", "Not a number of type DOUBLE"),
+        ("compression.gzip.level", "0", "Value must be between 1 and 9 or equal to -1"),
+        ("compression.gzip.level", "10", "Value must be between 1 and 9 or equal to -1"),
         ("ponor.memory.bytes", "1", "Value must be at least 67108864"),
     ],
 )

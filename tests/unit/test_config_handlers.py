@@ -277,6 +277,24 @@ async def test_group_configs_keep_within_kafkas_bounds(key: str, value: str) -> 
         assert key in result.error_message
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "change_of", "code", "words"),
+    [
+        (GROUP, "", (SET, "consumer.session.timeout.ms", "50000"), ErrorCode.invalid_request, "Default group"),
+        (GROUP, "g", (SET, "no.such", "1"), ErrorCode.invalid_config, "Unknown group config name: no.such"),
+        (METRICS, "", (SET, "interval.ms", "1000"), ErrorCode.invalid_request, "Subscription name can't be empty"),
+        (3, "x", (SET, "interval.ms", "1000"), ErrorCode.invalid_request, "Unknown resource type 3"),
+    ],
+)
+async def test_changes_of_what_has_no_configs_are_refused_and_store_nothing(
+    kind: int, name: str, change_of: tuple[int, str, str], code: ErrorCode, words: str
+) -> None:
+    async with AdminWorld() as world:
+        result = await change(world, kind, name, change_of)
+        assert (result.error_code, words in result.error_message) == (code, True), result.error_message
+        assert not any([await world.metadata.configs(kind, name) for kind in ("group", "client-metrics")])
+
+
 async def test_what_is_described_without_error_has_an_empty_message() -> None:
     async with AdminWorld() as world:
         await create_one(world, "t")
@@ -305,6 +323,10 @@ async def test_the_log_level_is_a_broker_logger() -> None:
             assert (bad.error_code, logs.LEVEL.name) == (ErrorCode.invalid_config, "error")
             unknown = await change(world, LOGGER, "1", (SET, "kafka.server", "INFO"))
             assert unknown.error_code == ErrorCode.invalid_config
+            for operation, word in ((APPEND, "APPEND"), (SUBTRACT, "SUBTRACT")):
+                refused = await change(world, LOGGER, "1", (operation, "root", "INFO"))
+                assert (refused.error_code, logs.LEVEL.name) == (ErrorCode.invalid_request, "error")
+                assert refused.error_message == f"{word} operation is not allowed for the BROKER_LOGGER resource"
             await change(world, LOGGER, "1", (DELETE, "root", None))
             assert logs.LEVEL.name == "info"
     finally:

@@ -56,6 +56,12 @@ class TestOffsets:
         missing = ErrorCode.unknown_topic_id if version >= 10 else ErrorCode.unknown_topic_or_partition
         assert [[p.error_code for p in topic.partitions] for topic in answer.topics] == [[missing], [ErrorCode.none]]
 
+    async def test_a_group_id_too_long_for_a_record(self, client: GroupClient) -> None:
+        values = commit_values(0, 1, group_id="g" * 32_768)
+        answer = await client.call("OffsetCommit", 9, **values)
+        assert {p.error_code for topic in answer.topics for p in topic.partitions} == {ErrorCode.invalid_group_id}
+        assert not client.rig.stream.batches
+
     @versions("OffsetCommit")
     async def test_a_commit_of_nobody(self, client: GroupClient, version: int) -> None:
         answer = await client.call(

@@ -112,6 +112,16 @@ class TestNothingBeforeDurability:
         assert await again == {"g": ErrorCode.group_id_not_found}
         assert await rig.offset("g") is None
 
+    async def test_a_group_that_is_being_deleted_is_not_left(self, rig: CoordinatorRig) -> None:
+        member, _ = await rig.member_of("g")
+        await rig.coordinator.leave("g", [LeaveMember(member)])
+        rig.stream.auto = False
+        deleting = rig.run(rig.coordinator.delete_groups(["g"]))
+        await settle()
+        assert await errors_of(rig.coordinator.leave("g", [LeaveMember(member)])) is ErrorCode.coordinator_not_available
+        rig.stream.make_durable()
+        assert await deleting == {"g": ErrorCode.none}
+
     async def test_a_client_that_goes_away_does_not_undo_its_commit(self, rig: CoordinatorRig) -> None:
         rig.stream.auto = False
         committing = rig.committing("g", 5)
@@ -198,6 +208,14 @@ class TestLoss:
         assert await rig.coordinator.delete_groups(["g"]) == {"g": ErrorCode.coordinator_not_available}
         rig.stream.refuse = None
         assert await rig.commit("g", 6) is ErrorCode.none
+
+    async def test_a_leave_that_is_refused_is_not_answered_as_if_it_were_durable(self, rig: CoordinatorRig) -> None:
+        member, _ = await rig.member_of("g")
+        rig.stream.refuse = Overloaded("the WAL is full")
+        assert await errors_of(rig.coordinator.leave("g", [LeaveMember(member)])) is ErrorCode.coordinator_not_available
+        rig.stream.refuse = None
+        assert rig.shard.status is ShardState.ACTIVE
+        assert (await rig.member_of("g"))[1] > 1, "others join"
 
     async def test_a_record_too_large_fails_the_sync_and_the_group_goes_on(self) -> None:
         rig = CoordinatorRig(log_config=LogConfig(cleanup_policy=("compact",), max_message_bytes=2_000))

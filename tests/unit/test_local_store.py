@@ -53,6 +53,17 @@ async def test_a_full_disk_is_unavailable_and_leaves_nothing(tmp_path: Path) -> 
     assert [names for _, _, names in os.walk(tmp_path) if names] == []
 
 
+async def test_a_listing_leaves_out_what_is_deleted_under_its_eyes(tmp_path: Path) -> None:
+    store = open_local(tmp_path)
+    for key in ("a/1", "a/2", "a/3"):
+        await store.create(key, [b"x"])
+    found = []
+    async for info in store.list("a/"):
+        found.append(info.key)
+        await store.delete(["a/2"])
+    assert found == ["a/1", "a/3"]
+
+
 async def test_a_place_that_cannot_be_used_is_a_bad_setting(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(BadSetting, match=r"file://.*Not a directory"):

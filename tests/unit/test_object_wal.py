@@ -545,6 +545,46 @@ async def test_records_come_back_in_the_order_of_positions_whatever_their_stream
     assert fields(await recover_all(world.place.open())) == fields(given)
 
 
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(b"x", "it is too short for one"), (bytes(HEADER_BYTES), "is taken: .* fails its checksum")],
+    ids=("short", "not of a WAL"),
+)
+def test_5_something_else_under_the_next_number_fences_the_log(data: bytes, words: str) -> None:
+    """Nobody knows whose it is: what is certain is that this log does not go on there."""
+
+    @virtual
+    async def run() -> None:
+        world = await started()
+        await world.objects.create(world.key(1), [data])
+        world.wal.append(batch(0))
+        await world.listener.until(lambda: bool(world.listener.failures))
+        assert world.listener.durable == []
+        with pytest.raises(Fenced, match=words):
+            await world.wal.repair()
+        assert bytes(await world.objects.get(world.key(1))) == data
+        await world.wal.close()
+
+    run()
+
+
+@virtual
+async def test_5_a_log_is_not_begun_under_a_number_that_cannot_be_read() -> None:
+    world = World()
+    world.wal = world.place.open(STEADY)
+    await world.wal.lock()
+    await recover_all(world.wal)
+
+    def conflict(key: str) -> None:
+        raise AlreadyExists("409: a conflicting operation is in progress")
+
+    world.store.on_create = conflict
+    with pytest.raises(Unavailable, match="is said to exist, and cannot be read"):
+        await world.wal.start(1, world.listener)
+    await world.wal.close()
+    assert [info.key async for info in world.objects.list("")] == []
+
+
 def test_marks_have_a_size_that_no_group_has() -> None:
     assert encode_mark(Kind.SEAL, Writer(1, 1, 1), 0, 0).size == HEADER_BYTES
 

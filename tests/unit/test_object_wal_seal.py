@@ -438,6 +438,88 @@ async def test_a_reader_that_stops_early_leaves_no_request_behind() -> None:
     assert not tasks._tasks
 
 
+# --- what is under a key that is none of it --------------------------------------------------------
+
+
+@virtual
+async def test_5_a_number_that_exists_and_is_never_there_is_not_concluded_from() -> None:
+    """Neither the end of the records nor END: what cannot be read says nothing, for as long as anybody looks."""
+    for key, what in ((NAME.key(4, 4), "WAL object .* is said to exist"), (NAME.end_key(4), "the end of the WAL")):
+        bucket = await written(3)
+
+        def conflict(tried: str, key: str = key) -> None:
+            if tried == key:
+                raise AlreadyExists("409: a conflicting operation is in progress")
+
+        bucket.store.on_create = conflict
+        with pytest.raises(Unavailable, match=f"{what}.* cannot be read"):
+            await bucket.seal()
+        bucket.store.on_create = lambda key: None
+        assert await bucket.seal() == Seal(4, 4, 3)
+
+
+@virtual
+async def test_7_an_end_that_was_deleted_is_corruption() -> None:
+    """It was listed, and is not there: what lies below it may have been deleted on its account."""
+    bucket = await written(3)
+    await bucket.seal()
+    get_ranges = bucket.objects.get_ranges
+
+    async def gone(key: str, ranges: Any) -> Any:
+        if key == NAME.end_key(4):
+            await bucket.objects.delete([key])
+        return await get_ranges(key, ranges)
+
+    bucket.objects.get_ranges = gone  # type: ignore[method-assign]
+    with pytest.raises(Corrupt, match="is gone: nobody may delete it"):
+        await bucket.sealer().sealed(4)
+
+
+@virtual
+async def test_an_object_too_short_for_one_ends_nothing() -> None:
+    bucket = await written(3)
+    await bucket.put(4, [b"x"])
+    before = await bucket.objects.get(NAME.key(4, 4))
+    with pytest.raises(Corrupt, match="too short for one"):
+        await bucket.seal()
+    assert await bucket.objects.get(NAME.key(4, 4)) == before
+
+
+@virtual
+async def test_a_log_that_changes_faster_than_it_can_be_sealed_is_tried_again_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The owner is first at every number that is tried, the ones further on included."""
+    monkeypatch.setattr("wal.object_seal.LOOKS_MAX", 4)
+    bucket = await written(3)
+
+    async def faster(key: str) -> None:
+        found = NAME.parse(key)
+        assert found is not None and found[1] is not None, "no END is written"
+        await bucket.write(range(found[1], found[1] + 1))
+
+    bucket.store.on_create = faster
+    with pytest.raises(Unavailable, match="changes faster than it can be sealed"):
+        await bucket.seal()
+    bucket.store.on_create = lambda key: None
+    assert (await bucket.seal()).number == 20, "sixteen numbers were the owner's"
+
+
+@virtual
+async def test_an_object_that_was_cut_off_since_it_was_listed_costs_the_log_to_its_reader() -> None:
+    bucket = Bucket()
+    await bucket.open()
+    await bucket.put(1, encode_records(OWNER, 1, [record(position, 2_000) for position in range(3)]).buffers)
+    await bucket.seal()
+    key = NAME.key(4, 1)
+    logs = await bucket.sealer(bucket.objects).seal_listed(0)
+    bucket.objects.damage(key, bytes(await bucket.objects.get(key))[:HEADER_BYTES])
+    reader = LogReader(bucket.store, NAME, logs, 0, SMALL_OBJECTS, bucket.clock, Random(1), Tasks(), {1})
+    with pytest.raises(Corrupt, match="is shorter than it was when it was listed"):
+        async for _ in reader.objects():
+            pass
+
+
 # --- the store does not answer -------------------------------------------------------------------
 
 

@@ -120,6 +120,17 @@ async def test_a_checkpoint_ahead_of_the_log_is_refused() -> None:
         await reopen(stream)
 
 
+async def test_a_log_whose_batches_are_not_there_stays_closed() -> None:
+    log = make_log()
+    append(log, idempotent(0))
+    append(log, idempotent(1))
+    fake(log).make_durable()
+    stream = fake(log).reopened()
+    del stream.durable[1]
+    with pytest.raises(Corrupt, match="stream 1 has no batch at 1, below its end 2"):
+        await reopen(stream)
+
+
 async def test_state_below_the_log_start_is_kept_and_replay_begins_at_the_log_start() -> None:
     log = make_log()
     append(log, idempotent(0))

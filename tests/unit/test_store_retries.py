@@ -11,7 +11,7 @@ import pytest
 from s3stream.errors import AlreadyExists, BadSetting, NotFound, Unavailable
 from s3stream.limits import MIB
 from s3stream.metrics import Counter, Histogram, Metrics
-from s3stream.objectstore.faults import Refusal, Refused
+from s3stream.objectstore.faults import Refusal, Refused, why_missing
 from s3stream.objectstore.faulty import CREATE, DELETE, GET, Faults, FaultyStore
 from s3stream.objectstore.memory import MemoryStore
 from s3stream.objectstore.metered import MeteredStore
@@ -306,6 +306,48 @@ async def test_check_refuses_a_store_that_does_not_delete() -> None:
     clock = VirtualClock()
     with pytest.raises(BadSetting, match="a deleted object can still be read"):
         await Hoarder(clock).check()
+
+
+@virtual
+async def test_check_refuses_a_store_that_does_not_show_what_was_created() -> None:
+    class Forgetful(MemoryStore):
+        async def get(self, key: str) -> Buffer:
+            raise NotFound(f"object {key}")
+
+    clock = VirtualClock()
+    store = Forgetful(clock)
+    with pytest.raises(BadSetting, match="an object just created cannot be read"):
+        await store.check()
+    assert [info.key async for info in store.list("")] == []
+
+
+@virtual
+async def test_check_refuses_a_store_that_lets_a_late_comer_in() -> None:
+    """Its race has one winner; a conflict that is not a race goes unnoticed."""
+
+    class Late(MemoryStore):
+        async def create(self, key: str, data: Buffers) -> None:
+            if [bytes(one) for one in data] == [b"late comer"]:
+                await self.delete([key])
+            await super().create(key, data)
+
+    clock = VirtualClock()
+    store = Late(clock)
+    with pytest.raises(BadSetting, match="two writers can both create the same key"):
+        await store.check()
+    assert [info.key async for info in store.list("")] == []
+
+
+@virtual
+async def test_an_object_that_a_head_missed_is_missing_only_when_a_get_says_so() -> None:
+    """A HEAD's 404 may mean the bucket; a reader that is told NotFound takes the object for deleted."""
+    clock = VirtualClock()
+    store = MemoryStore(clock)
+    assert isinstance(await why_missing(store, "key"), NotFound)
+    for data in (b"", b"x"):
+        await store.create(f"key {len(data)}", [data])
+        found = await why_missing(store, f"key {len(data)}")
+        assert type(found) is Unavailable and "was missing a moment ago" in str(found)
 
 
 def test_the_same_seed_is_the_same_run() -> None:

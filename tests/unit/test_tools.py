@@ -14,8 +14,12 @@ from tests.support.tools import KAFKA_VERSION, ToolMissing, find_tool
 REPOSITORY = Path(__file__).parent.parent.parent
 SUITE = """
 import pytest
-from tests.support.tools import requires
+from tests.support.tools import find_tool, requires
 
+@pytest.fixture
+def gateway(): return find_tool("versitygw")
+def test_looks(): find_tool("versitygw")
+def test_of_a_fixture_that_looks(gateway): raise AssertionError("must not run")
 def test_one(): requires("versitygw")
 def test_two(): requires("versitygw")
 def test_needs_nothing(): requires(None)
@@ -57,11 +61,11 @@ def run_suite(home: Path, **environment: str) -> subprocess.CompletedProcess[str
 def test_a_run_names_what_it_left_out_and_passes(tmp_path: Path) -> None:
     done = run_suite(tmp_path)
     assert done.returncode == 0, done.stdout
-    assert "1 passed, 4 skipped, 1 deselected" in done.stdout
+    assert "1 passed, 6 skipped, 1 deselected" in done.stdout
     lines = [line for line in done.stdout.splitlines() if " not run: " in line]
     assert lines == [
         "1 test not run: minio is not installed; python3 tools/install.py minio brings it (needs Go)",
-        "2 tests not run: versitygw is not installed; python3 tools/install.py versitygw brings it (needs Go)",
+        "4 tests not run: versitygw is not installed; python3 tools/install.py versitygw brings it (needs Go)",
         "1 test not run: minutes long; make drill runs them",
     ]
 
@@ -76,7 +80,7 @@ def test_where_tools_are_required_an_absent_one_fails_the_run(tmp_path: Path) ->
 def test_drills_are_run_when_asked_for(tmp_path: Path) -> None:
     done = run_suite(tmp_path, PYTEST_ADDOPTS="-m drill")
     assert done.returncode == 0
-    assert "1 passed, 5 deselected" in done.stdout and "not run" not in done.stdout
+    assert "1 passed, 7 deselected" in done.stdout and "not run" not in done.stdout
 
 
 def test_tools_are_looked_for_in_three_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -291,8 +291,27 @@ async def test_additions_that_make_no_sense_change_nothing() -> None:
         for assignments in ([], [[1], [1]], [[2]], [[1, 1]]):
             result = await add(world, 3, "t", 3, assignments)
             assert result.error_code == ErrorCode.invalid_replica_assignment
+        too_many = await add(world, 3, "t", 10_003)
+        assert (too_many.error_code, too_many.error_message) == (
+            ErrorCode.policy_violation, "Excessively large number of partitions per request.",
+        )  # fmt: skip
         assert (await add(world, 3, "t", 3, validate_only=True)).error_code == ErrorCode.none
         assert len(world.image.topics["t"].partitions) == 2
+
+
+async def test_nothing_is_assigned_by_hand_to_brokers_that_are_all_dead() -> None:
+    async with AdminWorld(nodes=2) as world:
+        await create_one(world, "t", 1)
+        await world.metadata.unregister_node(world.identities[2])
+        await world.refresh()
+        for result in (
+            await create_one(world, "new", -1, -1, assignments=[(0, [1]), (1, [2])]),
+            await add(world, 3, "t", 2, [[2]]),
+        ):
+            assert result.error_code == ErrorCode.invalid_replica_assignment
+            assert "for partition 1 are fenced or in controlled shutdown" in result.error_message
+        assert {name: len(topic.partitions) for name, topic in world.image.topics.items()} == {"t": 1}
+        assert (await add(world, 3, "t", 2, [[1]])).error_code == ErrorCode.none
 
 
 # --- Metadata ------------------------------------------------------------------------------------
@@ -416,6 +435,11 @@ async def test_a_topic_that_cannot_be_created_on_first_use_is_unknown() -> None:
         await create_one(world, "dot.ted")
         answer = await world.call("Metadata", 8, **metadata_request(8, ("dot_ted",), allow_auto_topic_creation=True))
         assert answer.topics[0].error_code == ErrorCode.unknown_topic_or_partition
+        # Made on first use by a client's question, it would have the wrong shape for whoever will keep state in it.
+        names = ("__transaction_state",)
+        answer = await world.call("Metadata", 8, **metadata_request(8, names, allow_auto_topic_creation=True))
+        assert answer.topics[0].error_code == ErrorCode.unknown_topic_or_partition
+        assert set(world.image.topics) == {"dot.ted"}
 
 
 async def test_authorized_operations_are_shown_when_asked_for() -> None:
