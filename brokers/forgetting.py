@@ -23,7 +23,7 @@ from s3stream.objectstore.faults import Refused, listing
 from s3stream.recovery import Tail
 from s3stream.seams import Clock, ObjectStore
 from s3stream.settings import EngineSettings
-from s3stream.types import FencedWal, NodeId, ObjectKind, WalDamage, WalState
+from s3stream.types import FencedWal, NodeId, ObjectKind, ObjectRef, WalDamage, WalState
 from wal import WalAccess, WalLock, lock_needed, owner_of, read_sealed, seal_wal, take_lock
 from wal.lock import Held
 
@@ -85,14 +85,18 @@ async def plan(
 
 async def give_up(plan: Plan, metadata: Metadata, objects: ObjectStore) -> list[Loss]:
     """Raises Unavailable, and changes nothing, when anything has changed since the plan was made."""
+    hole = await upload_hole(metadata, objects)
+    found = plan.holdings
+    streams = {one.stream.snapshot.stream_id: one.node_epoch for one in plan.lost}
+    return await metadata.give_up(GivingUp(found.node_id, found.node_epoch, found.heartbeat, streams, plan.gap, hole))
+
+
+async def upload_hole(metadata: Metadata, objects: ObjectStore) -> ObjectRef:
+    """The object without blocks that stands for gaps: to be committed within the hour, or it is collected."""
     object_id, incarnation = await metadata.prepare_hole()
     built = ObjectWriter(ObjectKind.STREAM_SET, object_id, incarnation, EngineSettings()).finish()
     await create_or_confirm(objects, built.key, built.buffers)
-    found = plan.holdings
-    streams = {one.stream.snapshot.stream_id: one.node_epoch for one in plan.lost}
-    return await metadata.give_up(
-        GivingUp(found.node_id, found.node_epoch, found.heartbeat, streams, plan.gap, built.ref)
-    )
+    return built.ref
 
 
 # --- what is lost ------------------------------------------------------------------------------------

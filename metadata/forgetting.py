@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence, Set
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import bindparam, delete, func, insert, select, update
 
@@ -73,6 +73,7 @@ _GIVE_UP = (
     .where(streams.c.stream_id == bindparam("id"))
     .values(
         state=StreamState.CLOSED,
+        epoch=bindparam("new_epoch"),
         owner_node=None,
         owner_node_epoch=None,
         committed_end=bindparam("end"),
@@ -132,7 +133,7 @@ def holdings(tx: Transaction, node_id: NodeId) -> Holdings:
         raise NotFound(f"node {node_id} was never registered")
     wals = {wal.node_epoch: fenced(wal) for wal in tx.connection.execute(_WALS, {"node": node_id})}
     owned = owned_by(tx, node_id)
-    names = _names(tx, [snapshot.stream_id for snapshot in owned])
+    names = stream_names(tx, [snapshot.stream_id for snapshot in owned])
     found = [OwnedStream(*names[snapshot.stream_id], snapshot) for snapshot in owned if snapshot.stream_id in names]
     return Holdings(node_id, row.node_epoch, row.heartbeat, row.alive, wals, sorted(found, key=lambda one: one[:2]))
 
@@ -175,7 +176,7 @@ def give_up(tx: Transaction, what: GivingUp) -> list[Loss]:
     if ends_node:
         _end_node(tx, what.node_id, unsealed)
     touch_topics(tx, {row.topic_id for row in rows.values()}, version)
-    _write_down(tx, losses)
+    write_down(tx, losses)
     return losses
 
 
@@ -185,7 +186,7 @@ def losses(tx: Transaction) -> tuple[Loss, ...]:
     return tuple(sorted(found, key=lambda loss: (loss.given_up_ms, loss.topic, loss.partition)))
 
 
-def _names(tx: Transaction, stream_ids: Sequence[StreamId]) -> dict[StreamId, tuple[str, int]]:
+def stream_names(tx: Transaction, stream_ids: Sequence[StreamId]) -> dict[StreamId, tuple[str, int]]:
     found = {}
     for some in parts(stream_ids):
         for stream_id, topic, partition in tx.connection.execute(_NAMES, {"ids": some}):
@@ -194,36 +195,47 @@ def _names(tx: Transaction, stream_ids: Sequence[StreamId]) -> dict[StreamId, tu
 
 
 def _behind_a_gap(tx: Transaction, what: GivingUp, rows: Mapping[StreamId, AnyRow]) -> list[Loss]:
-    names = _names(tx, list(rows))
-    changes: list[dict[str, Any]] = []
+    names = stream_names(tx, list(rows))
     found: list[Loss] = []
     for stream_id, row in rows.items():
         start = max(row.committed_end, row.start_offset)
         end = start + what.gap
-        packed = append_chunk(_open_chunk(tx, stream_id), ChunkEntry(start, end, what.hole.object_id, 0))
-        if count_chunk(packed) >= RANGES_PER_CHUNK:
-            chunk = chunk_row(stream_id, packed, unpack_chunk(packed, stream_id))
-            tx.connection.execute(insert(stream_chunks), [chunk])
-            packed = EMPTY
-        changes.append({"id": stream_id, "end": end, "new_open_chunk": packed})
+        gap_behind(tx, stream_id, _open_chunk(tx, stream_id), start, end, what.hole, row.epoch)
         topic, partition = names[stream_id]
         found.append(
             Loss(topic, partition, stream_id, what.node_id, row.owner_node_epoch, row.epoch + 1, start, end, tx.now_ms)
         )
-    tx.connection.execute(_GIVE_UP, changes)
-    ranges = [CommittedRange(loss.stream_id, loss.leader_epoch - 1, loss.start, loss.end, 0) for loss in found]
+    commit_hole(tx, what.hole, found)
+    return found
+
+
+def gap_behind(
+    tx: Transaction, stream_id: StreamId, open_chunk: bytes, start: int, end: int, hole: ObjectRef, epoch: int
+) -> None:
+    """CLOSED, of epoch `epoch`, with [start, end) in an object without blocks. The row is locked."""
+    packed = append_chunk(bytes(open_chunk), ChunkEntry(start, end, hole.object_id, 0))
+    if count_chunk(packed) >= RANGES_PER_CHUNK:
+        chunk = chunk_row(stream_id, packed, unpack_chunk(packed, stream_id))
+        tx.connection.execute(insert(stream_chunks), [chunk])
+        packed = EMPTY
+    names = {"id": stream_id, "end": end, "new_open_chunk": packed, "new_epoch": epoch}
+    tx.connection.execute(_GIVE_UP, names)
+
+
+def commit_hole(tx: Transaction, hole: ObjectRef, losses: Sequence[Loss]) -> None:
+    """Raises Unavailable when its preparation ran out."""
+    ranges = [CommittedRange(loss.stream_id, loss.leader_epoch - 1, loss.start, loss.end, 0) for loss in losses]
     committed = tx.connection.execute(
         _COMMIT_OBJECT,
         {
-            "object": what.hole.object_id,
-            "new_size": what.hole.size,
+            "object": hole.object_id,
+            "new_size": hole.size,
             "live": len(ranges),
             "new_ranges": append_object_ranges(EMPTY, ranges),
         },
     )
     if committed.rowcount != 1:
         raise Unavailable("the preparation of the object for the gaps ran out; call again")
-    return found
 
 
 def _open_chunk(tx: Transaction, stream_id: StreamId) -> bytes:
@@ -242,7 +254,9 @@ def _end_node(tx: Transaction, node_id: NodeId, unsealed: Set[int]) -> None:
         tx.connection.execute(_DROP_WAL, {"node": node_id, "epoch": node_epoch})
 
 
-def _write_down(tx: Transaction, losses: Sequence[Loss]) -> None:
+def write_down(tx: Transaction, losses: Sequence[Loss]) -> None:
+    if not losses:
+        return
     tx.connection.execute(
         insert(configs),
         [

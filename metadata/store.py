@@ -34,6 +34,7 @@ from metadata import (
     proof,
     ranges,
     replicas,
+    restoring,
     streams,
     takeovers,
     topics,
@@ -43,6 +44,7 @@ from metadata.cluster_types import Lease, LoadReport, Loss, NewTopic, NodeBeat, 
 from metadata.engine import Engine, Transaction
 from metadata.forgetting import GivingUp, Holdings
 from metadata.image import ClusterImage, TopicImage
+from metadata.restoring import Found, Known
 from metadata.schema import REVISION
 from metadata.seen_file import SeenKeeper
 from metadata.urls import engine_of
@@ -301,6 +303,20 @@ class Metadata:
         """Close streams of a dead node behind a gap, what its lost WAL held of them given up (CORRECTNESS 10). All or
         nothing: raises Unavailable when anything is not as the caller saw it."""
         return await self._write("give_up", forgetting.give_up, what)
+
+    # --- after a restored backup ---------------------------------------------------------------
+
+    async def known(self) -> Known:
+        """What the database says of objects, WALs and streams; all of it at once, for a command."""
+        return await self._read("known", restoring.known)
+
+    async def lift(self, found: Found) -> None:
+        """Ids, epochs and the image's version past what was given out since the backup (CORRECTNESS 8)."""
+        await self._write("lift", restoring.lift, found)
+
+    async def open_behind_gaps(self, found: Found, gap: int, hole: ObjectRef) -> list[Loss]:
+        """Every stream closed behind a gap. Raises Unavailable when the object's preparation ran out."""
+        return await self._write("open_behind_gaps", restoring.open_behind_gaps, found, gap, hole)
 
     # --- load ----------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from wal.factory import (
     open_wal,
     owner_of,
     read_sealed,
+    seal_everything,
     seal_wal,
     take_lock,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "open_wal",
     "owner_of",
     "read_sealed",
+    "seal_everything",
     "seal_wal",
     "take_lock",
 ]

@@ -158,6 +158,15 @@ async def seal_wal(uri: str, *, wal: FencedWal, access: WalAccess, lock: WalLock
     return await file_takeover.find_end(wal, lock, access.files, access.run_blocking)
 
 
+async def seal_everything(uri: str, *, node_id: NodeId, access: WalAccess) -> WalPosition:
+    """Seal whatever a node has in a WAL on objects, of any epoch; returns where the last one ends. What lies above a
+    number that is missing is given up: for a restored database, which does not know what was trimmed. Raises
+    Unavailable, Corrupt."""
+    name = LogName(access.cluster_id, node_id)
+    logs = await Sealer(access.open_store(uri), name, access.clock, access.chance).seal_listed(0)
+    return max((log.seal.end_position for log in logs if log.seal is not None), default=0)
+
+
 async def end_of(uri: str, *, wal: FencedWal, access: WalAccess) -> WalPosition:
     """Where a sealed log ends: what it was sealed at, as a position. Raises Unavailable."""
     if is_on_objects(uri):

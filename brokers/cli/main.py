@@ -153,6 +153,31 @@ def forget(
     sys.exit(forget(_stores(config, data_dir, object_store, None, metadata, assignments), node_id, accept_loss))
 
 
+metadata_commands = typer.Typer(
+    help="What an operator does with the metadata database.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(metadata_commands, name="metadata")
+
+
+@metadata_commands.command("restore-fence")
+def restore_fence(
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="Go on without what was written since; without it, only say what.")
+    ] = False,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    object_store: ObjectStore = None,
+    wal: Wal = None,
+    metadata: MetadataUrl = None,
+    assignments: Set = None,
+) -> None:
+    """The database was restored from a backup: bring it past everything that was given out since, before any broker
+    starts on it."""
+    from brokers.cli.restore import restore_fence
+
+    sys.exit(restore_fence(_stores(config, data_dir, object_store, wal, metadata, assignments), accept_loss))
+
+
 def _stores(
     config: Path | None, data_dir: str | None, object_store: str | None, wal: str | None, metadata: str | None,
     assignments: list[str] | None,
