@@ -178,6 +178,21 @@ def restore_fence(
     sys.exit(restore_fence(_stores(config, data_dir, object_store, wal, metadata, assignments), accept_loss))
 
 
+@app.command()
+def doctor(
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    object_store: ObjectStore = None,
+    wal: Wal = None,
+    metadata: MetadataUrl = None,
+    assignments: Set = None,
+) -> None:
+    """Check a deployment, before or while it runs: bucket, database, WAL, listeners, limits; one line each."""
+    from brokers.cli.doctor import examine
+
+    sys.exit(examine(_stores(config, data_dir, object_store, wal, metadata, assignments)))
+
+
 def _stores(
     config: Path | None, data_dir: str | None, object_store: str | None, wal: str | None, metadata: str | None,
     assignments: list[str] | None,
