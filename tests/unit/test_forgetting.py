@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from kio.schema.errors import ErrorCode
+from sqlalchemy import delete, insert
 
 from brokers import forgetting
 from brokers.records.batch import iter_headers
+from metadata.engine import Transaction
 from metadata.forgetting import GivingUp
-from s3stream.errors import BadSetting, NotFound, Unavailable
+from metadata.schema import node_wals, tail_rows
+from metadata.store import Metadata
+from s3stream.errors import BadSetting, Corrupt, NotFound, Unavailable
 from s3stream.limits import GIB, MIB, OFFSETS_PER_BATCH_MAX, RANGES_PER_CHUNK
 from s3stream.types import ObjectRef, StreamState
 from tests.support.survivor_partitions import Broker
@@ -249,6 +254,45 @@ async def test_giving_up_is_all_or_nothing_and_refuses_what_has_changed() -> Non
     with pytest.raises(NotFound):
         await plan_of(cluster, 7)
     assert (await plan_of(cluster)).lost == []
+
+
+@virtual
+async def test_3_a_node_in_whose_wal_a_tail_lies_is_not_forgotten() -> None:
+    cluster, _ = await dead_owner(3, 2)
+    metadata = cluster.world.metadata
+    plan = await plan_of(cluster)
+    await write(metadata, insert(tail_rows), {"stream_id": 9, "start_offset": 0, "end_offset": 5, "node_id": 0,
+                                              "node_epoch": 1, "stream_epoch": 0})  # fmt: skip
+    with pytest.raises(Unavailable, match="moved away"):
+        await forgetting.give_up(plan, metadata, cluster.store)
+
+
+@virtual
+async def test_a_wal_that_was_never_sealed_is_given_up_whole() -> None:
+    cluster = await Cluster.create("files", 2)
+    node = await cluster.start(0)
+    await node.open([1, 2])
+    await node.kill()
+    lose_volume(cluster, 0)
+    plan = await plan_of(cluster)
+    with pytest.raises(Unavailable, match="more partitions open"):
+        await forgetting.give_up(plan._replace(lost=plan.lost[:1]), cluster.world.metadata, cluster.store)
+    assert len(await forget(cluster)) == 2
+
+
+@virtual
+async def test_a_stream_whose_owner_has_no_wal_row_is_damage() -> None:
+    cluster, _ = await dead_owner(1, 1)
+    await write(cluster.world.metadata, delete(node_wals), {})
+    with pytest.raises(Corrupt, match="no WAL row"):
+        await plan_of(cluster)
+
+
+async def write(metadata: Metadata, statement: Any, values: dict[str, int]) -> None:
+    def run(tx: Transaction) -> None:
+        tx.connection.execute(statement, values)
+
+    await metadata._write("test", run)
 
 
 @virtual
