@@ -37,7 +37,9 @@ from brokers.groups.coordinator import GroupCoordinator
 from brokers.handlers.create_topics import auto_create
 from brokers.handlers.fetch_session import FetchSessionCache
 from brokers.handlers.long_polls import LongPolls
+from brokers.handlers.metadata_answers import MetadataAnswers
 from brokers.handlers.producer_ids import ProducerIds
+from brokers.handlers.read_replicas import read_replicas
 from brokers.handlers.services import Services
 from brokers.health import RUNNING, STOPPING, Health
 from brokers.heartbeat import Heartbeat
@@ -48,6 +50,7 @@ from brokers.image_follower import ImageFollower
 from brokers.joining import join
 from brokers.limits import ANSWERS_SHARE
 from brokers.outside import Outside
+from brokers.partitions.followed import Followed
 from brokers.partitions.manager import PartitionManager
 from brokers.partitions.partition_log import PartitionLog
 from brokers.server.kafka_server import KafkaServer
@@ -369,6 +372,9 @@ class _Node:
             refresh=self.follower.refresh_everywhere,
             configs=self.configs,
             chance=chance,
+            followed=Followed(storage, clock, tasks, metrics),
+            read_replicas=read_replicas(config, clock, metrics),
+            metadata_answers=MetadataAnswers(config.rack_aware),
         )
 
     def http_sources(self) -> HttpSources:

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from brokers.config_def import BROKER_CONFIGS, TOPIC_CONFIGS, ConfigError, Table, Value
+from brokers.config_def.broker import RACK_AWARE
 from brokers.config_def.ponor import HEARTBEATS_PER_LEASE_MIN, MEMORY_BYTES_DEFAULT_MAX, MEMORY_BYTES_MIN
 from brokers.partitions.log_config import LogConfig
 from s3stream.errors import BadSetting
@@ -49,6 +50,7 @@ class BrokerConfig:
 
     node_id: int
     broker_rack: str | None
+    replica_selector_class: str | None
     listener: Endpoint
     advertised: Endpoint
     http_host: str
@@ -66,6 +68,7 @@ class BrokerConfig:
     heartbeat_ms: int
     balancer_enable: bool
     balancer_moves_max: int
+    read_replica_lag_bytes: int
     drain_timeout_ms: int
     log_level: str
     log_format: str
@@ -96,6 +99,11 @@ class BrokerConfig:
     offsets_retention_check_interval_ms: int
     offsets_topic_num_partitions: int
     offsets_topic_replication_factor: int
+
+    @property
+    def rack_aware(self) -> bool:
+        """Whether consumers are sent to brokers of their racks."""
+        return self.replica_selector_class == RACK_AWARE
 
     @property
     def broker_dir(self) -> Path:

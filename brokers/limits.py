@@ -44,6 +44,25 @@ FETCH_BYTES_MAX = 55 * MIB
 """Kafka's fetch.max.bytes default: bounds one answer."""
 # Fetches of one connection run one after another: at most one answer is added past the high-water mark.
 assert SEND_HIGH_WATER_BYTES + FETCH_BYTES_MAX <= CONNECTION_SEND_BYTES_MAX
+FOLLOWED_PARTITIONS_MAX = 1_000
+"""Partitions of other brokers that are read here (KIP-392): about 1 KB each, and 8 KB of object ranges at most; the one
+not read for longest is forgotten, and costs one read of its row when it is read again."""
+FOLLOWED_AGE_S = 10.0
+"""How old what is known of such a partition may be while records below its known end are read: deleted records are
+served that much longer at most. A row read costs the database about as much as a heartbeat."""
+FOLLOWED_LOOKS_APART_S = 0.1
+"""At its known end a partition's row is read again, at most so often however many consumers get there."""
+FOLLOWED_PATIENCE_S = 1.0
+"""What a consumer waits for that; then it is sent back to the leader, who has all of it."""
+REFERRALS_APART_S = 65.0
+"""After a consumer was sent to another broker, how long the leader serves it itself if it comes back: librdkafka takes
+more than one such answer a minute for trouble, says so in its log, and waits half a second before the next fetch."""
+REFERRALS_MAX = 16_384
+"""Consumers' partitions for which that is remembered, about 200 bytes each. One forgotten early is sent once more."""
+FOLLOWER_LAG_BYTES = 1 * MIB
+"""From how far behind the committed end on a consumer is sent to a broker of its rack: below it, the leader's next
+answer (Kafka's max.partition.fetch.bytes default) brings it there at no more cost than the sending."""
+assert FOLLOWED_LOOKS_APART_S < FOLLOWED_AGE_S < REFERRALS_APART_S
 PRODUCER_IDS_PER_BLOCK = 1_000
 BATCHES_PER_PRODUCER = 5
 """Kafka's ProducerStateEntry keeps five: max.in.flight.requests.per.connection of an idempotent producer."""

@@ -286,6 +286,23 @@ class Storage:
     def _make(self, snapshot: StreamSnapshot) -> Stream:
         return Stream(snapshot, self, self._reads)
 
+    async def view(self, stream_id: StreamId, known: Stream | None = None) -> Stream:
+        """What is committed of a stream, to be read whoever has it open: one read of its row. `known`: an earlier
+        answer, which is brought up to date. Nothing holds it here but who asked: it costs nothing once let go.
+
+        It takes no appends. Raises NotFound when the stream does not exist or is deleted, Unavailable when the
+        database does not answer; then `known` stands as it was.
+        """
+        rows = await self._metadata.streams([stream_id])
+        if not rows or rows[0].state == StreamState.DELETED:
+            raise NotFound(f"stream {stream_id} does not exist")
+        if known is not None:
+            known.look_at(rows[0])
+            return known
+        stream = self._make(rows[0])
+        stream.refusal = Fenced(f"stream {stream_id} is only looked at here")
+        return stream
+
     async def take_over(
         self, wal: FencedWal, stream_ids: Collection[StreamId]
     ) -> tuple[list[StreamId], dict[StreamId, Corrupt]]:

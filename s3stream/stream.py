@@ -87,6 +87,13 @@ class Stream:
         self.epochs: Sequence[tuple[int, int]] = snapshot.epochs
         self.checkpoint = snapshot.checkpoint
 
+    def look_at(self, snapshot: StreamSnapshot) -> None:
+        """Of a stream that is another's to append to: what its row says now. Nothing goes back by it: start and
+        committed end only grow, and what lies between them never changes."""
+        self.opened(snapshot)
+        self.committed_bytes = snapshot.size_bytes
+        self.committed_end = self.durable_end = self.next_offset = max(snapshot.committed_end, snapshot.start_offset)
+
     # --- appending ---------------------------------------------------------------------------------
 
     def append(self, batch: StreamBatch) -> None:

@@ -45,6 +45,7 @@ def up(
     object_store: ObjectStore = None,
     wal: Wal = None,
     metadata: MetadataUrl = None,
+    racks: Annotated[str | None, typer.Option(metavar="A,B", help="Racks (broker.rack), given out in turn.")] = None,
     assignments: Set = None,
     restart: Annotated[bool, typer.Option("--restart", help="Start a broker that died again.")] = False,
 ) -> None:
@@ -52,7 +53,7 @@ def up(
     keep_out_unwanted()
     from brokers.cli import process
     from brokers.cli.cluster import LocalCluster
-    from brokers.cli.sources import check_shared, from_assignments, from_environment, from_flags, own_wal
+    from brokers.cli.sources import check_shared, from_assignments, from_environment, from_flags, own_rack, own_wal
     from brokers.config import default_memory_bytes
     from s3stream.errors import BadSetting
 
@@ -63,10 +64,10 @@ def up(
         if brokers > 1:
             base = {"ponor.memory.bytes": str(default_memory_bytes(brokers))} | base
             check_shared(base | from_flags(shared) | given)
-        settings = [
-            own_wal(base | from_flags(_addresses(number, port, http_port) | shared) | given, number, brokers)
-            for number in range(brokers)
-        ]
+        settings = []
+        for number in range(brokers):
+            own = base | from_flags(_addresses(number, port, http_port) | shared) | given
+            settings.append(own_rack(own_wal(own, number, brokers), number, racks))
     except BadSetting as error:
         _fail(str(error))
     sys.exit(LocalCluster(settings, process.run, restart).run())

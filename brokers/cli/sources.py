@@ -113,3 +113,13 @@ def own_wal(settings: Mapping[str, str], number: int, brokers: int) -> dict[str,
     if brokers > 1 and url.startswith("file:"):
         return {**settings, "ponor.wal.url": f"{url.rstrip('/')}/broker-{number}"}
     return dict(settings)
+
+
+def own_rack(settings: Mapping[str, str], number: int, racks: str | None) -> dict[str, str]:
+    """`racks`: names joined by commas, given to the brokers in turn. Raises BadSetting."""
+    if racks is None:
+        return dict(settings)
+    names = [name.strip() for name in racks.split(",")]
+    if not all(names):
+        raise BadSetting(f"--racks {racks!r}: write it as NAME,NAME")
+    return {**settings, "broker.rack": names[number % len(names)]}

@@ -16,6 +16,7 @@ from brokers.config_def.types import (
     ConfigType,
     Importance,
     ListOf,
+    OneOf,
     Table,
     Update,
     at_least,
@@ -30,10 +31,18 @@ CLUSTER_WIDE = Update.CLUSTER_WIDE
 ONE_LOOP: Final = "a broker is one process with one event loop."
 NO_FETCHERS: Final = "brokers do not copy records from each other."
 
+RACK_AWARE: Final = "org.apache.kafka.common.replica.RackAwareReplicaSelector"
+
 _IDENTITY: Final = (
     ConfigKey("node.id", INT, 0, "This broker's id in the cluster; `ponor up` counts from 0.", at_least(0), HIGH),
     ConfigKey("broker.id", INT, -1, "Older name of node.id; used when node.id is not set.", importance=HIGH),
     ConfigKey("broker.rack", STRING, None, "Rack or zone of this broker, shown to clients."),
+    ConfigKey("replica.selector.class", STRING, None,
+              "`org.apache.kafka.common.replica.RackAwareReplicaSelector`: consumers with a client.rack are sent to a "
+              "broker of their rack for what is in objects (KIP-392). Any broker can read any partition: a replication "
+              "factor of 1 is enough, and Metadata shows one broker of each rack among the replicas. The same on all "
+              "brokers.",
+              OneOf((RACK_AWARE,))),
     ConfigKey("listeners", LIST, ("PLAINTEXT://127.0.0.1:9092",),
               "Where the broker listens for Kafka clients, as NAME://host:port. One PLAINTEXT listener.",
               ListOf(empty_allowed=False), HIGH),

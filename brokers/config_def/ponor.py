@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from brokers import limits as broker_limits
 from brokers.config_def.types import (
     Between,
     ConfigKey,
@@ -68,6 +69,10 @@ PONOR_CONFIGS: Final[Table] = table(
     ConfigKey("ponor.balancer.moves.max", INT, 100,
               "Most partitions on their way between brokers at a time for the sake of balance; ten without load count "
               "as one.", at_least(1), LOW),
+    ConfigKey("ponor.read.replica.lag.bytes", LONG, broker_limits.FOLLOWER_LAG_BYTES,
+              "Where replica.selector.class sends consumers to their racks: from how many bytes behind the newest "
+              "flush on. Less is a journey to another broker and back for what the leader can give in one answer.",
+              at_least(0), LOW),
     ConfigKey("ponor.drain.timeout.ms", INT, 10_000,
               "How long a stop waits for requests under way before it closes their connections.", at_least(0)),
     ConfigKey("ponor.flush.bytes", LONG, limits.FLUSH_BYTES,

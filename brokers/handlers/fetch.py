@@ -20,10 +20,10 @@ from kio.schema.errors import ErrorCode
 from brokers.handlers import leaders, table
 from brokers.handlers.context import RequestContext
 from brokers.handlers.errors import count_error
-from brokers.handlers.fetch_read import PartitionRead
+from brokers.handlers.fetch_read import CONSUMER, FOLLOWERS, PartitionRead
 from brokers.handlers.fetch_session import FetchContext
 from brokers.limits import ANSWER_BYTES_MIN, COLD_READ_PATIENCE_S, COLD_READS_PER_FETCH_MAX
-from brokers.partitions.partition_log import READ_COMMITTED, READ_UNCOMMITTED
+from brokers.partitions.partition_log import READ_COMMITTED, READ_UNCOMMITTED, PartitionLog
 from brokers.protocol.fetch_codec import FetchRequest, PartitionAnswer, decode_fetch_request, encode_fetch_response
 from brokers.protocol.tags import NodeEndpoint
 
@@ -67,13 +67,14 @@ class _Fetch:
 
     __slots__ = (
         "_asked_bytes", "_context", "_ctx", "_done", "_held", "_max_bytes", "_max_wait", "_min_bytes", "_parts",
-        "_patience", "_replica_id", "_size", "_stopped", "_timer", "_waiting",
+        "_patience", "_rack", "_replica_id", "_size", "_stopped", "_timer", "_waiting",
     )  # fmt: skip
 
     def __init__(self, ctx: RequestContext, request: FetchRequest, context: FetchContext) -> None:
         self._ctx = ctx
         self._context = context
         self._replica_id = request.replica_id
+        self._rack = request.rack_id
         self._max_wait = request.max_wait_ms / 1000
         answers = ctx.services.answers
         # Half of what is left: however many come at once, there is something left for the next.
@@ -95,19 +96,22 @@ class _Fetch:
     def begin(self) -> None:
         """Read what is in memory; answer, wait, or send a task for the rest."""
         services = self._ctx.services
-        fetched = failed = False
+        fetched = at_once = False
         cold: list[PartitionRead] = []
+        follows = self._ctx.api_version >= FOLLOWERS and self._replica_id <= CONSUMER
         for part in self._parts:
-            if not part.find(services):
+            if not part.find(services, follows):
                 continue
             fetched = True
             part.check(self._replica_id, self._asked_bytes)
+            if part.open and self._rack and follows:
+                part.refer(services, self._ctx.connection_id, self._rack)
             if part.open and not self._read_recent(part):
                 cold.append(part)
-            failed = failed or not part.open
+            at_once = at_once or part.followed or not part.open
         if cold:
             self._spawn_cold(cold)
-        elif not fetched or failed or self._enough or self._max_wait <= 0 or services.long_polls.draining:
+        elif not fetched or at_once or self._enough or self._max_wait <= 0 or services.long_polls.draining:
             self._finish()
         else:
             self._wait()
@@ -140,7 +144,7 @@ class _Fetch:
         ctx = self._ctx
         for part in self._parts:
             if part.open:
-                assert part.log is not None
+                assert isinstance(part.log, PartitionLog)
                 part.waiter = part.log.add_waiter(partial(self._wake, part))
         self._timer = asyncio.get_running_loop().call_later(self._max_wait, self._finish)
         ctx.services.long_polls.add(ctx.connection_id, self._end)
@@ -163,7 +167,7 @@ class _Fetch:
         self._waiting = False
         for part in self._parts:
             if part.waiter:
-                assert part.log is not None
+                assert isinstance(part.log, PartitionLog)
                 part.log.remove_waiter(part.waiter)
                 part.waiter = 0
         if self._timer is not None:
@@ -271,7 +275,7 @@ class _Fetch:
                 answer.current_leader = leaders.current_leader(image, found, asked.partition)
             if answer.current_leader is not None:
                 node = leaders.endpoint(image, answer.current_leader)
-                if node is not None and self._replica_id < 0:  # brokers know each other
+                if node is not None and self._replica_id <= CONSUMER:  # brokers know each other
                     endpoints[node.node_id] = node
 
 

@@ -17,7 +17,6 @@ from brokers.handlers import topic_rules
 from brokers.handlers.admin import CLUSTER_OPERATIONS, TOPIC_OPERATIONS
 from brokers.handlers.context import RequestContext
 from brokers.handlers.errors import count_error
-from brokers.handlers.metadata_answers import encode
 from brokers.handlers.table import HOT, Api
 from brokers.handlers.topic_view import shown_controller
 from brokers.protocol.messages import decode_request
@@ -111,7 +110,7 @@ async def _known(ctx: RequestContext, request: Any, topics: Iterable[TopicImage]
     for topic in topics:
         if operations is not None:
             work += len(topic.partitions)
-            found.append(encode(version, image, topic, operations))
+            found.append(answers.encode(version, image, topic, operations))
         else:
             work += 0 if answers.kept(version, image, topic) else len(topic.partitions)
             found.append(answers.topic(version, image, topic))

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from brokers.handlers.fetch_session import FetchSessionCache
     from brokers.handlers.long_polls import LongPolls
     from brokers.handlers.producer_ids import ProducerIds
+    from brokers.handlers.read_replicas import ReadReplicas
+    from brokers.partitions.followed import Followed
     from brokers.partitions.manager import PartitionManager
     from metadata.store import Metadata
     from s3stream.storage import Storage
@@ -55,6 +57,10 @@ class Services:
     """Effective configs of topics and of this broker, dynamic ones included."""
     chance: Random
     """Topic ids come from it."""
+    followed: Followed | None = None
+    """Partitions of other brokers that consumers read here; None: nobody may."""
+    read_replicas: ReadReplicas | None = None
+    """Who sends consumers to brokers of their racks; None where replica.selector.class does not say so."""
     metadata_answers: MetadataAnswers = field(default_factory=MetadataAnswers)
     deadlines: Deadlines = field(default_factory=Deadlines)
     """Timeouts of produce requests."""

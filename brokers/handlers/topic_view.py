@@ -6,12 +6,16 @@ Invariant: pure; everything that a client is told of replicas comes from here, s
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 from kio.schema.errors import ErrorCode
 
 from metadata.image import NO_LEADER, ClusterImage, PartitionImage
 from s3stream.types import NodeId
+
+Racks: TypeAlias = Mapping[str, Sequence[NodeId]]
+"""The brokers of each rack that consumers may be sent to."""
 
 
 class PartitionView(NamedTuple):
@@ -32,10 +36,11 @@ class Reassignment(NamedTuple):
     removing: NodeId
 
 
-def partition_view(image: ClusterImage, partition: PartitionImage) -> PartitionView:
+def partition_view(image: ClusterImage, partition: PartitionImage, racks: Racks | None = None) -> PartitionView:
+    """`racks`: for consumers that may read in their own, `clients_replicas`."""
     nodes = image.nodes
     leader = image.leader_of(partition)
-    replicas = shown_replicas(image, partition)
+    replicas = shown_replicas(image, partition) if racks is None else clients_replicas(image, partition, racks)
     in_sync = tuple(node for node in replicas if node in nodes and nodes[node].alive)
     offline = tuple(node for node in replicas if node not in in_sync)
     error = ErrorCode.leader_not_available if leader == NO_LEADER else ErrorCode.none
@@ -70,6 +75,28 @@ def shown_replicas(image: ClusterImage, partition: PartitionImage) -> tuple[Node
 
     place = max(range(len(listed)), key=dispensable)
     return (*listed[:place], leader, *listed[place + 1 :])
+
+
+def racks_of(image: ClusterImage) -> Racks:
+    racks: dict[str, list[NodeId]] = {}
+    for node_id, node in sorted(image.nodes.items()):
+        if node.rack is not None and can_read(image, node_id):
+            racks.setdefault(node.rack, []).append(node_id)
+    return racks
+
+
+def can_read(image: ClusterImage, node_id: NodeId) -> bool:
+    """Whether consumers may be sent to the broker: it lives, and is not about to go."""
+    node = image.nodes.get(node_id)
+    return node is not None and node.alive and not node.draining
+
+
+def clients_replicas(image: ClusterImage, partition: PartitionImage, racks: Racks) -> tuple[NodeId, ...]:
+    """What consumers are shown where they may read in their own rack (decision 0130): the list, and a broker of each
+    rack that has none in it. Any broker can read any partition, and Java clients ask only those that are listed."""
+    listed = shown_replicas(image, partition)
+    more = tuple(ids[partition.stream_id % len(ids)] for ids in racks.values() if not any(one in ids for one in listed))
+    return (*listed, *more)
 
 
 def shown_controller(image: ClusterImage, node_id: NodeId) -> NodeId:

@@ -59,6 +59,10 @@ class Successors:
         # One that was found, and is handed over once more since, has another list.
         self.found([place for place, waiters in waiting.items() if self._expected.get(place) is waiters])
 
+    def expects(self, place: Place) -> bool:
+        """Whether the partition's new leader is waited for."""
+        return place in self._expected
+
     def look(self, image: ClusterImage) -> None:
         """A newer image: it may name leaders."""
         self.found([place for place in self._expected if self._is_led(place, image)])

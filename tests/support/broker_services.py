@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from brokers.handlers.long_polls import LongPolls
+from brokers.handlers.metadata_answers import MetadataAnswers
 from brokers.handlers.services import Services
 from brokers.limits import ANSWERS_SHARE
 from metadata.image import ClusterImage, NodeImage
@@ -51,6 +52,9 @@ def make_services(**given: Any) -> Services:
         "refresh": None,
         "configs": SimpleNamespace(),
         "chance": Random(0),
+        "followed": None,
+        "read_replicas": None,
+        "metadata_answers": MetadataAnswers(),
     }
     unknown = given.keys() - values.keys()
     assert not unknown, unknown
