@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -14,7 +15,16 @@ from drills.postgres import PASSWORD, READY_S_MAX, USER
 from drills.postgres import PostgresServer as DrillServer
 from tests.support.tools import requires
 
-__all__ = ["PASSWORD", "READY_S_MAX", "USER", "PostgresServer", "database", "own_postgres", "shared_server"]
+__all__ = [
+    "PASSWORD",
+    "READY_S_MAX",
+    "USER",
+    "PostgresServer",
+    "StandbyServer",
+    "database",
+    "own_postgres",
+    "shared_server",
+]
 
 
 class PostgresServer(DrillServer):
@@ -103,3 +113,37 @@ def own_postgres() -> Iterator[PostgresServer]:
         yield server
     finally:
         server.close()
+
+
+class StandbyServer(PostgresServer):
+    """Streams from a primary, as `standby`; takes over when it is promoted."""
+
+    def __init__(self, primary: PostgresServer) -> None:
+        self._primary = primary
+        super().__init__()
+
+    def _make_cluster(self) -> None:
+        source = f"host=127.0.0.1 port={self._primary.port} user={USER} password={PASSWORD} application_name=standby"
+        done = subprocess.run(
+            [self._bin / "pg_basebackup", "-D", self.data, "-d", source, "-R", "-X", "stream", "--no-sync",
+             "--checkpoint=fast"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=self.folder, check=False, **self._as,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout.decode(errors="replace")
+
+    def promote(self) -> None:
+        """Returns when it takes writes."""
+        assert self.execute("postgres", "SELECT pg_promote(true, 30)") == [(True,)]
+
+    def url_of_both(self, database: str) -> str:
+        hosts = f"127.0.0.1:{self._primary.port},127.0.0.1:{self.port}"
+        return f"postgresql://{USER}:{PASSWORD}@{hosts}/{database}?target_session_attrs=read-write"
+
+    def make_synchronous(self) -> None:
+        """From here on a commit is on both when it returns."""
+        self._primary.execute("postgres", "ALTER SYSTEM SET synchronous_standby_names = 'standby'")
+        self._primary.execute("postgres", "SELECT pg_reload_conf()")
+        deadline = time.monotonic() + READY_S_MAX
+        while self._primary.execute("postgres", "SELECT sync_state FROM pg_stat_replication") != [("sync",)]:
+            assert time.monotonic() < deadline, "the standby does not stream"
+            time.sleep(0.05)
