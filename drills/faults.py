@@ -84,8 +84,9 @@ def _await_takeover(stage: Stage, broker: BrokerProcess, partitions: list[int]) 
 
 
 def database_loss(stage: Stage) -> None:
-    """PostgreSQL is away twice: at the load's rate, which the bound of WAL and memory holds for that long, and at four
-    times the rate, which it does not: producers are throttled then, and nothing is lost."""
+    """PostgreSQL is away twice: at the load's rate, which the WAL's bound holds for that long, and at four times the
+    rate, which it may not: producers are throttled then, and nothing is lost. What is uploaded need not stay in memory
+    either way."""
     assert stage.postgres is not None, "the drill asks for PostgreSQL"
     load, minutes = stage.loads[0], stage.options.minutes
     stage.rest(5)
@@ -95,7 +96,7 @@ def database_loss(stage: Stage) -> None:
         with stage.lasting(Kind.OUTAGE, f"PostgreSQL away for {minutes:g} minutes, {how}"):
             stage.postgres.stop()
             stage.rest(minutes * 60)
-            stage.event(Kind.NOTE, "WAL kept by each broker: " + _retained(stage))
+            stage.event(Kind.NOTE, "each broker: " + _retained(stage))
             stage.postgres.start()
         load.surge(False)
         stage.rest(10)
@@ -104,8 +105,24 @@ def database_loss(stage: Stage) -> None:
 
 
 def _retained(stage: Stage) -> str:
-    sizes = [broker.metric("ponor_wal_retained_bytes") / 1e6 for broker in stage.cluster.serving]
-    return ", ".join(f"{size:.0f} MB" for size in sizes)
+    """How far the WALs are from their bound, and what has left memory: the latter keeps the former the only bound."""
+    found = []
+    for broker in stage.cluster.serving:
+        wal, uploaded, memory, resident = (
+            broker.metric(name) / 1e6
+            for name in (
+                "ponor_wal_retained_bytes",
+                "ponor_uploaded_uncommitted_bytes",
+                "ponor_memtable_bytes",
+                "process_resident_memory_bytes",
+            )
+        )
+        used, queued = broker.metric("ponor_wal_used_ratio"), broker.metric("ponor_commits_queued")
+        found.append(
+            f"WAL {wal:.0f} MB ({used:.0%} of its bound), {queued:.0f} commits queued with {uploaded:.0f} MB, "
+            f"{memory:.0f} MB of records in memory, {resident:.0f} MB resident"
+        )
+    return "; ".join(found)
 
 
 def storage_brownout(stage: Stage) -> None:
