@@ -154,6 +154,27 @@ def forget(
     sys.exit(forget(_stores(config, data_dir, object_store, None, metadata, assignments), node_id, accept_loss))
 
 
+@node.command("drain")
+def node_drain(
+    node_id: Annotated[int, typer.Argument(min=0, metavar="NODE")],
+    undo: Annotated[bool, typer.Option("--undo", help="It is to have partitions again.")] = False,
+    wait: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Until it is empty; else exit code 1.")] = 0,
+    data_dir: DataDir = None,
+    metadata: MetadataUrl = None,
+) -> None:
+    """Have all partitions leave a broker, which goes on running without them until it is restarted."""
+    from brokers.cli import node as node_commands
+    from brokers.cli.sources import from_environment, from_flags
+    from s3stream.errors import PonorError
+
+    try:
+        settings = from_environment(os.environ) | from_flags(_urls(data_dir, None, None, metadata))
+        code = node_commands.drain(settings, node_id, not undo, wait)
+    except PonorError as error:
+        _fail(str(error))
+    sys.exit(code)
+
+
 metadata_commands = typer.Typer(
     help="What an operator does with the metadata database.", no_args_is_help=True, rich_markup_mode=None
 )

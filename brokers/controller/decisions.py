@@ -14,7 +14,8 @@ from s3stream.seams import Clock
 
 log = structlog.get_logger("brokers.controller")
 
-KEPT: Final = 100
+KEPT: Final = 1_000
+"""As many as partitions without load may be on their way at once; some 300 KB."""
 
 
 class Decisions:

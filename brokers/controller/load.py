@@ -167,6 +167,8 @@ class LoadBook:
         self._known: dict[StreamId, tuple[float, float]] = {}
         """(cost, when it was last reported)."""
         self._reports: dict[NodeId, NodeLoad] = {}
+        self._unnamed: dict[NodeId, float] = {}
+        """Of each of the partitions that a node's report does not name. Asked for ten thousand times at each look."""
         self._arrived: dict[NodeId, float] = {}
 
     def update(self, reports: Iterable[NodeLoad], now: float) -> bool:
@@ -177,6 +179,7 @@ class LoadBook:
                 continue
             changed = True
             self._reports[report.node_id] = report
+            self._unnamed[report.node_id] = _cost_of_unnamed(report)
             self._arrived[report.node_id] = now
             for stream_id, rates in report.hottest:
                 self._known[stream_id] = (rates.cost, now)
@@ -199,13 +202,14 @@ class LoadBook:
         known = self._known.get(stream_id)
         if known is not None:
             return known[0]
-        report = self._reports.get(owner)
-        if report is None:
-            return 0.0
-        unnamed = report.partitions - len(report.hottest)
-        if unnamed <= 0:
-            return 0.0
-        return max(0.0, report.total.cost - sum(rates.cost for _, rates in report.hottest)) / unnamed
+        return self._unnamed.get(owner, 0.0)
 
     def report(self, node_id: NodeId) -> NodeLoad | None:
         return self._reports.get(node_id)
+
+
+def _cost_of_unnamed(report: NodeLoad) -> float:
+    unnamed = report.partitions - len(report.hottest)
+    if unnamed <= 0:
+        return 0.0
+    return max(0.0, report.total.cost - sum(rates.cost for _, rates in report.hottest)) / unnamed

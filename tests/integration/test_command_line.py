@@ -284,3 +284,13 @@ def test_version() -> None:
 
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert run("version").stdout == f"ponor {project['version']}\n"
+
+
+# --- node drain ----------------------------------------------------------------------------------
+
+
+def test_a_drain_names_what_keeps_it_from_beginning(ponor: PonorProcess, tmp_path: Path) -> None:
+    refused(run("node", "drain", "0", "--data-dir", str(tmp_path / "no")), "no database", "--metadata")
+    assert not (tmp_path / "no").exists(), "a wrong URL makes no database"
+    refused(run("node", "drain", "7", "--data-dir", str(ponor.data_dir)), "broker 7 does not run", "there are 0")
+    refused(run("node", "drain", "0", "--data-dir", str(ponor.data_dir)), "broker 0 is the only one")

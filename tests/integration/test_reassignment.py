@@ -16,6 +16,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from tests.support.ponor_cluster import PonorCluster
+from tests.support.ponor_process import ponor_command
 from tests.support.tools import find_tool, requires
 
 TOPIC = "t"
@@ -151,3 +152,34 @@ def shares(cluster: PonorCluster) -> Counter[int]:
     found = Counter({0: 0, 1: 0, 2: 0})
     found.update(cluster.leaders(0, TOPIC))
     return found
+
+
+def test_a_drained_broker_empties_under_load_stays_empty_and_comes_back(tmp_path: Path) -> None:
+    with PonorCluster(tmp_path, 3, settings=FAST) as cluster:
+        cluster.create_topic(TOPIC, 24)
+        cluster.until("each leads a third", lambda: shares(cluster) == {0: 8, 1: 8, 2: 8})
+        before = [f"before {number}" for number in range(240)]
+        produce(cluster, before, 24)
+        code, told = drain(cluster, "1", "--wait", "60")
+        assert code == 0 and "broker 1 has 0 partitions" in told, told
+        cluster.until("all see it", lambda: shares(cluster)[1] == 0)
+        reasons = [
+            decision["reason"]
+            for number in range(3)
+            for decision in cluster.view(number)["as_controller"]["decisions"]
+            if decision["decision"] == "partition moves"
+        ]
+        assert reasons.count("broker 1 is draining") >= 8
+        cluster.create_topic("after", 6)
+        assert 1 not in cluster.leaders(0, "after"), "nothing new is given to it"
+        after = [f"after {number}" for number in range(240)]
+        produce(cluster, after, 24)
+        assert consume(cluster, 480, 24) == sorted(before + after)
+        assert drain(cluster, "1", "--undo") == (0, "broker 1 takes partitions again\n")
+        cluster.until("it has its share again", lambda: shares(cluster)[1] >= 6)
+
+
+def drain(cluster: PonorCluster, *arguments: str) -> tuple[int, str]:
+    command = [*ponor_command(), "node", "drain", *arguments, "--data-dir", str(cluster.data_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
+    return done.returncode, done.stdout + done.stderr
