@@ -14,6 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ _UNPRIVILEGED = ("postgres", "nobody")
 class PostgresServer:
     """`folder` is made by this class and goes with `close`."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Sequence[str] = ()) -> None:
+        """`settings`: NAME=VALUE, instead of those that make tests quick."""
+        self._settings = settings
         self._bin = find_tool("postgresql")
         self._as: dict[str, Any] = {}
         self.folder = Path(tempfile.mkdtemp(prefix="ponor-postgres-"))
@@ -70,6 +73,7 @@ class PostgresServer:
                     self._bin / "postgres", "-D", self.data, "-p", str(self.port), "-k", self.folder,
                     "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "max_connections=200",
                     "-c", "log_min_messages=fatal", "-c", "synchronous_commit=off", "-c", "full_page_writes=off",
+                    *(word for setting in self._settings for word in ("-c", setting)),
                 ],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=self.folder, **self._as,
             )  # fmt: skip
