@@ -80,12 +80,17 @@ def check_folders(config: BrokerConfig) -> Identity | None:
 
 def _check_metadata_is_there(config: BrokerConfig, found: Identity) -> None:
     """An existing broker must not be given a new, empty cluster by a wrong path."""
-    parts = urlsplit(config.metadata_url)
-    if parts.scheme != "sqlite" or not parts.path.startswith("/"):
-        return
-    path = Path("/" + unquote(parts.path).lstrip("/"))
-    if not path.exists():
+    path = sqlite_file(config.metadata_url)
+    if path is not None and not path.exists():
         raise BadSetting(
             f"ponor.metadata.url: {path} does not exist, but {config.broker_dir} belongs to cluster "
             f"{found.cluster_id}: point it at that cluster's database, or name another ponor.data.dir"
         )
+
+
+def sqlite_file(metadata_url: str) -> Path | None:
+    """The file that the URL names; None for a database that is no file."""
+    parts = urlsplit(metadata_url)
+    if parts.scheme != "sqlite" or not parts.path.startswith("/"):
+        return None
+    return Path("/" + unquote(parts.path).lstrip("/"))

@@ -15,6 +15,7 @@ from typing import Final
 
 from brokers.component_settings import object_wal_settings
 from brokers.config import BrokerConfig, broker_config
+from brokers.preflight import sqlite_file
 from brokers.threads import Threads
 from metadata.store import Metadata, open_metadata
 from s3stream.clock import SystemClock
@@ -42,7 +43,10 @@ class Stores:
     opened: dict[str, ObjectStore]
 
     async def metadata(self) -> Metadata:
-        """Raises BadSetting, Unavailable."""
+        """Raises BadSetting, also where there is no database yet: none is made; Unavailable."""
+        path = sqlite_file(self.config.metadata_url)
+        if path is not None and not path.exists():
+            raise BadSetting(f"ponor.metadata.url: {path} does not exist: name the cluster's database")
         store = await open_metadata(
             self.config.metadata_url, clock=self.clock, metrics=Metrics(),
             run_blocking=self.threads.runner("metadata", THREADS),
