@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from brokers.controller.balancer import Bounds
-from brokers.controller.balancing import Balancing, BalancingSettings
+from brokers.controller.balancing import COALESCE_SECONDS, PERIOD_SECONDS, Balancing, BalancingSettings
 from brokers.controller.decisions import Decisions
 from brokers.controller.load import Rates, encode_report, report_of
 from brokers.controller.load_reporter import REPORT_SECONDS, LoadReporter
@@ -193,6 +193,38 @@ async def test_whoever_has_lost_the_lease_moves_nothing() -> None:
             await cluster.balancing.step(lease)
         await world.refresh()
         assert cluster.held() == {1: 8, 2: 0}
+
+
+async def test_it_ends_with_the_lease_and_waits_out_an_outage() -> None:
+    async with AdminWorld(nodes=2) as world:
+        cluster = rig(world, bounds=Bounds(moves_max=2, moves_per_node_max=2))
+        await cluster.topic("t", *[1] * 8)
+        lease = await cluster.lease()
+        load_image, away = world.metadata.load_image, True
+
+        async def load(known: Any = None) -> Any:
+            if away:
+                raise Unavailable("the database is away")
+            return await load_image(known)
+
+        world.metadata.load_image = load  # type: ignore[method-assign]
+        cluster.balancing.start(lease)
+        await settle()
+        away = False
+        await world.refresh()
+        assert cluster.held()[2] == 0, "nothing is concluded from what cannot be read"
+        await cluster.clock.advance(PERIOD_SECONDS)
+        await cluster.clock.advance(COALESCE_SECONDS + PERIOD_SECONDS)
+        await world.refresh()
+        assert cluster.held()[2] == 2
+        await world.open_where_assigned("t")
+        assert await world.metadata.acquire_lease("controller", world.identities[2], lease) is not None
+        for _ in range(3):
+            await cluster.clock.advance(COALESCE_SECONDS + PERIOD_SECONDS)
+        assert cluster.balancing._task is not None and cluster.balancing._task.done()
+        await world.refresh()
+        assert cluster.held()[2] == 2, "another decides now"
+        await cluster.balancing.stop()
 
 
 async def test_it_runs_from_start_to_stop_and_looks_again_when_the_image_changes() -> None:

@@ -4,6 +4,7 @@ about the dead, in which order, and that another goes on with it."""
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -46,6 +47,66 @@ async def test_a_lease_given_back_is_taken_within_a_second() -> None:
         if len(world.nodes) == 1:
             break
     assert first not in world.nodes and world.fenced() == []
+
+
+@virtual
+async def test_a_lease_that_cannot_be_given_back_expires() -> None:
+    world = await a_world(3)
+    holder = world.nodes[await elected(world)]
+    world.outage = True
+    await holder.controller.stop()
+    assert not holder.controller.active
+    await world.end(holder)
+    world.outage = False
+    await world.until(lambda: [one for one in world.actives() if one != holder.node_id], 2 * LEASE_S + 1)
+
+
+@pytest.mark.parametrize("moment", ["renewal", "decision", "fence"])
+@virtual
+async def test_a_lease_that_another_has_taken_ends_whoever_still_believes_to_hold_it(moment: str) -> None:
+    """It was held up; what it was about to write is refused, and it steps down without an error."""
+    world = await a_world(3)
+    holder = world.nodes[await elected(world)]
+    other = next(node for node in world.nodes.values() if node is not holder)
+    gone = next(node for node in world.nodes.values() if node not in (holder, other))
+    (stream,) = await world.topic("t", [gone.node_id])
+    await asyncio.sleep(1)
+    metadata, taken = world.metadata, list[int]()
+
+    async def take() -> None:
+        if not taken:
+            lease = await world.metadata.lease("controller")
+            assert lease is not None and lease.holder == holder.node_id
+            assert await world.metadata.acquire_lease("controller", other.identity, lease) is not None
+            taken.append(holder.node_id)
+
+    def late(name: str) -> None:
+        call = getattr(metadata, name)
+
+        async def called(*args: Any) -> Any:
+            await take()
+            return await call(*args)
+
+        setattr(metadata, name, called)
+
+    if moment == "renewal":
+        await take()
+    elif moment == "decision":
+        late("assign")
+        await gone.controller.stop()
+        await metadata.close_streams(gone.identity, {stream: 0})
+        await metadata.unregister_node(gone.identity)
+        await gone.tasks.close()
+    else:
+        late("fence_node")
+        await world.end(gone)
+    await world.until(lambda: taken, LEASE_S + 2)
+    await world.until(lambda: not holder.controller.active, 1)
+    await world.until(lambda: world.actives() == [other.node_id], LEASE_S)
+    if moment != "renewal":
+        await world.until(lambda: any(name == "assign" for name, _ in world.events), 2 * LEASE_S + 2)
+        assert (await world.assigned())[stream] in (holder.node_id, other.node_id), "the new one decides"
+    assert world.crashes == []
 
 
 @virtual

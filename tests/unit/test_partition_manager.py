@@ -404,6 +404,25 @@ async def test_a_partition_that_cannot_be_closed_in_time_goes_on_here_and_is_tri
     assert bench.storage.closed == [10_000]
 
 
+async def test_a_partition_that_cannot_be_flushed_goes_on_here_and_is_tried_again(bench: Bench) -> None:
+    await bench.apply(1, topic("a", 1))
+    log = bench.manager.log("a", 0)
+    flush = bench.storage.flush_streams
+
+    async def away(streams: Any) -> None:
+        raise Unavailable("the store is away")
+
+    bench.storage.flush_streams = away  # type: ignore[assignment,method-assign]
+    await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER))
+    await settled()
+    assert bench.manager.log("a", 0) is log and append(log, batch()).errors == []
+    assert bench.storage.closed == [] and bench.manager.successors.expected == 0
+    bench.storage.flush_streams = flush  # type: ignore[method-assign]
+    await bench.clock.wake()
+    await settled()
+    assert bench.storage.closed == [10_000] and bench.manager.open_count == 0
+
+
 async def test_a_closing_of_unknown_outcome_is_asked_for_again_and_serves_nobody(bench: Bench) -> None:
     await bench.apply(1, topic("a", 1))
     bench.stream(bench.manager.log("a", 0)).refusal = Fenced("being closed")

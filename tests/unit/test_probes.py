@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Awaitable, Callable
+
+import pytest
 
 from brokers.controller.probes import Endpoint, Probes, connect_tcp
 from s3stream.clock import SystemClock
@@ -131,7 +135,8 @@ async def test_what_is_not_watched_any_more_says_nothing(
     assert gone == []
 
 
-async def test_on_a_real_socket() -> None:
+@pytest.mark.parametrize("end", ["end of file", "reset"])
+async def test_on_a_real_socket(end: str) -> None:
     gone: list[tuple[int, int]] = []
     accepted: list[asyncio.StreamWriter] = []
     heard = asyncio.Event()
@@ -148,6 +153,10 @@ async def test_on_a_real_socket() -> None:
     async with asyncio.timeout(20):
         await heard.wait()
         server.close()
+        if end == "reset":
+            # No lingering: what a process that is killed with unread requests sends.
+            ours = accepted[0].get_extra_info("socket")
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         accepted[0].transport.abort()
         await done.wait()
     assert gone == [(3, 1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from kio.schema.errors import ErrorCode
 from brokers.partitions.partition_log import PartitionLog
 from brokers.protocol.apis import API_BY_NAME
 from brokers.protocol.messages import milliseconds, request_class
+from metadata.cluster_types import NewTopic
 from tests.support.admin_world import AdminWorld
 from tests.support.handler_world import World
 
@@ -70,12 +72,20 @@ async def test_a_topic_that_another_broker_made_deleted_or_lost_meanwhile_costs_
         assert await create(world, "c", "d") == {"c": ErrorCode.topic_already_exists, "d": ErrorCode.none}
 
 
-async def test_a_bug_in_one_topic_costs_only_itself() -> None:
+async def test_a_bug_in_one_topic_costs_what_shares_its_transaction() -> None:
     async with AdminWorld() as world:
-        breaks_for(world, "create_topic", "a")
-        assert await create(world, "a", "b", "c") == {
-            "a": ErrorCode.unknown_server_error, "b": ErrorCode.none, "c": ErrorCode.none
-        }  # fmt: skip
+        create_topics = world.metadata.create_topics
+
+        async def made(topics: Sequence[NewTopic]) -> Any:
+            if any(topic.name == "a" for topic in topics):
+                raise RuntimeError("a bug (injected)")
+            return await create_topics(topics)
+
+        world.metadata.create_topics = made  # type: ignore[method-assign, assignment]
+        # Topics of one request are made in one transaction: all of them, or none.
+        assert await create(world, "a", "b") == dict.fromkeys("ab", ErrorCode.unknown_server_error)
+        assert not world.image.topics
+        assert await create(world, "b", "c") == dict.fromkeys("bc", ErrorCode.none)
         bad = world.image.topics["b"].topic_id
         for method, call in (("create_partitions", grow), ("delete_topic", delete)):
             breaks_for(world, method, bad)

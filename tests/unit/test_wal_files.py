@@ -109,7 +109,8 @@ async def test_trim_deletes_segment_files(tmp_path: Path) -> None:
         after = {name for name in os.listdir(tmp_path) if name.endswith(".wal")}
         await wal.close()
     assert len(before) >= 4
-    assert len(after) <= 3 and after < before
+    # Not that `after` is a part of `before`: the segment that is prepared ahead may come between the two.
+    assert len(after) <= 3 and before - after
 
 
 @pytest.mark.parametrize("call", ["preallocate", "pwritev"])
