@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brokers.cli.sources import VARIABLES, from_assignments, from_environment, from_toml
+from brokers.cli.sources import VARIABLES, check_shared, from_assignments, from_environment, from_toml
 from brokers.config import broker_config, log_config, topic_defaults
 from brokers.config_def import BROKER_CONFIGS, GROUP_CONFIGS, TOPIC_CONFIGS, ConfigError, ConfigType, render
 from brokers.partitions.log_config import LogConfig
@@ -54,6 +54,25 @@ def test_a_bad_value_is_named_with_what_is_wrong(name: str, text: str, words: st
     assert name in str(fault.value)
     assert words in str(fault.value)
     assert "\n" not in str(fault.value)
+
+
+def test_a_lease_has_room_for_heartbeats_that_come_late() -> None:
+    assert broker_config({"ponor.lease.ms": "3000", "ponor.heartbeat.ms": "1000"})
+    with pytest.raises(BadSetting, match=r"ponor\.lease\.ms \(2999\) must be at least 3 times ponor\.heartbeat\.ms"):
+        broker_config({"ponor.lease.ms": "2999", "ponor.heartbeat.ms": "1000"})
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("ponor.object.store.url", "memory:"), ("ponor.metadata.url", "memory:"), ("ponor.metadata.url", "sqlite://"),
+        ("ponor.metadata.url", "sqlite:///:memory:"),
+    ],
+)  # fmt: skip
+def test_several_brokers_share_no_store_that_is_one_process_own(name: str, url: str) -> None:
+    check_shared({"ponor.object.store.url": "s3://bucket", "ponor.metadata.url": "sqlite:////data/metadata.db"})
+    with pytest.raises(BadSetting, match=f"{name}: .* is one process's own"):
+        check_shared({name: url})
 
 
 def test_an_unknown_setting_is_answered_with_the_nearest() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from s3stream.errors import BadSetting
+from s3stream.errors import BadSetting, Corrupt
 from s3stream.types import StreamBatch
 from tests.support.wal import fields
 from wal.object_format import (
@@ -82,4 +82,15 @@ def test_a_newer_format_is_named() -> None:
     data[8] = 2
     data[-4:] = crc32c(data[:-4]).to_bytes(4, "little")
     with pytest.raises(BadSetting, match="format 2, newer than 1"):
+        decode_header(data, "key")
+
+
+def test_a_kind_that_this_format_does_not_have_is_corruption() -> None:
+    """Its checksum is right: it was written so, and nobody knows what it means."""
+    from crc32c import crc32c
+
+    data = bytearray(objects()[0][:HEADER_BYTES])
+    data[10] = 9
+    data[-4:] = crc32c(data[:-4]).to_bytes(4, "little")
+    with pytest.raises(Corrupt, match="unknown kind 9"):
         decode_header(data, "key")
