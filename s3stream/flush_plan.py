@@ -6,7 +6,7 @@ streams ascend; a checkpoint too large for its row is in the object that holds t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -39,6 +39,8 @@ class StreamShare:
     stream: Stream
     segments: list[Segment]
     checkpoint: Checkpoint | None = None
+    epoch: int | None = None
+    """Stream epoch to commit it under, where that is not the stream's own: it is an earlier owner's tail."""
 
     @property
     def stream_id(self) -> StreamId:
@@ -77,11 +79,13 @@ class ObjectPlan:
         self.payload_bytes += size
 
 
-def shares_of(memtable: Memtable, streams: Mapping[StreamId, Stream]) -> tuple[list[StreamShare], list[Segment]]:
+def shares_of(
+    memtable: Memtable, streams: Mapping[StreamId, Stream], held_back: Collection[StreamId] = ()
+) -> tuple[list[StreamShare], list[Segment]]:
     """The sealed memtable by stream, ascending by stream id, and the segments that have to wait for a later flush.
 
     A share is one range. A carried segment may lie below one that an earlier flush still has on its way: what is
-    not adjacent to the lowest segment waits.
+    not adjacent to the lowest segment waits. So does everything of streams that are `held_back`.
     """
     segments: dict[StreamId, list[Segment]] = {}
     for segment in [*memtable.carried, *memtable.segments.values()]:
@@ -93,6 +97,9 @@ def shares_of(memtable: Memtable, streams: Mapping[StreamId, Stream]) -> tuple[l
         if stream is None:
             continue
         own = sorted(segments[stream_id], key=lambda segment: segment.start)
+        if stream_id in held_back:
+            waiting += own
+            continue
         share = StreamShare(stream, own[:1])
         for segment in own[1:]:
             if segment.start == share.end:

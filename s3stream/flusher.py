@@ -10,7 +10,7 @@ in the order in which they were sealed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from random import Random
 
 import structlog
@@ -28,6 +28,7 @@ from s3stream.limits import (
     RANGES_PER_COMMIT_MAX,
     STEP_ITEMS,
 )
+from s3stream.memtable import Memtable, Segment
 from s3stream.metrics import Metrics
 from s3stream.object_ids import ObjectIds
 from s3stream.object_writer import BuiltObject
@@ -89,6 +90,8 @@ class Flusher:
         self.wal_started = False
         """The WAL is trimmed only once it is open: recovery still reads it."""
         self.in_flight: list[Flush] = []
+        self.held_back: set[StreamId] = set()
+        """Streams of which nothing is flushed for now: an earlier owner's tail comes first."""
         self.last_error: str | None = None
         self._trimmed: WalPosition = 0
         metrics.gauge("ponor_flushes_in_flight", "Sealed memtables not committed yet.").read = lambda: len(
@@ -115,18 +118,33 @@ class Flusher:
         if self._appender.active.empty or self._appender.fenced:
             return
         memtable = self._appender.rotate(stream_ids)
-        shares, waiting = shares_of(memtable, self._appender.streams)
+        shares, waiting = shares_of(memtable, self._appender.streams, self.held_back)
         for segment in waiting:
             self._appender.carry(segment)
         for first in range(0, len(shares), SHARES_PER_FLUSH_MAX):
-            flush = Flush(memtable, shares[first : first + SHARES_PER_FLUSH_MAX], self._clock.monotonic(), urgent)
-            for share in flush.shares:
-                turn = share.stream.turn
-                if turn is not None and not turn.done():
-                    flush.waits.add(turn)
-                share.stream.turn = flush.done
-            self.in_flight.append(flush)
-            self._tasks.spawn(self._run(flush), "flush")
+            self._begin(Flush(memtable, shares[first : first + SHARES_PER_FLUSH_MAX], self._clock.monotonic(), urgent))
+
+    def _begin(self, flush: Flush) -> None:
+        for share in flush.shares:
+            turn = share.stream.turn
+            if turn is not None and not turn.done():
+                flush.waits.add(turn)
+            share.stream.turn = flush.done
+        self.in_flight.append(flush)
+        self._tasks.spawn(self._run(flush), "flush")
+
+    def flush_apart(self, stream: Stream, segment: Segment, epoch: int) -> None:
+        """Begin to flush a segment that is in no memtable, under a stream epoch of its own."""
+        memtable = Memtable(self._clock.monotonic())
+        memtable.carry(segment)
+        self._begin(Flush(memtable, [StreamShare(stream, [segment], epoch=epoch)], self._clock.monotonic(), True))
+
+    async def flush_streams(self, streams: Sequence[Stream], timeout_s: float | None, urgent: bool = False) -> None:
+        """Seal what these streams have, and wait until its flush, and all of theirs before it, have ended."""
+        self.seal({stream.stream_id for stream in streams}, urgent)
+        turns = {stream.turn for stream in streams if stream.turn is not None and not stream.turn.done()}
+        if turns:
+            await asyncio.wait(turns, timeout=timeout_s)
 
     async def settled(self) -> None:
         """Until every flush that is in flight now has ended."""
@@ -290,7 +308,7 @@ class Flusher:
     def _described(self, flush: Flush, node: NodeIdentity) -> FlushCommit:
         """The commit under the stream epochs that hold now: a recovered stream's batches carry older ones."""
         objects = flush.objects or []
-        epochs = {share.stream_id: share.stream.epoch for share in flush.shares}
+        epochs = {share.stream_id: share.stream.epoch if share.epoch is None else share.epoch for share in flush.shares}
         committed = []
         for built in objects:
             ranges = [one._replace(stream_epoch=epochs[one.stream_id]) for one in built.ranges]

@@ -95,6 +95,18 @@ CLOSE_TIMEOUT_S = 30.0
 """Flushes while appends go on, before the closing is given up and the streams stay open."""
 CLOSE_PAUSE_MAX_S = 5.0
 """What producers wait when the store or the database has stopped answering just then; after it the streams go on."""
+TAIL_BYTES_MAX = 4 * MIB
+"""What of the streams of one closing may be handed over from memory, bookkeeping included: some 10 ms to send, while
+producers wait. What is more is flushed while appends go on."""
+TAILS_FETCHED_BYTES_MAX = 64 * MIB
+"""Tails that were fetched and whose streams are not open yet: of several closings of several sources."""
+TAIL_FRAME_BYTES = 1 * MIB
+"""One answer between brokers carries at most this much, or one batch."""
+TAIL_POLL_S = 0.1
+"""A target asks so often whether the tails that it serves are committed; a source's commit takes some 50 ms."""
+TAIL_OTHERS_S = 2.0
+"""After this a target commits a tail itself: its source is slow, or gone."""
+assert TAIL_FRAME_BYTES <= TAIL_BYTES_MAX <= TAILS_FETCHED_BYTES_MAX
 TAKEOVER_CHUNK_BYTES = 16 * MIB
 """What a takeover uploads and commits at a time, while it reads on. Small enough that reading, uploading and committing
 overlap for one broker's 64 MiB, large enough that a WAL of 10 GB is 640 objects."""

@@ -7,6 +7,7 @@ epoch, and within the offsets that this epoch had (CORRECTNESS 3); nothing that 
 
 from __future__ import annotations
 
+import asyncio
 from bisect import insort
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
@@ -140,6 +141,7 @@ class Recovery:
         while self._appender.full:
             self._flusher.seal()
             await self._flusher.settled()
+            await asyncio.sleep(0)  # All of it may be held back by a tail that others commit.
 
     def _holes(self) -> dict[StreamId, Corrupt]:
         broken = {}

@@ -195,6 +195,15 @@ class ReadSealed(Protocol):
         """
 
 
+class FetchTails(Protocol):
+    """Asks the source of tails, which are all of one node's WAL, for their batches."""
+
+    async def __call__(self, tails: Sequence[TailRow], bytes_max: int) -> Mapping[StreamId, list[StreamBatch]]:
+        """Batches of each tail in offset order, from the one that holds its start to its end. Those that the source
+        does not have (any more), and what would be more than `bytes_max` in all, are left out. Raises Unavailable when
+        the source cannot be reached, or does not answer soon."""
+
+
 @runtime_checkable
 class DamagedByStream(Protocol):
     """A WAL whose damage costs single streams."""
@@ -326,6 +335,7 @@ __all__ = [
     "CachedBlock",
     "Clock",
     "DamagedByStream",
+    "FetchTails",
     "FencedByEpoch",
     "MetadataStore",
     "NamesOwner",

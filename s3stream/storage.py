@@ -16,6 +16,7 @@ from random import Random
 import structlog
 
 from s3stream.appender import Appender
+from s3stream.backoff import Backoff
 from s3stream.budget import MemoryBudget
 from s3stream.closing import Closing
 from s3stream.collector import Collector
@@ -33,6 +34,7 @@ from s3stream.seams import (
     BlockCache,
     Clock,
     FencedByEpoch,
+    FetchTails,
     MetadataStore,
     NamesOwner,
     ObjectStore,
@@ -42,6 +44,7 @@ from s3stream.seams import (
 )
 from s3stream.settings import EngineSettings
 from s3stream.stream import Stream
+from s3stream.tails import Tails, as_closed, behind_tail
 from s3stream.takeover import Takeover
 from s3stream.tasks import Tasks
 from s3stream.types import (
@@ -75,6 +78,7 @@ class Storage:
         run_blocking: RunBlocking = asyncio.to_thread,
         random: Random | None = None,
         read_sealed: ReadSealed | None = None,
+        fetch_tails: FetchTails | None = None,
     ) -> None:
         random = Random() if random is None else random
         self._wal = wal
@@ -109,7 +113,10 @@ class Storage:
             settings, metrics,
         )  # fmt: skip
         self._count_pressure(metrics)
-        self._closing = Closing(self._appender, self._flusher, metadata, clock, random)
+        self._tails = Tails(
+            self._appender, self._flusher, metadata, self._account, clock, tasks, metrics, Backoff(random), fetch_tails
+        )
+        self._closing = Closing(self._appender, self._flusher, self._tails, metadata, clock, random)
         self._takeover = Takeover(metadata, uploader, cache, self._account, clock, tasks, random, settings, metrics)
         self._read_sealed = read_sealed
         self._collector = Collector(metadata, objects, cache, clock, settings, metrics)
@@ -150,12 +157,10 @@ class Storage:
             self._wal.registered(node.node_epoch)
         if isinstance(self._wal, NamesOwner):
             await self._wal.owned_by(node)
-        owned = [(self._make(snapshot), snapshot) for snapshot in registration.owned]
-        for stream, _ in owned:
-            self._appender.streams[stream.stream_id] = stream
-            self._recovered.add(stream.stream_id)
+        owned = [self._left_open(snapshot) for snapshot in registration.owned]
+        closed = [self._left_closed(as_closed(snapshot)) for snapshot in registration.closed]
         recovery = Recovery(self._wal, self._appender, self._flusher)
-        self._broken = await recovery.run(registration.wal_trim, owned)
+        self._broken = await recovery.run(registration.wal_trim, [*owned, *closed])
         if owned and self._wal.never_started:
             # A stream is opened only after the WAL has started: this is another place than it was opened over, and
             # to go on would give offsets of acknowledged records to others.
@@ -172,12 +177,28 @@ class Storage:
                 f"{registration.wal_trim} before: it is not this node's WAL; point wal at the right one"
             )
         self._flusher.wal_started = True
+        self._tails.keep([stream for stream, _ in closed])
         self._background = [
             self._tasks.spawn(self._seal_by_age(), "seal by age"),
             self._tasks.spawn(self._ids.run(), "object ids"),
             self._tasks.spawn(self._collector.run(), "collector"),
         ]
         return node
+
+    def _left_open(self, snapshot: StreamSnapshot) -> tuple[Stream, StreamSnapshot]:
+        """A stream that this node had open, to be recovered."""
+        tail, snapshot = snapshot.tail, behind_tail(snapshot)
+        stream = self._appender.streams[snapshot.stream_id] = self._make(snapshot)
+        self._recovered.add(snapshot.stream_id)
+        if tail is not None:
+            self._tails.await_commit(stream, tail)
+        return stream, snapshot
+
+    def _left_closed(self, snapshot: StreamSnapshot) -> tuple[Stream, StreamSnapshot]:
+        """A stream that this node had closed with a tail, to be recovered and committed."""
+        stream = self._appender.streams[snapshot.stream_id] = self._make(snapshot)
+        stream.refusal = Fenced(f"stream {snapshot.stream_id} was closed here")
+        return stream, snapshot
 
     async def stop(self) -> None:
         """Take no more appends; make everything durable, flushed, committed; close streams and WAL.
@@ -188,8 +209,10 @@ class Storage:
         self._stopping = True
         try:
             if self._node is not None and not self._appender.fenced:
-                open_now = [s for s in self._appender.streams.values() if s.stream_id not in self._recovered]
+                not_open = self._recovered | set(self._tails.kept)
+                open_now = [s for s in self._appender.streams.values() if s.stream_id not in not_open]
                 await self.close_streams(open_now, timeout_s=None, pause_max_s=None)
+                await self._tails.settled()
         except PonorError as error:
             log.error("streams could not be closed; the WAL keeps what is not flushed", error=str(error))
         finally:
@@ -213,6 +236,8 @@ class Storage:
         for stream_id, _ in requests:
             if stream_id in self._broken:
                 raise Corrupt(*self._broken[stream_id].args)
+        for failure in (await self.fetch_tails([stream_id for stream_id, _ in requests])).values():
+            raise failure
         found = {stream_id: self._appender.streams.get(stream_id) for stream_id, _ in requests}
         recovered = [stream for stream in found.values() if stream is not None]
         release: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -249,12 +274,23 @@ class Storage:
         for request in opening:
             self._unanswered.pop(request.stream_id, None)
 
+    async def fetch_tails(self, stream_ids: Sequence[StreamId]) -> dict[StreamId, PonorError]:
+        """Have what lies between the committed end and the log's end of these streams, which are to be opened, where it
+        is another's tail. Returns those of which it cannot be had now, and why: their turn comes when it is committed.
+        """
+        return await self._tails.have(stream_ids)
+
+    def tail_batches(self, stream_id: StreamId, start: int, end: int, bytes_max: int) -> list[StreamBatch]:
+        """For another broker: batches of the tail of a stream that was closed here, from the one that holds `start`;
+        none when they are not here any more."""
+        return self._tails.batches(stream_id, start, end, bytes_max)
+
     async def _ends(self, found: dict[StreamId, Stream | None]) -> dict[StreamId, int]:
         ends = {stream_id: stream.durable_end for stream_id, stream in found.items() if stream is not None}
         unknown = [stream_id for stream_id, stream in found.items() if stream is None]
         if unknown:
             for row in await self._metadata.streams(unknown):
-                ends[row.stream_id] = max(row.committed_end, row.start_offset)
+                ends[row.stream_id] = max(row.committed_end, row.start_offset, self._tails.fetched_end(row) or 0)
         for stream_id in unknown:
             if stream_id not in ends:
                 raise NotFound(f"stream {stream_id} does not exist")
@@ -276,6 +312,7 @@ class Storage:
         if stream is None:
             stream = self._make(snapshot)
             self._appender.streams[snapshot.stream_id] = stream
+            self._tails.attach(stream, snapshot)
         else:
             stream.opened(snapshot)
         stream.refusal = None
@@ -318,7 +355,11 @@ class Storage:
         rows = await self._metadata.streams(sorted(stream_ids))
         done = [row.stream_id for row in rows if row.state == StreamState.CLOSED]
         owner = (wal.node_id, wal.node_epoch)
-        held = [row for row in rows if row.state == StreamState.OPEN and (row.owner, row.owner_epoch) == owner]
+        owned = [row for row in rows if row.state == StreamState.OPEN and (row.owner, row.owner_epoch) == owner]
+        # What this WAL has of a stream lies behind the tail of an earlier owner: that is committed first.
+        held = [row for row in owned if row.tail is None]
+        if owned and not held:
+            raise Unavailable(f"tails of {len(owned)} streams are not committed yet, first {owned[0].tail}")
         if held:
             recovered = await self._takeover.recover(self._identity(), wal, held, self._read_sealed)
             done += recovered.done
@@ -328,6 +369,16 @@ class Storage:
                 self._taken_over[stream_id] = owner
             return done, recovered.broken
         return done, {}
+
+    async def recover_tails(
+        self, wal: FencedWal, stream_ids: Collection[StreamId]
+    ) -> tuple[list[StreamId], dict[StreamId, Corrupt]]:
+        """Commit what a dead node's sealed WAL holds of the tails of these streams, which it had closed: (those that
+        have no tail there any more, those of which it lacks records). They are not opened for that (CORRECTNESS 1).
+        As `take_over` otherwise."""
+        assert self._read_sealed is not None, "this storage was not told how to read others' WALs"
+        recovered = await self._takeover.recover_tails(self._identity(), wal, stream_ids, self._read_sealed)
+        return recovered.done, recovered.broken
 
     async def flush_streams(self, streams: Sequence[Stream], timeout_s: float | None = CLOSE_TIMEOUT_S) -> None:
         """Flush these streams, and only them, while appends to them go on, until little is left to be committed: what
@@ -339,14 +390,18 @@ class Storage:
         streams: Sequence[Stream],
         timeout_s: float | None = CLOSE_TIMEOUT_S,
         pause_max_s: float | None = CLOSE_PAUSE_MAX_S,
+        hand_over: bool = False,
     ) -> None:
         """Flush while appends go on (as `flush_streams`), then refuse them, flush the rest, close the rows.
+
+        `hand_over`: whoever opens them next can ask here for what is not committed (`tail_batches`). Where it is
+        little, nothing is flushed before the rows are closed, and all of it soon after.
 
         Raises Fenced when they are another's; Unavailable after `timeout_s` of flushing, or `pause_max_s` of refusing
         (None: never), when store or database do not answer. Then the streams are open and take appends as before,
         unless the closing itself has an unknown outcome: those take none until a later call knows it.
         """
-        await self._closing.close(streams, timeout_s, pause_max_s)
+        await self._closing.close(streams, timeout_s, pause_max_s, hand_over)
 
     def given_up(self, stream_id: StreamId) -> None:
         """What a dead owner's WAL lacked of it is not waited for any more: it may be opened from its committed end."""
@@ -357,6 +412,7 @@ class Storage:
         self._recovered.discard(stream_id)
         self._broken.pop(stream_id, None)
         self._taken_over.pop(stream_id, None)
+        self._tails.drop(stream_id)
         stream = self._appender.streams.get(stream_id)
         if stream is not None:
             # Shared objects go too: what others want of them is read again, and few topics are deleted.

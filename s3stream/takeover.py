@@ -9,7 +9,7 @@ when everything that the WAL holds of it up to the seal is committed; memory is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import aclosing
 from random import Random
 from typing import NamedTuple
@@ -23,6 +23,7 @@ from s3stream.metrics import Metrics
 from s3stream.recovery import Tail
 from s3stream.seams import BlockCache, Clock, MetadataStore, ReadSealed
 from s3stream.settings import EngineSettings
+from s3stream.tails import as_closed
 from s3stream.takeover_chunks import Chunk, ChunkPipeline
 from s3stream.tasks import Tasks
 from s3stream.types import FencedWal, NodeIdentity, StreamBatch, StreamId, StreamSnapshot, WalDamage
@@ -98,6 +99,22 @@ class Takeover:
             seconds=round(seconds, 3),
         )  # fmt: skip
         return recovered
+
+    async def recover_tails(
+        self, node: NodeIdentity, wal: FencedWal, stream_ids: Collection[StreamId], read: ReadSealed
+    ) -> Recovered:
+        """Commit what `wal` holds of these streams' tails. Done: those that have none there any more."""
+        owner = (wal.node_id, wal.node_epoch)
+        rows = await self._metadata.streams(sorted(stream_ids))
+        held = [as_closed(row) for row in rows if row.tail is not None and row.tail[3:5] == owner]
+        broken: dict[StreamId, Corrupt] = {}
+        if held:
+            broken = dict((await self.recover(node, wal, held, read)).broken)
+            for row in await self._metadata.streams([row.stream_id for row in held]):
+                if row.tail is not None and row.tail[3:5] == owner:
+                    # Its end is known: what is missing there shows as no hole.
+                    broken.setdefault(row.stream_id, Corrupt(f"the WAL {wal.wal_uri} lacks the tail {row.tail}"))
+        return Recovered([row.stream_id for row in rows if row.stream_id not in broken], broken)
 
 
 class _Reading:

@@ -329,8 +329,12 @@ class Controller:
         in_directories = {
             (wal.node_id, wal.node_epoch) for wal in image.fenced_wals if self._wals.lock_needed(wal.wal_uri)
         }
-        bound = [part for part in strays if (part.leader, part.owner_epoch) in in_directories]
-        free = [part for part in strays if (part.leader, part.owner_epoch) not in in_directories]
+
+        def is_bound(part: PartitionImage) -> bool:
+            return (part.leader, part.owner_epoch) in in_directories or part.tail_owner in in_directories
+
+        bound = [part for part in strays if is_bound(part)]
+        free = [part for part in strays if not is_bound(part)]
         return [(bound, neighbours), (free, list(others))]
 
     def _note_absent(self, image: ClusterImage) -> None:

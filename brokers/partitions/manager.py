@@ -10,7 +10,7 @@ whatever waited on its partitions has been answered.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from typing import TypeAlias
 from uuid import UUID
 
@@ -52,13 +52,17 @@ class PartitionManager:
         tasks: Tasks,
         metrics: Metrics,
         settings: PartitionSettings | None = None,
+        reachable: Callable[[NodeId], Awaitable[bool]] | None = None,
     ) -> None:
+        """`reachable(node)`: whether that broker can ask this one for tails. Without it everything is flushed before
+        it is handed over."""
         self._storage = storage
         self._metadata = metadata
         self._node_id = node_id
         self._config_source = config_source
         self._clock = clock
         self._tasks = tasks
+        self._reachable = reachable
         self._settings = settings or PartitionSettings()
         self._opener = Opener(storage, clock, self._settings)
         self._takeovers = Takeovers(storage, tasks, self._recovered)
@@ -239,11 +243,16 @@ class PartitionManager:
 
     async def _hand_over(self, logs: list[PartitionLog]) -> None:
         try:
-            # First while appends go on: what is left to upload when they are refused is what came meanwhile.
-            await self._storage.flush_streams([found.stream for found in logs])
-            still = [found for found in logs if self._is_open(found) and not self._assigned_here(found, self.image)]
-            self.successors.expect([_place(found) for found in still])
-            await self._close(still)
+            from_memory = await self._take_from_memory(logs)
+            flushed = [found for found in logs if found not in from_memory]
+            if flushed:
+                # First while appends go on: what is left to upload when they are refused is what came meanwhile.
+                await self._storage.flush_streams([found.stream for found in flushed])
+            for group, hand_over in ((from_memory, True), (flushed, False)):
+                still = [found for found in group if self._is_open(found)]
+                going = [found for found in still if not self._assigned_here(found, self.image)]
+                self.successors.expect([_place(found) for found in going])
+                await self._close(going, hand_over=hand_over)
         except PonorError as error:
             log.warning("partitions are not handed over yet", partitions=len(logs), error=str(error))
         finally:
@@ -251,10 +260,24 @@ class PartitionManager:
         # Some may stay after all, or are to come back already.
         self._retry_later()
 
+    async def _take_from_memory(self, logs: Sequence[PartitionLog]) -> list[PartitionLog]:
+        """Those whose next brokers answer: they can ask for what is not committed when these are closed."""
+        if self._reachable is None:
+            return []
+        targets = {found: self._target(found) for found in logs}
+        nodes = sorted(set(targets.values()) - {NO_LEADER, self._node_id})
+        answers = await asyncio.gather(*(self._reachable(node_id) for node_id in nodes))
+        there = {node_id for node_id, answer in zip(nodes, answers, strict=True) if answer}
+        return [found for found in logs if targets[found] in there]
+
+    def _target(self, found: PartitionLog) -> NodeId:
+        topic = self.image.topics_by_id.get(found.topic_id)
+        return NO_LEADER if topic is None else topic.partitions[found.partition].assigned
+
     def _is_open(self, found: PartitionLog) -> bool:
         return self._logs.get(found.topic_id, {}).get(found.partition) is found
 
-    async def _close(self, logs: list[PartitionLog], for_good: bool = False) -> None:
+    async def _close(self, logs: list[PartitionLog], for_good: bool = False, hand_over: bool = False) -> None:
         """Stop serving, close the streams. Those that could not be closed in time are served again, unless `for_good`;
         a closing whose outcome is unknown is asked for until it is known."""
         if not logs:
@@ -263,7 +286,7 @@ class PartitionManager:
             self._forget(found)
             found.retire(ErrorCode.not_leader_or_follower)
         try:
-            await self._close_streams(logs, for_good)
+            await self._close_streams(logs, for_good, hand_over)
         except PonorError as error:
             log.error("streams not closed", streams=len(logs), error=str(error))
         finally:
@@ -271,11 +294,11 @@ class PartitionManager:
                 if not self._is_open(found):
                     found.shut(ErrorCode.not_leader_or_follower)
 
-    async def _close_streams(self, logs: list[PartitionLog], for_good: bool) -> None:
+    async def _close_streams(self, logs: list[PartitionLog], for_good: bool, hand_over: bool) -> None:
         streams = [found.stream for found in logs]
         if not for_good:
             try:
-                await self._storage.close_streams(streams)
+                await self._storage.close_streams(streams, hand_over=hand_over)
                 return
             except Unavailable as error:
                 log.warning("partitions stay here for now", partitions=len(logs), error=str(error))
@@ -308,13 +331,19 @@ class PartitionManager:
                     continue
                 if part.stream_id in self._leaving:
                     continue  # on its way out; looked at again when it is closed
-                if (part.leader, part.owner_epoch) in fenced and not self._takeovers.ready(part):
+                if self._to_be_recovered(part, fenced):
                     orphans.append(part)
                 elif self._openable(part, fenced):
                     wanted.append(Placed(topic, part, self._config(topic, image)))
         self._takeovers.follow(image, orphans)
         if wanted and await self._opener.open(wanted, self._opened):
             self._retry_later()
+
+    def _to_be_recovered(self, part: PartitionImage, fenced: Collection[tuple[NodeId, int]]) -> bool:
+        """Whether a fenced broker's WAL holds what comes before it can be opened: its tail, or what was open there."""
+        if part.tail_owner in fenced and not self._takeovers.tail_ready(part):
+            return True
+        return (part.leader, part.owner_epoch) in fenced and not self._takeovers.ready(part)
 
     def _openable(self, part: PartitionImage, fenced: Collection[tuple[NodeId, int]]) -> bool:
         """Closed, this node's own from before a restart, or recovered from a fenced owner (CORRECTNESS 1)."""

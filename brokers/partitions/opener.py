@@ -51,7 +51,8 @@ class Opener:
     async def open(self, wanted: Sequence[Placed], opened: Callable[[PartitionLog], None]) -> bool:
         """Call `opened(log)` for each partition that could be opened. True: some are worth another attempt."""
         found = [(placed, self._half_open[placed.part.stream_id]) for placed in wanted if self._is_half_open(placed)]
-        found += await self._open_streams([placed for placed in wanted if not self._is_half_open(placed)])
+        ready, waiting = await self._with_tails([placed for placed in wanted if not self._is_half_open(placed)])
+        found += await self._open_streams(ready)
         for placed, stream in found:
             self._half_open[placed.part.stream_id] = stream
         slow = [(placed, stream) for placed, stream in found if needs_reads(stream)]
@@ -62,7 +63,7 @@ class Opener:
                 await asyncio.sleep(0)
         room = asyncio.Semaphore(PARTITION_OPENS_IN_FLIGHT_MAX)
         await asyncio.gather(*(self._replay(placed, stream, opened, room) for placed, stream in slow))
-        return any(isinstance(error, Unavailable) for error in self.offline.values())
+        return waiting or any(isinstance(error, Unavailable) for error in self.offline.values())
 
     def forget_others(self, streams: Collection[StreamId]) -> list[StreamId]:
         """Drop what is not among `streams`; returns those of them that had been opened."""
@@ -75,6 +76,22 @@ class Opener:
 
     def _is_half_open(self, placed: Placed) -> bool:
         return placed.part.stream_id in self._half_open
+
+    async def _with_tails(self, wanted: Sequence[Placed]) -> tuple[list[Placed], bool]:
+        """Those that can be opened now, and whether others wait until their tails are here, or committed."""
+        try:
+            failed = await self._storage.fetch_tails([placed.part.stream_id for placed in wanted]) if wanted else {}
+        except PonorError as error:
+            for placed in wanted:
+                self._failed(placed, error)
+            return [], True
+        for placed in wanted:
+            if placed.part.stream_id in failed:
+                # Clients hear NOT_LEADER_OR_FOLLOWER, and ask again.
+                reason = str(failed[placed.part.stream_id])
+                name = f"{placed.topic.name}-{placed.part.partition}"
+                log.info("partition waits for its tail", partition=name, reason=reason)
+        return [placed for placed in wanted if placed.part.stream_id not in failed], bool(failed)
 
     async def _open_streams(self, wanted: Sequence[Placed]) -> list[tuple[Placed, Stream]]:
         if not wanted:

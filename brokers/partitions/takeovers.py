@@ -39,48 +39,68 @@ class Takeovers:
         self._storage = storage
         self._tasks = tasks
         self._ended = ended
-        self._recovered: dict[StreamId, Owner] = {}
-        self._broken: dict[StreamId, Owner] = {}
+        self._recovered: set[tuple[StreamId, Owner]] = set()
+        self._tails: set[tuple[StreamId, Owner]] = set()
+        """Apart: a tail that is committed says nothing of what was open there."""
+        self._broken: set[tuple[StreamId, Owner]] = set()
         self._running: set[Owner] = set()
         self._room = asyncio.Semaphore(WALS_AT_ONCE)
 
     def ready(self, part: PartitionImage) -> bool:
         """Whether all that the dead owner's WAL holds of it is committed, by us."""
-        return self._recovered.get(part.stream_id) == (part.leader, part.owner_epoch)
+        return (part.stream_id, (part.leader, part.owner_epoch)) in self._recovered
+
+    def tail_ready(self, part: PartitionImage) -> bool:
+        """Whether its tail in a dead node's WAL is committed: that comes before everything else of it."""
+        return part.tail_owner is not None and (part.stream_id, part.tail_owner) in self._tails
 
     def follow(self, image: ClusterImage, parts: Sequence[PartitionImage]) -> None:
-        """Recover what `parts`, all assigned here and open on fenced brokers, still need."""
+        """Recover what `parts`, all assigned here, still need of fenced brokers' WALs: their tails, then what was open
+        there."""
         wals = {(wal.node_id, wal.node_epoch): wal for wal in image.fenced_wals}
         streams: dict[Owner, list[StreamId]] = {}
+        tails: dict[Owner, list[StreamId]] = {}
         for part in parts:
-            owner = (part.leader, part.owner_epoch)
+            of_tail = part.tail_owner in wals and not self.tail_ready(part)
+            owner = part.tail_owner if of_tail and part.tail_owner is not None else (part.leader, part.owner_epoch)
             wal = wals.get(owner)
             if wal is None or wal.state != WalState.SEALED or owner in self._running:
                 continue
-            if owner not in (self._recovered.get(part.stream_id), self._broken.get(part.stream_id)):
-                streams.setdefault(owner, []).append(part.stream_id)
-        held = {(part.stream_id, (part.leader, part.owner_epoch)) for part in parts}
-        for stream_id, owner in list(self._broken.items()):
-            if (stream_id, owner) not in held:
-                # Given up (`ponor node forget`), deleted, or another broker's to try: not ours to keep closed.
-                del self._broken[stream_id]
-                self._storage.given_up(stream_id)
-        for stream_id in [stream_id for stream_id, owner in self._recovered.items() if owner not in wals]:
-            del self._recovered[stream_id]
-        for owner, wanted in streams.items():
+            done = self._tails if of_tail else self._recovered
+            if (part.stream_id, owner) not in done and (part.stream_id, owner) not in self._broken:
+                (tails if of_tail else streams).setdefault(owner, []).append(part.stream_id)
+        held = {
+            (part.stream_id, owner) for part in parts for owner in ((part.leader, part.owner_epoch), part.tail_owner)
+        }
+        for found in [found for found in self._broken if found not in held]:
+            # Given up (`ponor node forget`), deleted, or another broker's to try: not ours to keep closed.
+            self._broken.discard(found)
+            self._storage.given_up(found[0])
+        for known in (self._recovered, self._tails):
+            known.difference_update([found for found in known if found[1] not in wals])
+        for owner in streams.keys() | tails.keys():
             self._running.add(owner)
-            self._tasks.spawn(self._recover(wals[owner], wanted), f"recover streams of node {owner[0]}")
+            work = self._recover(wals[owner], tails.get(owner, []), streams.get(owner, []))
+            self._tasks.spawn(work, f"recover streams of node {owner[0]}")
 
-    async def _recover(self, wal: FencedWal, streams: Sequence[StreamId]) -> None:
+    async def _recover(self, wal: FencedWal, tails: Sequence[StreamId], streams: Sequence[StreamId]) -> None:
         owner = (wal.node_id, wal.node_epoch)
         broken: dict[StreamId, Corrupt] = {}
         failure: PonorError | None = None
-        log.info("recovering a dead broker's partitions", node_id=owner[0], node_epoch=owner[1], streams=len(streams))
+        log.info("recovering a dead broker's partitions", node_id=owner[0], node_epoch=owner[1], streams=len(streams),
+                 tails=len(tails))  # fmt: skip
         try:
             async with self._room:
-                done, broken = await self._storage.take_over(wal, streams)
-            self._recovered.update(dict.fromkeys(done, owner))
-            self._broken.update(dict.fromkeys(broken, owner))
+                done: list[StreamId] = []
+                if tails:
+                    done, broken = await self._storage.recover_tails(wal, tails)
+                    self._tails.update((stream_id, owner) for stream_id in done)
+                    self._broken.update((stream_id, owner) for stream_id in broken)
+                if streams:
+                    opened, unread = await self._storage.take_over(wal, streams)
+                    self._recovered.update((stream_id, owner) for stream_id in opened)
+                    self._broken.update((stream_id, owner) for stream_id in unread)
+                    done, broken = done + opened, broken | unread
             log.info("recovered", node_id=owner[0], node_epoch=owner[1], streams=len(done), broken=len(broken))
         except PonorError as error:
             failure = error

@@ -12,7 +12,7 @@ from metadata.store import Metadata, open_metadata
 from s3stream.budget import Account, MemoryBudget
 from s3stream.metrics import Metrics
 from s3stream.objectstore.memory import MemoryStore
-from s3stream.seams import MetadataStore, ObjectStore, ReadSealed, WriteAheadLog
+from s3stream.seams import FetchTails, MetadataStore, ObjectStore, ReadSealed, WriteAheadLog
 from s3stream.settings import EngineSettings
 from s3stream.storage import Storage
 from s3stream.stream import Stream
@@ -123,6 +123,7 @@ class Engine:
         settings: EngineSettings | None = None,
         seed: int = 0,
         read_sealed: ReadSealed | None = None,
+        fetch_tails: FetchTails | None = None,
     ) -> None:
         self.world = world
         self.wal: Any = ScriptedWal(world.medium) if wal is None else wal
@@ -143,6 +144,7 @@ class Engine:
             run_blocking=inline,
             random=random.Random(seed),
             read_sealed=read_sealed,
+            fetch_tails=fetch_tails,
         )
         self.streams: list[Stream] = []
         self.listeners: list[Listener] = []

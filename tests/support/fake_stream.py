@@ -151,6 +151,11 @@ class FakeStorage:
         """(node epoch, streams) of each recovery, as asked for."""
         self.lost: dict[int, Corrupt] = {}
         self.unreachable: Unavailable | None = None
+        self.no_tail: dict[int, PonorError] = {}
+        """Streams whose tails cannot be had yet."""
+        self.fetch_error: PonorError | None = None
+        self.tails_recovered: list[tuple[int, list[int]]] = []
+        self.handed_over: list[int] = []
 
     async def open_streams(self, requests: Sequence[tuple[int, int]]) -> list[FakeStream]:
         self.opened.append([stream_id for stream_id, _ in requests])
@@ -172,12 +177,30 @@ class FakeStorage:
         broken = {stream_id: self.lost[stream_id] for stream_id in stream_ids if stream_id in self.lost}
         return [stream_id for stream_id in stream_ids if stream_id not in broken], broken
 
+    async def fetch_tails(self, stream_ids: Sequence[int]) -> dict[int, PonorError]:
+        if self.fetch_error is not None:
+            raise self.fetch_error
+        return {stream_id: self.no_tail[stream_id] for stream_id in stream_ids if stream_id in self.no_tail}
+
+    async def recover_tails(self, wal: FencedWal, stream_ids: Sequence[int]) -> tuple[list[int], dict[int, Corrupt]]:
+        self.tails_recovered.append((wal.node_epoch, sorted(stream_ids)))
+        await asyncio.sleep(0)
+        if self.unreachable is not None:
+            raise self.unreachable
+        broken = {stream_id: self.lost[stream_id] for stream_id in stream_ids if stream_id in self.lost}
+        return [stream_id for stream_id in stream_ids if stream_id not in broken], broken
+
     async def flush_streams(self, streams: Sequence[FakeStream]) -> None:
         self.flushed += [stream.stream_id for stream in streams]
 
     async def close_streams(
-        self, streams: Sequence[FakeStream], timeout_s: float | None = 1, pause_max_s: float | None = 1
+        self,
+        streams: Sequence[FakeStream],
+        timeout_s: float | None = 1,
+        pause_max_s: float | None = 1,
+        hand_over: bool = False,
     ) -> None:
+        self.handed_over += [stream.stream_id for stream in streams if hand_over]
         if self.close_errors:
             raise self.close_errors.pop(0)
         for stream in streams:

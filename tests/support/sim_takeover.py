@@ -19,13 +19,15 @@ from s3stream.seams import ObjectInfo
 from s3stream.settings import EngineSettings
 from s3stream.stream import Stream
 from s3stream.tasks import Tasks
-from s3stream.types import CommitResult, FencedWal, FlushCommit, StreamBatch, StreamId, StreamState
+from s3stream.types import CommitResult, FencedWal, FlushCommit, StreamBatch, StreamId, StreamSnapshot, StreamState
 from tests.support.engine import Listener, World
 from tests.support.history import History, payload
 from tests.support.sim_database import DatabaseFaults, SimDatabase
 from tests.support.survivors import Cluster, Node
 
 STREAMS = 6
+OPENS_MAX = 600
+TAKEOVERS_MAX = 10
 NODES = 3
 ROUNDS = 4
 ENGINE = EngineSettings(
@@ -152,7 +154,9 @@ class Member:
     async def open(self, stream_ids: Collection[StreamId]) -> None:
         """Those that are assigned here and can be opened, each on its own. The same request until it is answered."""
         for row in await self.simulation.cluster.world.metadata.streams(sorted(stream_ids)):
-            while self.alive:
+            for _ in range(OPENS_MAX):
+                if not self.alive:
+                    break
                 try:
                     [stream] = await self.node.storage.open_streams([(row.stream_id, row.epoch)])
                 except Unavailable as error:
@@ -168,10 +172,18 @@ class Member:
                 self.simulation.note(f"{self} opened {stream}")
                 await self.simulation.read_whole(self, stream)
                 break
+            else:
+                raise self.simulation.history.violated(f"{self} cannot open {row}")
 
     async def take_over(self, wal: FencedWal, stream_ids: Collection[StreamId]) -> list[StreamId]:
-        while self.alive:
+        """Tails first: what is behind them waits for that, wherever they are."""
+        for _ in range(TAKEOVERS_MAX):
+            if not self.alive:
+                break
             try:
+                _, broken = await self.node.storage.recover_tails(wal, stream_ids)
+                if broken:
+                    raise self.simulation.history.violated(f"nothing damages WALs here: {broken}")
                 done, broken = await self.node.storage.take_over(wal, stream_ids)
             except Unavailable as error:
                 self.simulation.note(f"{self} has not taken over: {error}")
@@ -248,6 +260,8 @@ class Simulation:
             if zombie.alive and waiting and not zombie.node.storage.fenced:
                 raise self.history.violated(f"{zombie} does not know that it is a zombie")
         await self.open_closed()
+        if left := await self.tails():
+            raise self.history.violated(f"tails are never committed: {left}")
         for member in self.members.values():
             for client in member.clients:
                 client.cancel()
@@ -279,8 +293,11 @@ class Simulation:
     async def _move(self, source: Member, target: Member, stream_id: StreamId) -> None:
         stream = source.node.streams[stream_id]
         self.note(f"{source} hands {stream_id} to {target}")
+        # With a tail, or flushed; and where the target cannot ask for it, it waits for the source's commit.
+        hand_over = self.random.random() < 0.75
+        source.node.cut_off = self.random.random() < 0.2
         try:
-            await source.node.storage.close_streams([stream])
+            await source.node.storage.close_streams([stream], hand_over=hand_over)
         except Unavailable as error:
             self.note(f"{source} has not closed {stream_id}: {error}")
             if stream.refusal is None:
@@ -340,10 +357,20 @@ class Simulation:
             raise self.history.violated(f"sealers disagree: {sealed}")
         [wal] = sealed
         self.note(f"sealed {wal}")
-        while left := await self.cluster.world.metadata.owned_streams(*incarnation):
-            await self.share(wal, [row.stream_id for row in left])
+        for _ in range(OPENS_MAX):
+            left = [row.stream_id for row in await self.cluster.world.metadata.owned_streams(*incarnation)]
+            left += [row.stream_id for row in await self.tails() if row.tail and row.tail[3:5] == incarnation]
+            if not left:
+                break
+            await self.share(wal, sorted(set(left)))
+        else:
+            raise self.history.violated(f"streams {left} are never taken over from {wal}")
         await self.cluster.release(wal)
         await self.open_closed()
+
+    async def tails(self) -> list[StreamSnapshot]:
+        rows = await self.cluster.world.metadata.streams(list(self.cluster.world.epochs))
+        return [row for row in rows if row.tail is not None]
 
     async def seal(self, wal: FencedWal) -> FencedWal:
         while True:

@@ -12,13 +12,14 @@ from random import Random
 from typing import Any
 
 from metadata.image_loader import CONTROLLER_LEASE
+from s3stream.errors import Unavailable
 from s3stream.limits import MIB
 from s3stream.metrics import Metrics
 from s3stream.seams import ObjectStore, ReadSealed
 from s3stream.settings import EngineSettings
 from s3stream.stream import Stream
 from s3stream.tasks import Tasks
-from s3stream.types import FencedWal, NodeIdentity, StreamBatch, StreamId, WalDamage, WalState
+from s3stream.types import FencedWal, NodeIdentity, StreamBatch, StreamId, TailRow, WalDamage, WalState
 from tests.support.engine import Engine, Listener, World
 from tests.support.sim_engine import kill
 from tests.support.sim_files import SimDisk, SimFiles
@@ -69,15 +70,35 @@ class Node:
         )  # fmt: skip
         self.engine = Engine(
             world, wal=self.wal, metadata=metadata, objects=self.store, settings=settings, budget_bytes=budget_bytes,
-            seed=chance.getrandbits(32), read_sealed=read or self._read,
+            seed=chance.getrandbits(32), read_sealed=read or self._read, fetch_tails=self._fetch_tails,
         )  # fmt: skip
         self.storage = self.engine.storage
         self.streams: dict[StreamId, Stream] = {}
+        self.cut_off = False
+        """Other nodes cannot ask it for tails."""
+        self.dead = False
 
     def _read(
         self, wal: FencedWal, streams: Collection[StreamId], damaged: dict[StreamId, WalDamage]
     ) -> AsyncGenerator[Sequence[StreamBatch], None]:
         return read_sealed(wal.wal_uri, wal=wal, streams=streams, damaged=damaged, access=self.access)
+
+    async def _fetch_tails(self, tails: Sequence[TailRow], bytes_max: int) -> dict[StreamId, list[StreamBatch]]:
+        """From the process that the source is now, if it can be reached; batch by batch, as over a slow wire."""
+        source = self.cluster.processes.get(tails[0].node_id)
+        if source is None or source.cut_off or source.identity.node_epoch != tails[0].node_epoch:
+            raise Unavailable(f"node {tails[0].node_id} does not answer")
+        found: dict[StreamId, list[StreamBatch]] = {}
+        for tail in tails:
+            start = tail.start
+            while start < tail.end:
+                await asyncio.sleep(0.001)
+                batches = source.storage.tail_batches(tail.stream_id, start, tail.end, 100)
+                if not batches or source.dead:
+                    break
+                found.setdefault(tail.stream_id, []).extend(batches)
+                start = batches[-1].end_offset
+        return found
 
     @property
     def identity(self) -> NodeIdentity:
@@ -86,6 +107,7 @@ class Node:
 
     async def start(self) -> Node:
         await self.engine.start(open_all=False, node_id=self.node_id)
+        self.cluster.processes[self.node_id] = self
         return self
 
     async def open(self, stream_ids: Collection[StreamId], assign: bool = True) -> list[Stream]:
@@ -103,6 +125,9 @@ class Node:
 
     async def kill(self) -> None:
         """kill -9: none of its code runs any more, its locks are gone; what is on the wire may land."""
+        self.dead = True
+        if self.cluster.processes.get(self.node_id) is self:
+            del self.cluster.processes[self.node_id]
         for stream in self.streams.values():
             stream.listener = None
         self.files.crashed.set()
@@ -121,6 +146,8 @@ class Cluster:
         self.disk = SimDisk(Random(f"{seed}/disk"))
         self.store: ObjectStore = world.objects
         self.locks: dict[tuple[int, int], Any] = {}
+        self.processes: dict[int, Node] = {}
+        """What each node is now, to the others."""
         self._processes = 0
         self._files = self.process_files()
         self._tasks = Tasks()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tracemalloc
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -376,7 +377,7 @@ async def test_a_partition_assigned_back_while_it_is_closed_is_opened_again_afte
     await bench.apply(1, topic("a", 1))
     closing, gate = bench.storage.close_streams, asyncio.Event()
 
-    async def slow(streams: Any) -> None:
+    async def slow(streams: Any, **options: Any) -> None:
         await gate.wait()
         await closing(streams)
 
@@ -492,3 +493,73 @@ async def test_two_thousand_idle_partitions_are_small(bench: Bench) -> None:
     assert bench.manager.open_count == 2000
     # The listener's record of (event, name) and the stream's table entry are the test's own: about 150 bytes.
     assert used / 2000 < 1500, used / 2000
+
+
+# --- tails ----------------------------------------------------------------------------------------
+
+
+def with_tail(found: TopicImage, owner: tuple[int, int] = (OTHER, 1)) -> TopicImage:
+    return replace(found, partitions=tuple(replace(part, tail_owner=owner) for part in found.partitions))
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_a_partition_is_handed_over_from_memory_where_its_next_broker_answers(
+    bench: Bench, answers: bool
+) -> None:
+    asked: list[int] = []
+
+    async def reachable(node_id: int) -> bool:
+        asked.append(node_id)
+        return answers
+
+    bench.manager._reachable = reachable
+    await bench.apply(1, topic("a", 1), topic("b", 2))
+    await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER), topic("b", 2, leader=ME, epoch=0))
+    await settled()
+    assert (asked, bench.storage.closed) == ([OTHER], [10_000])
+    flushed, handed = (bench.storage.flushed, bench.storage.handed_over)
+    assert (flushed, handed) == (([], [10_000]) if answers else ([10_000], []))
+
+
+async def test_a_partition_whose_tail_cannot_be_had_yet_waits_alone(bench: Bench) -> None:
+    bench.storage.no_tail = {10_000: Unavailable("its source does not answer")}
+    await bench.apply(1, topic("a", 1, epoch=3), topic("b", 2))
+    assert bench.manager.log("b", 0) and bench.storage.opened == [[20_000]]
+    assert bench.code("a") is ErrorCode.not_leader_or_follower and not bench.manager.offline()
+    bench.storage.no_tail = {}
+    await bench.clock.wake()
+    assert bench.manager.log("a", 0).leader_epoch == 4
+
+
+async def test_whether_tails_can_be_had_is_asked_again_when_the_database_did_not_answer(bench: Bench) -> None:
+    bench.storage.fetch_error = Unavailable("down")
+    await bench.apply(1, topic("a", 1, epoch=3))
+    assert bench.storage.opened == []
+    bench.storage.fetch_error = None
+    await bench.clock.wake()
+    assert bench.manager.log("a", 0).leader_epoch == 4 and not bench.manager.offline()
+
+
+async def test_correctness_3_a_tail_in_a_dead_brokers_wal_is_committed_before_anything_else(bench: Bench) -> None:
+    closed, behind = with_tail(topic("a", 1, epoch=3)), with_tail(topic("b", 2, leader=OTHER, epoch=3, assigned=ME))
+    own = with_tail(topic("d", 4, leader=ME, epoch=3))
+    await bench.apply(1, closed, behind, own, topic("c", 3), fenced=(fenced(WalState.SEALING),))
+    await settled()
+    assert (bench.storage.opened, bench.storage.tails_recovered) == ([[30_000]], [])
+    await bench.apply(2, closed, behind, own, topic("c", 3), fenced=(fenced(WalState.SEALED),))
+    await settled()
+    await settled()
+    assert bench.storage.tails_recovered == [(1, [10_000, 20_000, 40_000])]
+    assert bench.storage.taken_over == [(1, [20_000])]
+    assert all(bench.manager.log(name, 0).leader_epoch == 4 for name in "abd")
+
+
+async def test_a_tail_that_the_dead_brokers_wal_lacks_keeps_its_partition_offline(bench: Bench) -> None:
+    bench.storage.lost = {10_000: Corrupt("a hole")}
+    found = with_tail(topic("a", 1, epoch=3))
+    await bench.apply(1, found, fenced=(fenced(WalState.SEALED),))
+    await settled()
+    await bench.apply(2, found, fenced=(fenced(WalState.SEALED),))
+    await settled()
+    assert bench.code("a") is ErrorCode.kafka_storage_error
+    assert len(bench.storage.tails_recovered) == 1 and bench.storage.opened == []

@@ -1,0 +1,446 @@
+"""Streams handed over with a tail: nothing is uploaded before they are open elsewhere, nothing is lost whoever dies
+(CORRECTNESS 1, 2, 3)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from s3stream import closing
+from s3stream.errors import Fenced, Unavailable
+from s3stream.limits import TAIL_OTHERS_S
+from s3stream.stream import Stream
+from s3stream.types import StreamBatch, StreamState, TailRow
+from tests.support.engine import append, read_all
+from tests.support.faulty_metadata import FaultyMetadata, answer_lost, refused
+from tests.support.holding_store import HoldingStore
+from tests.support.survivors import KINDS, Cluster, Node, durable
+from tests.support.virtual_time import virtual
+
+of_each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+async def pair(kind: str = "files", held: bool = True) -> tuple[Cluster, HoldingStore, Node, Node, Stream]:
+    """A source with one stream of three batches that are not flushed, and a target. What the source uploads waits for
+    `store.release()`."""
+    cluster = await Cluster.create(kind, streams=2)
+    store = HoldingStore(cluster.world.objects)
+    source = await cluster.start(0, store=store if kind == "files" else None)
+    target = await cluster.start(1)
+    [stream] = await source.open(list(cluster.world.epochs)[:1])
+    for _ in range(3):
+        append(stream, 2)
+    await durable(stream)
+    if held:
+        store.hold = 1000
+    return cluster, store, source, target, stream
+
+
+async def tail_of(cluster: Cluster, stream: Stream) -> TailRow | None:
+    [row] = await cluster.world.metadata.streams([stream.stream_id])
+    return row.tail
+
+
+async def hand_over(source: Node, stream: Stream) -> None:
+    await source.storage.close_streams([stream], hand_over=True)
+    source.streams.pop(stream.stream_id)
+
+
+def expected(stream: Stream, *batches: tuple[int, int]) -> bytes:
+    return b"".join(f"<{stream.stream_id}:{base}+{count}>".encode() for base, count in batches)
+
+
+TAIL = ((0, 2), (2, 2), (4, 2))
+
+
+@virtual
+async def test_correctness_3_a_stream_is_open_elsewhere_before_anything_of_it_is_uploaded() -> None:
+    cluster, store, source, target, stream = await pair()
+    await hand_over(source, stream)
+    [row] = await cluster.world.metadata.streams([stream.stream_id])
+    assert (row.state, row.tail) == (StreamState.CLOSED, TailRow(stream.stream_id, 0, 6, 0, 1, 0))
+    with pytest.raises(Fenced):
+        append(stream)
+    [moved] = await target.open([stream.stream_id])
+    assert (moved.epoch, moved.committed_end, moved.durable_end, moved.next_offset) == (1, 0, 6, 6)
+    assert moved.epochs[-1] == (1, 6)
+    assert await read_all(moved) == expected(stream, *TAIL)
+    append(moved, 3)
+    await durable(moved)
+    assert await read_all(moved) == expected(stream, *TAIL, (6, 3))
+    # Its own waits for what comes before it, and holds its WAL's trim; the source's WAL holds the tail.
+    await target.storage.flush()
+    assert moved.committed_end == 0 and await tail_of(cluster, stream) is not None
+    assert source.storage.health()["wal_bytes"] != 0
+    store.release()
+    await asyncio.sleep(0.5)
+    assert await tail_of(cluster, stream) is None
+    assert (moved.committed_end, moved.table.start) == (6, 6)
+    assert await read_all(moved) == expected(stream, *TAIL, (6, 3))
+    await target.storage.flush()
+    assert moved.committed_end == 9
+    target.engine.drop_cache()
+    assert await read_all(moved) == expected(stream, *TAIL, (6, 3))
+    for node in (source, target):
+        assert node.engine.budget.accounts["memtable"].used == 0
+        await node.storage.stop()
+
+
+@virtual
+async def test_a_source_lets_go_of_a_tail_when_it_is_committed() -> None:
+    cluster, store, source, _, stream = await pair()
+    await hand_over(source, stream)
+    batches = source.storage.tail_batches(stream.stream_id, 3, 6, 1)
+    assert [(one.base_offset, one.end_offset) for one in batches] == [(2, 4)]
+    assert [one.base_offset for one in source.storage.tail_batches(stream.stream_id, 0, 6, 1000)] == [0, 2, 4]
+    assert source.storage.tail_batches(stream.stream_id, 0, 5, 1000) == []
+    assert source.storage.tail_batches(stream.stream_id + 1, 0, 6, 1000) == []
+    store.release()
+    await asyncio.sleep(0.5)
+    assert source.storage.tail_batches(stream.stream_id, 0, 6, 1000) == []
+    assert source.storage.health()["streams"] == 0
+    assert await tail_of(cluster, stream) is None
+
+
+@virtual
+async def test_correctness_3_a_source_does_not_stop_before_its_tail_is_committed() -> None:
+    cluster, store, source, _, stream = await pair()
+    await hand_over(source, stream)
+    stopping = asyncio.ensure_future(source.storage.stop())
+    await asyncio.sleep(30)
+    assert not stopping.done()
+    store.release()
+    await stopping
+    assert await tail_of(cluster, stream) is None
+
+
+@virtual
+async def test_a_target_that_cannot_ask_the_source_waits_for_the_commit() -> None:
+    _, store, source, target, stream = await pair()
+    source.cut_off = True
+    await hand_over(source, stream)
+    with pytest.raises(Unavailable, match="does not answer"):
+        await target.open([stream.stream_id])
+    assert set(await target.storage.fetch_tails([stream.stream_id])) == {stream.stream_id}
+    store.release()
+    await asyncio.sleep(0.5)
+    [moved] = await target.open([stream.stream_id])
+    assert (moved.committed_end, await read_all(moved)) == (6, expected(stream, *TAIL))
+
+
+@virtual
+async def test_a_source_that_gives_less_than_the_tail_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, source, target, stream = await pair()
+    await hand_over(source, stream)
+    whole = source.storage.tail_batches(stream.stream_id, 0, 6, 1000)
+    for given in (whole[1:], whole[:2], whole[::2], []):
+        monkeypatch.setattr(target.storage._tails, "_fetch", _giving({stream.stream_id: given}))
+        with pytest.raises(Unavailable, match="not in its source's memory"):
+            await target.open([stream.stream_id])
+
+
+def _giving(found: dict[int, list[StreamBatch]]) -> Any:
+    async def fetch(tails: object, bytes_max: int) -> dict[int, list[StreamBatch]]:
+        return found
+
+    return fetch
+
+
+@virtual
+async def test_a_tail_larger_than_the_bound_is_flushed_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While appends go on; what is left then is handed over."""
+    cluster, store, source, _, stream = await pair(held=False)
+    monkeypatch.setattr(closing, "TAIL_BYTES_MAX", 600)
+    monkeypatch.setattr(closing, "CLOSE_AHEAD_BYTES", 1)
+    store.hold = 1
+    handing = asyncio.ensure_future(hand_over(source, stream))
+    await asyncio.sleep(1)
+    append(stream)
+    assert not handing.done() and stream.refusal is None
+    store.release()
+    await handing
+    [row] = await cluster.world.metadata.streams([stream.stream_id])
+    assert row.state == StreamState.CLOSED
+    assert row.committed_end == 7 if row.tail is None else (row.tail.start, row.tail.end) == (6, 7)
+
+
+@virtual
+async def test_a_stream_with_a_tail_does_not_move_again_before_it_is_committed() -> None:
+    cluster, store, source, target, stream = await pair()
+    await hand_over(source, stream)
+    [moved] = await target.open([stream.stream_id])
+    append(moved)
+    await durable(moved)
+    closing = asyncio.ensure_future(target.storage.close_streams([moved], hand_over=True))
+    await asyncio.sleep(1)
+    append(moved)  # it is served all the while
+    assert not closing.done() and moved.refusal is None
+    store.release()
+    await closing
+    assert (await tail_of(cluster, stream)) == TailRow(stream.stream_id, 6, 8, 1, 1, 1)
+    # Back to where it came from, and there once more.
+    [back] = await source.open([stream.stream_id])
+    assert await read_all(back) == expected(stream, *TAIL, (6, 1), (7, 1))
+    await asyncio.sleep(0.5)
+    append(back)
+    await durable(back)
+    await source.storage.close_streams([back], hand_over=True)
+    with pytest.raises(Unavailable, match="committed here"):
+        await source.open([stream.stream_id])
+    await asyncio.sleep(0.5)
+    [again] = await source.open([stream.stream_id])
+    assert (again.epoch, again.durable_end) == (3, 9)
+
+
+@virtual
+async def test_a_closing_is_given_up_when_a_tail_is_not_committed_in_time() -> None:
+    _, _, source, target, stream = await pair()
+    await hand_over(source, stream)
+    [moved] = await target.open([stream.stream_id])
+    with pytest.raises(Unavailable, match="not committed yet"):
+        await target.storage.close_streams([moved], timeout_s=1, hand_over=True)
+    append(moved)
+
+
+@virtual
+async def test_a_target_commits_the_tail_itself_when_its_source_is_slow() -> None:
+    cluster, store, source, target, stream = await pair()
+    await hand_over(source, stream)
+    [moved] = await target.open([stream.stream_id])
+    append(moved)
+    await durable(moved)
+    await asyncio.sleep(TAIL_OTHERS_S + 1)
+    assert await tail_of(cluster, stream) is None
+    await target.storage.flush()
+    assert moved.committed_end == 7
+    store.release()
+    await asyncio.sleep(1)
+    assert source.storage.health()["streams"] == 0
+    target.engine.drop_cache()
+    assert await read_all(moved) == expected(stream, *TAIL, (6, 1))
+
+
+@virtual
+async def test_both_commit_the_tail_at_once() -> None:
+    cluster, store, source, target, stream = await pair()
+    target_store = HoldingStore(cluster.world.objects)
+    target.engine.storage._flusher._uploader._objects = target_store
+    await hand_over(source, stream)
+    [moved] = await target.open([stream.stream_id])
+    target_store.hold = 1
+    await asyncio.sleep(TAIL_OTHERS_S + 0.5)
+    store.release()
+    await asyncio.sleep(1)
+    assert await tail_of(cluster, stream) is None
+    target_store.release()
+    await asyncio.sleep(1)
+    assert (moved.committed_end, moved.table.segments) == (6, [])
+    assert await read_all(moved) == expected(stream, *TAIL)
+
+
+@virtual
+@pytest.mark.parametrize("fault", [answer_lost, refused], ids=["answer lost", "refused"])
+async def test_correctness_3_a_closing_of_unknown_outcome_is_asked_again(fault: object) -> None:
+    cluster = await Cluster.create("files", streams=1)
+    faulty = FaultyMetadata(cluster.world.metadata)
+    source, target = await cluster.start(0, metadata=faulty), await cluster.start(1)
+    [stream] = await source.open(cluster.world.epochs)
+    append(stream, 2)
+    await durable(stream)
+    faulty.faults["close_streams"] = [fault, fault]  # type: ignore[list-item]
+    await hand_over(source, stream)
+    [moved] = await target.open([stream.stream_id])
+    assert await read_all(moved) == expected(stream, (0, 2))
+    await asyncio.sleep(1)
+    assert await tail_of(cluster, stream) is None
+
+
+@virtual
+async def test_correctness_3_a_closing_known_late_still_leaves_the_tail_to_its_source() -> None:
+    """The answer is lost, the stream goes on elsewhere, the closing is given up and asked for again."""
+    cluster = await Cluster.create("files", streams=1)
+    faulty = FaultyMetadata(cluster.world.metadata)
+    source, target = await cluster.start(0, metadata=faulty), await cluster.start(1)
+    [stream] = await source.open(cluster.world.epochs)
+    append(stream, 2)
+    await durable(stream)
+    faulty.faults["close_streams"] = [answer_lost] + [refused] * 50
+    faulty.faults["prepare_objects"] = [refused] * 3
+    with pytest.raises(Unavailable):
+        await source.storage.close_streams([stream], pause_max_s=1, hand_over=True)
+    [row] = await cluster.world.metadata.streams([stream.stream_id])
+    assert row.tail is not None
+    await cluster.world.metadata.assign({stream.stream_id: 1})
+    with pytest.raises(Unavailable):  # nobody knows here that it may give it
+        await target.open([stream.stream_id])
+    faulty.faults.clear()
+    await source.storage.close_streams([stream], None, None)
+    [moved] = await target.open([stream.stream_id])
+    assert await read_all(moved) == expected(stream, (0, 2))
+    assert source.storage.health()["streams"] == 0
+
+
+@virtual
+async def test_a_deleted_streams_tail_is_forgotten() -> None:
+    cluster, store, source, _, stream = await pair()
+    await hand_over(source, stream)
+    [topic] = (await cluster.world.metadata.load_image()).topics.values()
+    await cluster.world.metadata.delete_topic(topic.topic_id)
+    store.release()
+    await asyncio.sleep(1)
+    assert source.storage.health()["streams"] == 0
+    assert source.engine.budget.accounts["memtable"].used == 0
+
+
+@virtual
+async def test_a_deleted_streams_target_forgets_what_it_awaited() -> None:
+    _, _, source, target, stream = await pair()
+    await hand_over(source, stream)
+    await target.open([stream.stream_id])
+    assert target.engine.budget.accounts["memtable"].used > 0
+    target.storage.drop_stream(stream.stream_id)
+    await asyncio.sleep(1)
+    assert target.engine.budget.accounts["memtable"].used == 0
+    assert not target.storage._tails.awaits(stream.stream_id)
+
+
+@virtual
+async def test_what_is_trimmed_of_a_tail_need_not_be_fetched() -> None:
+    cluster, store, source, target, stream = await pair()
+    await stream.trim(6)
+    await hand_over(source, stream)
+    source.cut_off = True
+    [moved] = await target.open([stream.stream_id])
+    append(moved)
+    await durable(moved)
+    store.release()
+    await asyncio.sleep(1)
+    await target.storage.flush()
+    assert (moved.start_offset, moved.committed_end) == (6, 7)
+    assert await tail_of(cluster, stream) is None
+
+
+# --- deaths ---------------------------------------------------------------------------------------
+
+
+@of_each_kind
+@virtual
+async def test_1_the_tail_of_a_dead_source_is_committed_from_its_wal_and_its_stream_stays_open(kind: str) -> None:
+    cluster, _, source, target, stream = await pair(kind, held=False)
+    source.store = cluster.store
+    source.engine.storage._flusher.seal = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
+    await hand_over(source, stream)
+    [moved] = await target.open([stream.stream_id])
+    append(moved)
+    await durable(moved)
+    await source.kill()
+    other = await cluster.start(2)
+    wal = await cluster.bury(source, other)
+    assert await other.storage.take_over(wal, [stream.stream_id]) == ([], {})
+    assert await other.storage.recover_tails(wal, [stream.stream_id]) == ([stream.stream_id], {})
+    assert await other.storage.recover_tails(wal, [stream.stream_id]) == ([stream.stream_id], {})
+    [row] = await cluster.world.metadata.streams([stream.stream_id])
+    assert (row.state, row.owner, row.epoch, row.committed_end, row.tail) == (StreamState.OPEN, 1, 1, 6, None)
+    await asyncio.sleep(0.5)
+    await target.storage.flush()
+    target.engine.drop_cache()
+    assert await read_all(moved) == expected(stream, *TAIL, (6, 1))
+
+
+@of_each_kind
+@virtual
+async def test_1_a_closed_stream_of_a_dead_source_is_opened_when_its_tail_is_committed(kind: str) -> None:
+    cluster, _, source, target, stream = await pair(kind, held=False)
+    source.engine.storage._flusher.seal = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
+    await hand_over(source, stream)
+    await source.kill()
+    with pytest.raises(Unavailable):
+        await target.open([stream.stream_id])
+    wal = await cluster.bury(source, target)
+    assert await target.storage.recover_tails(wal, [stream.stream_id]) == ([stream.stream_id], {})
+    [moved] = await target.open([stream.stream_id])
+    assert (moved.epoch, await read_all(moved)) == (1, expected(stream, *TAIL))
+
+
+@of_each_kind
+@virtual
+async def test_3_both_ends_die(kind: str) -> None:
+    cluster, _, source, target, stream = await pair(kind, held=False)
+    source.engine.storage._flusher.seal = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
+    await hand_over(source, stream)
+    [moved] = await target.open([stream.stream_id])
+    append(moved, 4)
+    await durable(moved)
+    await source.kill()
+    await target.kill()
+    other = await cluster.start(2)
+    wals = [await cluster.bury(dead, other) for dead in (target, source)]
+    with pytest.raises(Unavailable, match="tails of 1 streams"):
+        await other.storage.take_over(wals[0], [stream.stream_id])
+    assert await other.storage.recover_tails(wals[1], [stream.stream_id]) == ([stream.stream_id], {})
+    assert await other.storage.take_over(wals[0], [stream.stream_id]) == ([stream.stream_id], {})
+    [opened] = await other.open([stream.stream_id])
+    assert (opened.epoch, await read_all(opened)) == (2, expected(stream, *TAIL, (6, 4)))
+
+
+@of_each_kind
+@virtual
+async def test_3_a_source_that_restarts_recovers_its_tails_and_commits_them(kind: str) -> None:
+    cluster, _, source, target, stream = await pair(kind, held=False)
+    source.engine.storage._flusher.seal = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
+    await hand_over(source, stream)
+    [moved] = await target.open([stream.stream_id])
+    append(moved)
+    await durable(moved)
+    await source.kill()
+    again = await cluster.start(0)
+    await asyncio.sleep(1)
+    assert await tail_of(cluster, stream) is None
+    assert again.storage.health()["streams"] == 0
+    await target.storage.flush()
+    assert moved.committed_end == 7
+    target.engine.drop_cache()
+    assert await read_all(moved) == expected(stream, *TAIL, (6, 1))
+
+
+@of_each_kind
+@virtual
+async def test_3_a_target_that_restarts_waits_for_the_tail(kind: str) -> None:
+    cluster, _, source, target, stream = await pair(kind, held=False)
+    real, flusher = source.engine.storage._flusher.seal, source.engine.storage._flusher
+    flusher.seal = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
+    await hand_over(source, stream)
+    [moved] = await target.open([stream.stream_id])
+    append(moved, 4)
+    await durable(moved)
+    await target.kill()
+    again = await cluster.start(1)
+    with pytest.raises(Unavailable, match="not committed"):
+        await again.open([stream.stream_id])
+    await again.storage.flush()
+    flusher.seal = real  # type: ignore[method-assign]
+    await asyncio.sleep(10)
+    [reopened] = await again.open([stream.stream_id])
+    assert (reopened.epoch, await read_all(reopened)) == (2, expected(stream, *TAIL, (6, 4)))
+    await again.storage.flush()
+    again.engine.drop_cache()
+    assert await read_all(reopened) == expected(stream, *TAIL, (6, 4))
+
+
+@virtual
+async def test_a_sealed_wal_that_lacks_a_tail_keeps_the_stream_offline() -> None:
+    cluster, _, source, target, stream = await pair(held=False)
+    source.engine.storage._flusher.seal = lambda *args, **kwargs: None  # type: ignore[method-assign, assignment]
+    await hand_over(source, stream)
+    await source.kill()
+    wal = await cluster.bury(source, target)
+
+    async def nothing(*args: object):  # type: ignore[no-untyped-def]
+        return
+        yield
+
+    target.storage._read_sealed = nothing  # type: ignore[assignment]
+    done, broken = await target.storage.recover_tails(wal, [stream.stream_id])
+    assert done == [] and "lacks the tail" in str(broken[stream.stream_id])
