@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -121,6 +122,29 @@ def _consume(bootstrap: str, topic: str, records: int) -> None:
             raise RuntimeError(f"{seen} of {records} records read")
         seen += sum(1 for message in messages if message.error() is None)
     consumer.close()
+
+
+def closed_loop(bootstrap: str, topic: str, records: int, size: int) -> list[float]:
+    """Seconds until each of `records` records was acknowledged, one after the other."""
+    from confluent_kafka import Producer
+
+    failed: list[object] = []
+
+    def delivered(error: object, _message: object) -> None:
+        if error is not None:
+            failed.append(error)
+
+    producer = Producer({"bootstrap.servers": bootstrap, "acks": "all", "linger.ms": 0, "on_delivery": delivered})
+    producer.list_topics(topic)
+    value = os.urandom(size)
+    times = []
+    for _ in range(records):
+        begin = time.perf_counter()
+        producer.produce(topic, value, partition=0)
+        if producer.flush(30) or failed:
+            raise RuntimeError(f"a record was not acknowledged: {failed or 'no answer'}")
+        times.append(time.perf_counter() - begin)
+    return times
 
 
 def main(action: str, bootstrap: str, topic: str, records: str, size: str) -> None:

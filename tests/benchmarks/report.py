@@ -26,6 +26,12 @@ GOALS: dict[tuple[str, str], tuple[str, float, bool]] = {
     ("peak resident, budget 512 MiB, produce and catch-up", "MiB"): ("≤ 612 MiB", 612, True),
     ("1,000 idle connections", "MiB more"): ("< 30 MiB", 30, True),
     ("2,000 idle partitions", "MiB more"): ("< 50 MiB", 50, True),
+    ("object WAL, one 4 KiB record at a time", "p50 ms"): ("≤ 3 × bare PUT", 3, True),
+    ("object WAL, one 4 KiB record at a time", "p99 ms"): ("≤ 5 × bare PUT", 5, True),
+    ("object WAL, requests on the acknowledgement path", "PUTs/group"): ("1", 1, True),
+    ("object WAL, requests on the acknowledgement path", "GETs/group"): ("0", 0, True),
+    ("object WAL, produce 1 KiB, 64 KiB batches", "MB/s"): ("≥ 100", 100, False),
+    ("object WAL, produce 1 KiB, 64 KiB batches", "CPU-s/GB"): ("≤ 4", 4, True),
 }
 ABSOLUTE = {"start to ready", "resident at rest"}
 

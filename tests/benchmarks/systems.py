@@ -1,4 +1,4 @@
-"""What is measured: Apache Kafka 4.3.0 (KRaft, one node, 1 GiB heap) and Ponor (file WAL, objects on MinIO)."""
+"""What is measured: Kafka 4.3.0 (KRaft, one node, 1 GiB heap) and Ponor (objects on MinIO; file WAL unless said)."""
 
 from __future__ import annotations
 
@@ -60,8 +60,10 @@ class Kafka(KafkaProcess, System):
 class Ponor(PonorProcess, System):
     name = "Ponor"
 
-    def __init__(self, folder: Path, object_store: str, settings: dict[str, str] | None = None) -> None:
-        PonorProcess.__init__(self, folder, object_store, settings, defaults={})
+    def __init__(
+        self, folder: Path, object_store: str, settings: dict[str, str] | None = None, flags: tuple[str, ...] = ()
+    ) -> None:
+        PonorProcess.__init__(self, folder, object_store, settings, flags=flags, defaults={})
 
     def start(self) -> float:  # type: ignore[override]
         begin = time.monotonic()

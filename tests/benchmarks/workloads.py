@@ -27,12 +27,15 @@ class Scale:
     records: int = 1_000_000
     tiny_records: int = 150_000
     rate_seconds: int = 20
+    loop_records: int = 2000
     cold_bytes: int = 5 * GIGABYTE
     rounds: int = 3
 
     @classmethod
     def quick(cls) -> Scale:
-        return cls(records=100_000, tiny_records=10_000, rate_seconds=3, cold_bytes=200_000_000, rounds=1)
+        return cls(
+            records=100_000, tiny_records=10_000, rate_seconds=3, loop_records=100, cold_bytes=200_000_000, rounds=1
+        )
 
 
 @dataclass
