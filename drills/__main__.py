@@ -14,6 +14,8 @@ from drills.tools import ToolMissing, find_tool
 EXTRA: Final = {"confluent_kafka": "confluent-kafka", "kafka": "kafka-python", "matplotlib": "matplotlib",
                 "numpy": "numpy"}  # fmt: skip
 
+NEED_POSTGRESQL: Final = frozenset({"database-loss", "partition"})
+
 
 def main() -> int:
     missing = [package for module, package in EXTRA.items() if importlib.util.find_spec(module) is None]
@@ -28,7 +30,7 @@ def main() -> int:
         return _cannot(f"no drill {', '.join(unknown)}; there are {', '.join(DRILLS)}, and all")
     try:
         find_tool("minio")
-        if arguments.metadata == "postgresql" or "database-loss" in names:
+        if arguments.metadata == "postgresql" or NEED_POSTGRESQL & set(names):
             find_tool("postgresql")
     except ToolMissing as error:
         return _cannot(f"{error}; --metadata sqlite needs no PostgreSQL")

@@ -25,6 +25,11 @@ DRILLS: Final[Mapping[str, Drill]] = {
     "scale-in": Drill("brokers stop in good order, down to one", scaling.scale_in),
     "kill": Drill("kill -9 of random brokers, which come back", faults.kill, minutes=10),
     "pause": Drill("SIGSTOP for four leases, then a zombie", faults.pause, changes={"wal": "object"}),
+    "partition": Drill(
+        "a broker cut off from all, or from database and store alone",
+        faults.partition,
+        changes={"wal": "object", "wired": True},
+    ),
     "rolling-restart": Drill("every broker stopped and started, one at a time", scaling.rolling_restart),
     "move": Drill("partitions move one by one, then a thousand at once", scaling.move),
     "partitions": Drill(

@@ -13,12 +13,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from drills.ports import free_port
+from drills.wires import Wire, Wires
 
 READY_SECONDS_MAX: Final = 60.0
 STOP_SECONDS_MAX: Final = 120.0
@@ -43,10 +44,19 @@ class BrokerProcess:
     """`log_path`: its standard output and error, of all its lives."""
 
     def __init__(
-        self, node_id: int, urls: Urls, settings: Mapping[str, str], env: Mapping[str, str], log: Path
+        self,
+        node_id: int,
+        urls: Urls,
+        settings: Mapping[str, str],
+        env: Mapping[str, str],
+        log: Path,
+        port: int,
+        advertised: int | None = None,
     ) -> None:
+        """`advertised`: the port that clients and other brokers are told, if not the broker's own."""
         self.node_id = node_id
-        self.port = free_port()
+        self.port = port
+        self._advertised = advertised
         self.http_port = free_port()
         self.log_path = log
         self._urls = urls
@@ -57,7 +67,8 @@ class BrokerProcess:
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        """Where clients reach it."""
+        return f"127.0.0.1:{self._advertised or self.port}"
 
     @property
     def running(self) -> bool:
@@ -70,7 +81,9 @@ class BrokerProcess:
 
     def command(self) -> list[str]:
         command = [sys.executable, "-m", "brokers.cli.main", "broker", "--node-id", str(self.node_id)]
-        command += ["--listeners", f"PLAINTEXT://{self.address}", "--http-port", str(self.http_port)]
+        command += ["--listeners", f"PLAINTEXT://127.0.0.1:{self.port}", "--http-port", str(self.http_port)]
+        if self._advertised is not None:
+            command += ["--advertised-listeners", f"PLAINTEXT://{self.address}"]
         command += ["--data-dir", str(self._urls.data_dir), "--object-store", self._urls.object_store]
         command += ["--metadata", self._urls.metadata]
         if self._urls.wal is not None:
@@ -184,7 +197,10 @@ class Cluster:
     settings: Mapping[str, str]
     env: Mapping[str, str]
     logs: Path
+    wire: Callable[[int], tuple[Urls, Wires]] | None = None
+    """(port of a broker) → what it is told instead of `urls`, and what it is cut off by."""
     brokers: dict[int, BrokerProcess] = field(default_factory=dict)
+    wires: dict[int, Wires] = field(default_factory=dict)
 
     def add(self, count: int) -> list[BrokerProcess]:
         """New node ids, started side by side, ready on return. The first of all comes first: it makes the tables."""
@@ -199,7 +215,13 @@ class Cluster:
         return added
 
     def _make(self, node_id: int) -> BrokerProcess:
-        broker = BrokerProcess(node_id, self.urls, self.settings, self.env, self.logs / f"broker-{node_id}.log")
+        urls, port, advertised = self.urls, free_port(), None
+        if self.wire is not None:
+            urls, wires = self.wire(port)
+            self.wires[node_id] = wires
+            advertised = wires.port(Wire.LISTENER)
+        log = self.logs / f"broker-{node_id}.log"
+        broker = BrokerProcess(node_id, urls, self.settings, self.env, log, port, advertised)
         self.brokers[node_id] = broker
         return broker
 
@@ -214,3 +236,5 @@ class Cluster:
     def close(self) -> None:
         for broker in self.brokers.values():
             broker.close()
+        for wires in self.wires.values():
+            wires.close()

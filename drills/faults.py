@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import cycle
 from typing import Final
 
 from drills.cluster import BrokerProcess
@@ -11,6 +12,7 @@ from drills.events import Kind
 from drills.fault_proxy import Mode
 from drills.monitor import NO_LEADER, await_until
 from drills.stage import TOPIC, Stage
+from drills.wires import Wire
 
 CYCLE_SECONDS: Final = 20.0
 """A kill or a pause, the takeover, the return, and a time in peace."""
@@ -79,8 +81,31 @@ def _await_takeover(stage: Stage, broker: BrokerProcess, partitions: list[int]) 
     kept = 0 if taken else left()
     stage.event(Kind.NOTE, f"{len(partitions) - kept} of {len(partitions)} partitions have another leader")
     if stage.options.wal != "file" and kept:
-        stage.complain(f"{kept} partitions of the paused broker were not taken over")
+        stage.complain(f"{kept} partitions of broker {broker.node_id} were not taken over")
     stage.rest(PAUSE_SECONDS - (time.monotonic() - began))
+
+
+def partition(stage: Stage) -> None:
+    """A broker is cut off without a word, by turns from everything, and from database and store alone while its clients
+    still reach it: four leases long, then the wires are mended."""
+    deadline = time.monotonic() + stage.options.seconds
+    rounds: list[tuple[Wire, ...]] = [tuple(Wire), (Wire.DATABASE, Wire.STORE)]
+    for wires in cycle(rounds):
+        stage.rest(stage.random.uniform(0.1, 0.3) * CYCLE_SECONDS)
+        broker = _victim(stage)
+        partitions = stage.led_by(broker)
+        names = ", ".join(wire.value for wire in wires)
+        text = f"broker {broker.node_id}, leader of {len(partitions)} partitions, cut off from {names}"
+        with stage.lasting(Kind.PAUSE, text, partitions):
+            stage.cluster.wires[broker.node_id].cut(wires)
+            _await_takeover(stage, broker, partitions)
+            stage.event(Kind.NOTE, f"broker {broker.node_id} is reached again")
+            stage.cluster.wires[broker.node_id].mend()
+        if not await_until(broker.ready, READY_AGAIN_SECONDS_MAX):
+            stage.complain(f"broker {broker.node_id} was not ready again a minute after it was reached")
+        stage.await_leaders()
+        if time.monotonic() > deadline:
+            return
 
 
 def database_loss(stage: Stage) -> None:

@@ -42,7 +42,7 @@ def figures(events: Collection[Event], acknowledged: Entries, partitions: int) -
         *_moves(of_kind(events, Kind.MOVE), acknowledged, partitions),
         *[figure for move in of_kind(events, Kind.MOVE_MANY) for figure in _lengths(move.text, [move], goal=10)],
         *_lengths("new brokers started to carrying their share", of_kind(events, Kind.JOIN), goal=15),
-        *_pauses("SIGSTOP: longest pause", of_kind(events, Kind.PAUSE), acknowledged, partitions),
+        *_pauses("paused or cut off: longest pause", of_kind(events, Kind.PAUSE), acknowledged, partitions),
         *_pauses("outage: longest pause", of_kind(events, Kind.OUTAGE), acknowledged, partitions),
         *_lengths("backlog read in", of_kind(events, Kind.READING)),
     ]

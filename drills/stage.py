@@ -21,6 +21,7 @@ from drills.load import Load, LoadShape
 from drills.monitor import NO_LEADER, Monitor, await_until
 from drills.postgres import PostgresServer
 from drills.servers import MinioServer
+from drills.wires import Wire, Wires
 
 BUCKET: Final = "ponor"
 TOPIC: Final = "load"
@@ -52,6 +53,8 @@ class Options:
     settings: Mapping[str, str] = field(default_factory=dict)
     proxied: bool = False
     """The brokers reach the object store through the fault proxy."""
+    wired: bool = False
+    """Each broker is reached, and reaches others, through proxies of its own. Needs PostgreSQL."""
 
     @property
     def seconds(self) -> float:
@@ -91,19 +94,15 @@ class Stage:
             store = stack.enter_context(MinioServer(self._folder / "minio"))
             assert isinstance(store, MinioServer)
             store.create_bucket(BUCKET)
-            endpoint = store.endpoint
+            port = store.port
             if self.options.proxied:
                 self.proxy = stack.enter_context(FaultProxy(store.port))
-                endpoint = self.proxy.endpoint
-            query = f"?endpoint={endpoint}&region={store.environment['AWS_REGION']}"
-            urls = Urls(
-                self._folder / "data",
-                f"s3://{BUCKET}/objects{query}",
-                self._metadata_url(stack),
-                None if self.options.wal == "file" else f"s3://{BUCKET}/wal{query}",
-            )
+                port = self.proxy.port
+            database = self._database(stack)
+            urls = self._urls(store, port, database)
             settings = {**DEFAULT_SETTINGS, **self.options.settings}
-            self.cluster = Cluster(urls, settings, store.environment, self._logs)
+            wire = (lambda listener: self._wired(store, database, listener)) if self.options.wired else None
+            self.cluster = Cluster(urls, settings, store.environment, self._logs, wire)
             stack.callback(self.cluster.close)
             self.cluster.add(self.options.brokers)
             self.monitor = Monitor(self.cluster.bootstrap, TOPIC)
@@ -116,13 +115,33 @@ class Stage:
             self.began_at = time.monotonic()
             yield self
 
-    def _metadata_url(self, stack: ExitStack) -> str:
+    def _database(self, stack: ExitStack) -> str:
+        """Name of the database on PostgreSQL; empty for SQLite."""
         if self.options.metadata == "sqlite":
-            return f"sqlite:///{self._folder / 'metadata.db'}"
+            return ""
         self.postgres = PostgresServer()
         stack.callback(self.postgres.close)
         self.postgres.start()
-        return self.postgres.url(self.postgres.create_database())
+        return self.postgres.create_database()
+
+    def _urls(self, store: MinioServer, store_port: int, database: str, database_port: int | None = None) -> Urls:
+        """`database_port`, `store_port`: proxies', where there are any."""
+        region = store.environment["AWS_REGION"]
+        query, own = (f"?endpoint=http://127.0.0.1:{port}&region={region}" for port in (store_port, store.port))
+        return Urls(
+            self._folder / "data",
+            f"s3://{BUCKET}/objects{query}",
+            f"sqlite:///{self._folder / 'metadata.db'}"
+            if self.postgres is None
+            else self.postgres.url(database, port=database_port),
+            # Others reach it by the same URL, also while its owner is cut off from its store.
+            None if self.options.wal == "file" else f"s3://{BUCKET}/wal{own if self.options.wired else query}",
+        )
+
+    def _wired(self, store: MinioServer, database: str, listener_port: int) -> tuple[Urls, Wires]:
+        assert self.postgres is not None, "wires need PostgreSQL"
+        wires = Wires(self.postgres.port, store.port, listener_port)
+        return self._urls(store, wires.port(Wire.STORE), database, wires.port(Wire.DATABASE)), wires
 
     def add_load(self, shape: LoadShape) -> Load:
         """Its topic is there; nothing is started."""
@@ -214,6 +233,8 @@ class Stage:
         """After a drill that broke off: what it has paused or cut off serves again. Raises DrillFailed."""
         if self.proxy is not None:
             self.proxy.set(Mode.PASS)
+        for wires in self.cluster.wires.values():
+            wires.mend()
         if self.postgres is not None:
             self.postgres.ensure()
         for broker in self.cluster.brokers.values():
