@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brokers.cli.sources import VARIABLES, check_shared, from_assignments, from_environment, from_toml
+from brokers.cli.sources import VARIABLES, check_shared, from_assignments, from_environment, from_toml, own_rack
 from brokers.config import broker_config, log_config, topic_defaults
 from brokers.config_def import BROKER_CONFIGS, GROUP_CONFIGS, TOPIC_CONFIGS, ConfigError, ConfigType, render
 from brokers.partitions.log_config import LogConfig
@@ -243,3 +243,19 @@ def test_an_assignment_may_hold_an_equals_sign() -> None:
     assert from_assignments(["ponor.object.store.url=s3://b?endpoint=x"]) == {
         "ponor.object.store.url": "s3://b?endpoint=x"
     }
+
+
+def test_racks_are_given_out_in_turn() -> None:
+    given = {"node.id": "1"}
+    assert own_rack(given, 1, None) == given
+    assert [own_rack(given, number, "a, b")["broker.rack"] for number in range(3)] == ["a", "b", "a"]
+    with pytest.raises(BadSetting, match="NAME,NAME"):
+        own_rack(given, 0, "a,,b")
+
+
+def test_consumers_are_sent_to_their_racks_only_where_kafkas_switch_says_so() -> None:
+    name = "replica.selector.class"
+    assert not broker_config().rack_aware
+    assert broker_config({name: "org.apache.kafka.common.replica.RackAwareReplicaSelector"}).rack_aware
+    with pytest.raises(BadSetting, match="must be one of"):
+        broker_config({name: "my.own.Selector"})

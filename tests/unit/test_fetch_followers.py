@@ -144,12 +144,18 @@ async def test_17_brokers_that_are_listed_come_first_and_streams_spread_over_sev
     world = make_and_send()
     change_part(world, 0, replicas=(1, 3))
     assert preferred(fetch(world, 12, [asked("t")], rack_id=FAR)) == 3
-    found = set()
+    for listed in ((1,), (1, 2, 3)):
+        found = set()
+        for stream_id in (7, 8):
+            world = make_and_send()
+            change_part(world, 0, stream_id=stream_id, replicas=listed)
+            found.add(preferred(fetch(world, 12, [asked("t")], rack_id=FAR)))
+        assert found == {2, 3}
     for stream_id in (7, 8):
         world = make_and_send()
-        change_part(world, 0, stream_id=stream_id)
-        found.add(preferred(fetch(world, 12, [asked("t")], rack_id=FAR)))
-    assert found == {2, 3}
+        change_part(world, 0, stream_id=stream_id, replicas=(1, 2))
+        change(world, 2, alive=False)
+        assert preferred(fetch(world, 12, [asked("t")], rack_id=FAR)) == 3, "the listed one is dead"
 
 
 @virtual
@@ -249,7 +255,11 @@ async def test_17_only_where_it_is_shown_as_a_replica_and_stays() -> None:
     world = make_world()
     change_part(world, 2, leader=1, replicas=(1,))
     assert errors(await answered(fetch(world, 12, [asked("t", 2)]))) == refused, "its own, and not open"
-    assert errors(await answered(fetch(make_world(), 12, [asked("t", 2)], replica_id=3))) == refused
+    change_part(world, 2, leader=2, replicas=(2, 1))
+    change(world, 1, draining=True)
+    assert errors(await answered(fetch(world, 12, [asked("t", 2)]))) == refused, "listed, and about to go"
+    broker = [asked("t", 2, current_leader_epoch=5)]
+    assert errors(await answered(fetch(make_world(), 12, broker, replica_id=3))) == refused
 
 
 @virtual
@@ -307,6 +317,18 @@ async def test_17_a_session_of_led_and_followed_partitions_waits_for_the_led_one
     assert not gone.done, "the followed one is out: a long poll as ever"
     produce(world)
     assert [(r.partition_index, offsets(r.records)) for r in rows(gone)] == [(0, [1])]
+
+
+@virtual
+async def test_17_a_session_that_names_the_old_topic_does_not_read_the_new_one() -> None:
+    world = make_world()
+    old = world.partitions.image.topics["t"]
+    first = await answered(fetch(world, 13, [asked(old.topic_id, 2)], session_epoch=0))
+    session = first.answer.session_id
+    world.drop(old)
+    world.topic("t", 3, elsewhere=(2,), topic_id=77)
+    call = fetch(world, 13, [], session_id=session, session_epoch=1)
+    assert errors(await answered(call)) == ["inconsistent_topic_id"]
 
 
 @virtual
