@@ -18,7 +18,7 @@ import pytest
 from tests.simulation.run import one
 from tests.support.sim.cluster import KINDS
 
-SEEDS = 60
+SEEDS = 20
 of_each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -40,7 +40,7 @@ def test_the_same_seed_is_the_same_run_to_the_byte(kind: str) -> None:
     for hash_seed in ("1", "2"):
         program = f"from tests.simulation.run import one; print(one({kind!r}, 3).digest)"
         found = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True,
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=900, check=True,
             cwd=Path(__file__).parents[2], env={**os.environ, "PYTHONHASHSEED": hash_seed},
         )  # fmt: skip
         assert found.stdout.strip() == first.digest

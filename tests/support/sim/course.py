@@ -198,13 +198,17 @@ class Course:
         await self._pause(self.random.randint(1, STEPS_MAX))
 
     async def _pause(self, steps: int) -> None:
-        process = self._victim().process
+        victim = self._victim()
+        process = victim.process
         if process is None or process.dead:
             return
+        # Half of those that wake do not reach the database at first: only their WAL tells them what they missed.
+        alone = self.random.random() < 0.5
 
         def stop() -> None:
             self.ledger.note(f"{process} is stopped")
             process.pause()
+            victim.database.down = victim.database.down or alone
 
         if steps:
             process.trap(steps, stop)
@@ -212,8 +216,11 @@ class Course:
             stop()
         await self._awhile(1, 8, 12)
         process.trap(-1, _nothing)
-        self.ledger.note(f"{process} wakes")
+        self.ledger.note(f"{process} wakes{', without the database' if alone else ''}")
         process.resume()
+        if alone:
+            await self._awhile(1, 4)
+            victim.database.down = False
 
     async def stopped(self) -> None:
         victim = self._victim()
@@ -289,7 +296,7 @@ class Course:
         victim = self._victim()
         victim.skew_ms += self.random.choice((-600_000, -1_000, 1_000, 60_000))
         if victim.machine is not None:
-            victim.machine.clock.skew_ms = victim.skew_ms  # type: ignore[attr-defined]
+            victim.machine.clock.skew_ms = victim.skew_ms
 
     async def power_lost(self) -> None:
         """Of the host whose disk holds the WALs; where there is none, of all machines."""

@@ -57,10 +57,6 @@ class DatabaseFaults:
     """Heartbeats alone do not arrive."""
 
 
-class SimClock(VirtualClock):
-    """A machine's clocks: the wall clock is off by `skew_ms`."""
-
-
 class WorldTasks(Tasks):
     """Requests on the wire: they outlive the process that sent them."""
 
@@ -126,8 +122,8 @@ class SimMachine(Outside):
     def __init__(
         self, store: FaultyStore, database: DatabaseFaults, files: SimFiles, random: Random, skew_ms: int, tasks: Tasks
     ) -> None:
-        self.clock: Clock = SimClock()
-        self.clock.skew_ms = skew_ms  # type: ignore[attr-defined]
+        self.clock: VirtualClock = VirtualClock()
+        self.clock.skew_ms = skew_ms
         self.chance = random
         self.files = files
         self.wire = Wire(store, Random(random.getrandbits(64)))

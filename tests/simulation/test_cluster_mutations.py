@@ -1,0 +1,39 @@
+"""Would the simulation of whole brokers notice? Each test takes one rule out and runs seeds until one fails.
+
+A simulation that finds nothing in a broken cluster says nothing of a whole one. The seed in the table is where the
+search begins: the first that found it when the table was made. `SEEDS` bounds it: when the simulation changes so much
+that none of them meets the broken rule, it has become weaker.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation import broken_rules as rules
+from tests.simulation.broken_rules import Break
+from tests.simulation.run import one
+from tests.support.sim.cluster import FILES, OBJECTS
+
+SEEDS = 40
+MUTATIONS: list[tuple[Break, str, int]] = [
+    (rules.the_end_is_looked_for_and_no_seal_written, OBJECTS, 8),
+    (rules.exists_already_is_taken_for_ones_own, OBJECTS, 0),
+    (rules.a_stream_that_is_open_elsewhere_is_opened, OBJECTS, 0),
+    (rules.a_restart_does_not_read_its_wal, FILES, 1),
+    (rules.flushes_commit_in_any_order, FILES, 0),
+    (rules.what_is_committed_is_committed_again, OBJECTS, 6),
+    (rules.the_wal_is_trimmed_past_what_waits_for_its_commit, FILES, 1),
+    (rules.groups_are_acknowledged_as_their_puts_end, OBJECTS, 3),
+    (rules.a_put_is_durable_when_it_is_sent, OBJECTS, 1),
+]
+
+
+@pytest.mark.parametrize(("broken", "kind", "first"), MUTATIONS, ids=[broken.__name__ for broken, _, _ in MUTATIONS])
+def test_a_broken_cluster_is_found_out(broken: Break, kind: str, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken(monkeypatch)
+    for seed in [*range(first, SEEDS), *range(first)]:
+        outcome = one(kind, seed)
+        if outcome.error is not None:
+            print(f"{broken.__name__}: {kind} seed {seed}: {outcome.error}")
+            return
+    pytest.fail(f"{SEEDS} runs saw nothing")
