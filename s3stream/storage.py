@@ -255,6 +255,11 @@ class Storage:
         finally:
             release.set_result(None)
 
+    def owes(self, stream_id: StreamId) -> bool:
+        """Whether the database may have the stream open here, and nobody else may open it, while it is not: from before
+        a restart, or by an opening whose answer was lost. Wherever it belongs, it has to be opened here and closed."""
+        return stream_id in self._recovered or stream_id in self._unanswered
+
     def _expected(self, stream_id: StreamId, epoch: int) -> int:
         """Who asks may have seen the epoch that an opening of ours made whose answer was lost."""
         asked = self._unanswered.get(stream_id, epoch)

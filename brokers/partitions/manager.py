@@ -327,7 +327,9 @@ class PartitionManager:
         orphans: list[PartitionImage] = []
         for topic in image.topics.values():
             for part in topic.partitions:
-                if part.assigned != self._node_id or part.partition in self._logs.get(topic.topic_id, ()):
+                if part.partition in self._logs.get(topic.topic_id, ()):
+                    continue
+                if part.assigned != self._node_id and not self._stuck_here(part):
                     continue
                 if part.stream_id in self._leaving:
                     continue  # on its way out; looked at again when it is closed
@@ -344,6 +346,10 @@ class PartitionManager:
         if part.tail_owner in fenced and not self._takeovers.tail_ready(part):
             return True
         return (part.leader, part.owner_epoch) in fenced and not self._takeovers.ready(part)
+
+    def _stuck_here(self, part: PartitionImage) -> bool:
+        """Another's to be, and that one waits for this node to close it: it is opened here once more for that."""
+        return part.leader == self._node_id and self._storage.owes(part.stream_id)
 
     def _openable(self, part: PartitionImage, fenced: Collection[tuple[NodeId, int]]) -> bool:
         """Closed, this node's own from before a restart, or recovered from a fenced owner (CORRECTNESS 1)."""

@@ -10,7 +10,9 @@ from kio.schema.errors import ErrorCode
 from brokers.errors import KafkaError
 from brokers.partitions.log_config import LogConfig
 from s3stream.metrics import Metrics
+from s3stream.types import StreamState
 from tests.support.engine import World
+from tests.support.faulty_metadata import FaultyMetadata, answer_lost
 from tests.support.partition_life import Life, everything
 from tests.support.partitions import append, batch, idempotent
 from tests.support.virtual_time import START_MS, virtual
@@ -39,6 +41,32 @@ async def test_a_restart_finds_records_sequences_and_epochs_wherever_the_crash_c
         assert (await life.produce(idempotent(4, value=b"4"))).offsets == [4]
         assert log.end_offset_for_epoch(0) == (0, 4) and log.end_offset_for_epoch(1) == (1, 5)
         await life.crash()
+
+
+@pytest.mark.parametrize("why", ("restart", "unheard"))
+@virtual
+async def test_a_stream_that_the_database_has_open_here_is_closed_for_who_is_to_have_it(why: str) -> None:
+    """CORRECTNESS 1: nobody else may open it while this node lives, and this node has it in no log: from before a
+    restart, or by an opening whose answer was lost. Its home is another's by now."""
+    world = await World.create(1)
+    if why == "restart":
+        life = await Life(world).start()
+        assert (await life.produce(idempotent(0))).offsets == [0]
+        await life.crash()
+        await world.metadata.assign({1: 7})
+        life = await Life(world).start()
+    else:
+        metadata = FaultyMetadata(world.metadata)
+        metadata.faults["open_streams"] = [answer_lost]
+        life = await Life(world, metadata=metadata).start()
+        await world.metadata.assign({1: 7})
+        await life.follow()
+    for _ in range(50):
+        await life.follow()
+        await asyncio.sleep(0.1)
+    [row] = await world.metadata.streams([1])
+    assert row.state == StreamState.CLOSED
+    assert row.committed_end == (1 if why == "restart" else 0)
 
 
 @virtual

@@ -157,6 +157,9 @@ class FakeStorage:
         self.tails_recovered: list[tuple[int, list[int]]] = []
         self.handed_over: list[int] = []
 
+    def owes(self, stream_id: int) -> bool:
+        return False
+
     async def open_streams(self, requests: Sequence[tuple[int, int]]) -> list[FakeStream]:
         self.opened.append([stream_id for stream_id, _ in requests])
         for stream_id, _ in requests:
