@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import brokers.groups.shard
 import brokers.partitions.manager
 import metadata.commits
 import metadata.streams
@@ -15,7 +16,9 @@ import wal.object_put
 from metadata.commits import Decision, decide
 from s3stream.flusher import Flush, Flusher
 from s3stream.recovery import Recovery
+from s3stream.takeover_chunks import ChunkPipeline
 from s3stream.types import OpenRequest, RangeOutcome
+from tests.support.sim_files import SimFiles
 from wal.object_put import Put
 from wal.object_seal import Sealer
 from wal.object_sequencer import Sequencer
@@ -52,6 +55,13 @@ def a_stream_that_is_open_elsewhere_is_opened(patch: pytest.MonkeyPatch) -> None
 
     patch.setattr(metadata.streams, "_check_openable", openable)
     patch.setattr(brokers.partitions.manager.PartitionManager, "_openable", lambda self, part, fenced: True)
+
+
+def streams_are_opened_before_what_was_read_is_committed(patch: pytest.MonkeyPatch) -> None:
+    async def at_once(self: ChunkPipeline) -> None:
+        pass
+
+    patch.setattr(ChunkPipeline, "settle", at_once)
 
 
 def a_restart_does_not_read_its_wal(patch: pytest.MonkeyPatch) -> None:
@@ -124,7 +134,16 @@ def a_put_is_durable_when_it_is_sent(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Put, "_until_known", no_answer_needed)
 
 
+def groups_are_written_and_not_synced(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(SimFiles, "fdatasync", lambda self, handle: None)
+
+
 # --- partitions and coordinators ---------------------------------------------------------------------
 
 
-# --- opinions: wrong ones alone may cost time, never records -----------------------------------------
+def a_coordinator_loads_without_its_log(patch: pytest.MonkeyPatch) -> None:
+    async def nothing(source: Any, durable: Any) -> int:
+        durable.end = source.high_watermark
+        return 0
+
+    patch.setattr(brokers.groups.shard, "replay", nothing)

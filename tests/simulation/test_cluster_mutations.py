@@ -25,6 +25,9 @@ MUTATIONS: list[tuple[Break, str, int]] = [
     (rules.the_wal_is_trimmed_past_what_waits_for_its_commit, FILES, 1),
     (rules.groups_are_acknowledged_as_their_puts_end, OBJECTS, 3),
     (rules.a_put_is_durable_when_it_is_sent, OBJECTS, 1),
+    (rules.streams_are_opened_before_what_was_read_is_committed, FILES, 1),
+    (rules.groups_are_written_and_not_synced, FILES, 1),
+    (rules.a_coordinator_loads_without_its_log, FILES, 15),
 ]
 
 
