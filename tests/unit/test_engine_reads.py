@@ -6,12 +6,13 @@ import asyncio
 
 import pytest
 
-from s3stream.errors import Corrupt, OutOfRange, Unavailable
+from s3stream.errors import Corrupt, NotFound, OutOfRange, Unavailable
 from s3stream.limits import READ_AHEAD_BYTES_MIN
 from s3stream.object_format import object_key
 from s3stream.object_reader import ObjectReader
 from s3stream.settings import EngineSettings
 from s3stream.stream import Stream
+from s3stream.types import ObjectRange
 from tests.support.engine import Engine, World, append, read_all
 from tests.support.holding_store import HoldingStore
 from tests.support.virtual_time import virtual
@@ -158,6 +159,9 @@ async def test_a_corrupt_block_fails_only_reads_of_that_block() -> None:
     for _ in range(2):
         with pytest.raises(Corrupt, match=key):
             await stream.read(bad.start, 1 << 60, 10_000)
+        with pytest.raises(Corrupt, match=key):
+            await stream.batch_for_timestamp(bad.start * 5, 1 << 60)
+    assert await stream.batch_for_timestamp(bad.end * 5, 1 << 60) is not None
     after = await read_all(stream, start=bad.end)
     assert after and expected.endswith(after)
     assert await read_all(engine.streams[1])
@@ -174,6 +178,40 @@ async def test_a_missing_object_is_looked_up_again_then_reported_for_that_stream
     with pytest.raises(Corrupt, match="missing from the store"):
         await stream.read(0, 1 << 60, 100)
     assert (await stream.read(ranges[1].start, 1 << 60, 100)).buffers
+
+
+@virtual
+async def test_a_hole_in_what_the_database_knows_is_corruption_and_no_end() -> None:
+    world = await World.create(2)
+    engine, _, _, _ = await three_sources(world)
+    await flushed(engine)
+    await engine.crash()
+    engine = await world.engine(settings=SMALL_BLOCKS)
+    object_ranges = world.metadata.object_ranges
+
+    async def none(*_: object) -> list[ObjectRange]:
+        return []
+
+    world.metadata.object_ranges = none  # type: ignore[method-assign, assignment]
+    stream = engine.streams[0]
+    for lookup in (stream.batch_for_timestamp(0, 1 << 60), stream.batch_of_max_timestamp(1 << 60)):
+        with pytest.raises(Corrupt, match="stream 1: no object holds offset 0"):
+            await lookup
+    world.metadata.object_ranges = object_ranges  # type: ignore[method-assign]
+    assert await stream.batch_for_timestamp(0, 1 << 60) is not None
+
+
+@virtual
+async def test_a_stream_that_is_deleted_during_a_read_answers_nothing_of_it() -> None:
+    """Its objects may go at any moment: what is missing of them must not look like damage."""
+    engine, _, stream, _ = await three_sources(await World.create(2))
+    engine.drop_cache()
+    reading = asyncio.ensure_future(stream.read(0, 1 << 60, 10_000))
+    await asyncio.sleep(0.005)
+    engine.storage.drop_stream(stream.stream_id)
+    with pytest.raises(NotFound, match="stream 1 was deleted"):
+        await reading
+    assert await read_all(engine.streams[1])
 
 
 @virtual

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from s3stream.errors import AlreadyExists, BadSetting, Fenced, Unavailable
+from s3stream.errors import AlreadyExists, BadSetting, Corrupt, Fenced, Unavailable
 from s3stream.objectstore.memory import MemoryStore
 from tests.support.object_wal import SMALL_OBJECTS, ObjectPlace
 from tests.support.virtual_time import VirtualClock, virtual
@@ -478,6 +478,40 @@ async def test_an_older_process_that_starts_late_leaves_the_newer_one_alone() ->
     await world.listener.until_durable(1)
     await world.wal.close()
     await late.close()
+
+
+@virtual
+async def test_a_log_is_not_gone_on_with_under_an_epoch_that_has_written_it() -> None:
+    """The metadata forgot: it grants what it granted before."""
+    world = await started()
+    world.wal.append(batch(0))
+    await world.listener.until_durable(1)
+    await world.wal.close()
+    again = world.place.open(STEADY)
+    await again.lock()
+    assert len(await recover_all(again)) == 1
+    with pytest.raises(BadSetting, match="written under node epoch 1, the metadata granted 1"):
+        await again.start(1, Listener())
+    await again.close()
+
+
+@virtual
+async def test_20_a_log_with_a_damaged_table_of_streams_is_not_recovered_and_left_as_it_is() -> None:
+    world = await started()
+    for n in range(3):
+        world.wal.append(batch(n, 4090))
+    await world.listener.until_durable(3)
+    await world.wal.close()
+    whole = bytes(await world.objects.get(world.key(2)))
+    world.objects.damage(world.key(2), whole[:HEADER_BYTES] + b"\xff" + whole[HEADER_BYTES + 1 :])
+    again = world.place.open(STEADY)
+    await again.lock()
+    with pytest.raises(Corrupt, match=r"The WAL is left as it is and nothing is served: .*wal-corrupt\.md"):
+        await recover_all(again)
+    world.objects.damage(world.key(2), whole)
+    third = world.place.open(STEADY)
+    await third.lock()
+    assert len(await recover_all(third)) == 3, "its objects are restored, and nothing was deleted"
 
 
 @virtual

@@ -16,6 +16,7 @@ from brokers.groups.records import decode_offset
 from brokers.groups.snapshot import DurableMap
 from brokers.groups.subscription import subscribed_topics
 from brokers.protocol.fetch_codec import decode_fetch_request
+from brokers.protocol.messages import decode_request, encode, milliseconds
 from brokers.protocol.primitives import MalformedRequest
 from brokers.protocol.produce_codec import decode_produce_request
 from brokers.records.record import section_heads
@@ -91,3 +92,18 @@ def test_a_fetch_for_no_topic_or_from_no_rack_is_malformed() -> None:
     whole = decode_fetch_request(memoryview(head + b"\x01\x01\x01\x00"), 12)
     assert (whole.rack_id, whole.partitions) == ("", [])
     assert decode_fetch_request(memoryview(head[4:] + b"\x02" + UUID(int=7).bytes + b"\x01\x00\x01\x01\x00"), 15)
+
+
+def test_bytes_that_must_be_there_and_are_null_are_malformed() -> None:
+    """A member's metadata in JoinGroup, the last field of its body."""
+    module = __import__("kio.schema.join_group.v5.request", fromlist=["x"])
+    protocol = module.JoinGroupRequestProtocol(name="range", metadata=b"")
+    request = module.JoinGroupRequest(
+        group_id="g", session_timeout=milliseconds(10_000), rebalance_timeout=milliseconds(10_000), member_id="",
+        group_instance_id=None, protocol_type="consumer", protocols=(protocol,),
+    )  # fmt: skip
+    body = encode(type(request), request)
+    assert body.endswith(bytes(4))
+    decode_request(11, 5, memoryview(body))
+    with pytest.raises(MalformedRequest, match="non-nullable bytes are null"):
+        decode_request(11, 5, memoryview(body[:-4] + b"\xff" * 4))
