@@ -104,17 +104,24 @@ async def read_records(
         check_owner(files, path, wal.node_id, wal.node_epoch, wal.incarnation)
         scan.open()
 
-    def next_group() -> tuple[list[StreamBatch], WalPosition]:
-        batches = scan.next_group()
-        if not batches:
-            raise Corrupt(f"the WAL {path} ends at position {reached}, but it was sealed at {end}")
-        return _select(batches, streams, end), batches[-1].wal_position + 1
+    def next_groups() -> tuple[list[StreamBatch], WalPosition]:
+        """A slow producer's group is one record, and a busy machine takes a millisecond to change threads."""
+        kept: list[StreamBatch] = []
+        position, size = reached, 0
+        while position < end and size < CALL_BYTES:
+            batches = scan.next_group()
+            if not batches:
+                raise Corrupt(f"the WAL {path} ends at position {position}, but it was sealed at {end}")
+            size += sum([len(batch.payload) for batch in batches])
+            kept += _select(batches, streams, end)
+            position = batches[-1].wal_position + 1
+        return kept, position
 
     try:
         reached = wal.trim
         await run_blocking(begin)
         while reached < end:
-            batches, reached = await run_blocking(next_group)
+            batches, reached = await run_blocking(next_groups)
             if batches:
                 yield batches
     except Corrupt as error:
@@ -155,4 +162,6 @@ def check_owner(files: Files, path: str, node_id: NodeId, node_epoch: int, incar
 
 
 READ_BYTES = 4 << 20
-"""As recovery at a start: one call in a thread."""
+"""As recovery at a start: one read of a file."""
+CALL_BYTES = 1 << 20
+"""Groups read in one call in a thread, at least one."""

@@ -21,7 +21,7 @@ from s3stream.types import FencedWal, NodeIdentity, StreamBatch, WalDamage, WalS
 from tests.support.object_wal import SMALL_OBJECTS
 from tests.support.sim_files import Crash, SimDisk, SimFiles
 from tests.support.wal import SMALL, DiskPlace, Listener, Place, SimPlace, batch, fields, recover_all, run_in, started
-from wal import LogName, WalAccess, lock_needed, read_sealed, seal_wal, take_lock
+from wal import LogName, WalAccess, file_takeover, lock_needed, read_sealed, seal_wal, take_lock
 from wal.files import Files as AnyFiles
 from wal.files import OsFiles
 from wal.object_wal import ObjectWal
@@ -95,6 +95,25 @@ async def test_10_survivors_read_what_is_theirs_of_what_was_durable() -> None:
     for share, batches in zip(shares, found, strict=True):
         assert fields(batches) == fields([one for one in given if one.stream_id in share])
     assert place.files.open_handles == 0
+
+
+async def test_many_small_groups_are_read_in_few_calls_and_a_call_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = SimPlace()
+    given = await dead(place)
+    access, wal = await sealed(place)
+    calls: list[str] = []
+
+    async def counting(call, *args):  # type: ignore[no-untyped-def]
+        calls.append(call.__name__)
+        return call(*args)
+
+    counted = replace(access, run_blocking=counting)
+    assert fields(await read(counted, wal, {1, 2, 3})) == fields(given)
+    assert calls == ["begin", "next_groups", "close"]
+    monkeypatch.setattr(file_takeover, "CALL_BYTES", sum(len(one.payload) for one in given) // 3)
+    calls.clear()
+    assert fields(await read(counted, wal, {1, 2, 3})) == fields(given)
+    assert calls.count("next_groups") > 1
 
 
 async def test_what_lies_below_the_trim_is_not_read_again() -> None:
