@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from uuid import UUID
 
+from brokers.errors import KafkaError
 from brokers.handlers.services import Services
 from brokers.partitions.successors import Place
 from brokers.protocol.tags import CurrentLeader, NodeEndpoint
@@ -32,11 +33,18 @@ def when_named(services: Services, moved: Iterable[tuple[Topic, int]], then: Cal
 
 
 def new_leader(services: Services, topic: Topic, partition: int) -> CurrentLeader | None:
-    """Who leads what this broker does not: None while the image still names this broker, which would send a client
-    back to where it was refused."""
+    """Whom to name in a refusal. This broker only when the partition was opened here while the answer was held: an
+    image that has not heard of a closing names it too, and would send a client back to where it was refused."""
     image = services.partitions.image
-    leader = current_leader(image, topic_image(image, topic), partition)
-    return None if leader is None or leader.leader_id == services.node_id else leader
+    found = topic_image(image, topic)
+    if found is None:
+        return None
+    try:
+        here = services.partitions.log_by_id(found.topic_id, partition)
+    except KafkaError:
+        leader = current_leader(image, found, partition)
+        return None if leader is None or leader.leader_id == services.node_id else leader
+    return CurrentLeader(services.node_id, here.leader_epoch)
 
 
 def current_leader(image: ClusterImage, topic: TopicImage | None, partition: int) -> CurrentLeader | None:

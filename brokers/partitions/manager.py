@@ -338,6 +338,8 @@ class PartitionManager:
                 elif self._openable(part, fenced):
                     wanted.append(Placed(topic, part, self._config(topic, image)))
         self._takeovers.follow(image, orphans)
+        # Others name this broker as soon as the streams are open, which is before their logs are.
+        self.successors.expect([Place(placed.topic.topic_id, placed.part.partition) for placed in wanted])
         if wanted and await self._opener.open(wanted, self._opened):
             self._retry_later()
 

@@ -3,8 +3,8 @@
 A client that hears NOT_LEADER_OR_FOLLOWER with the new leader's name (KIP-951) goes there at once; without it, it asks
 for metadata that may not know either, and backs off. So such an answer is held until the name is known.
 Owns: what is waited for, for how long. Does not own: the answers (handlers), the handing over (manager.py).
-Invariants: each waiter is called once, after `PATIENCE_SECONDS` at the latest; a partition that was not handed over
-here is never waited for.
+Invariants: each waiter is called once, after `PATIENCE_SECONDS` at the latest; a partition that was neither handed over
+nor is being opened here is never waited for.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class Successors:
         return len(self._expected)
 
     def expect(self, places: Collection[Place]) -> None:
-        """They serve no more here, and somebody else is about to open them."""
+        """They serve no more here, and somebody else is about to open them; or they are being opened here."""
+        if not places:
+            return
         waiting = {place: self._expected.setdefault(place, []) for place in places}
         self._tasks.spawn(self._give_up(waiting), "wait for new leaders")
 

@@ -23,6 +23,7 @@ from kio.static.primitive import i16, i32
 
 from brokers.records.builder import RecordBatchBuilder
 from drills.account import History, Place, settle
+from metadata.image import NO_LEADER
 from tests.support.kafka_wire import WireClient
 from tests.support.ponor_cluster import PonorCluster
 from tests.support.postgres import database, shared_server
@@ -158,14 +159,7 @@ async def check_hint(cluster: PonorCluster, asked: int, partitions: Sequence[int
     ]
     client = await WireClient.connect(cluster.port + asked)
     try:
-        request = v10.ProduceRequest(
-            transactional_id=None, acks=i16(-1), timeout=timedelta(seconds=5),
-            topic_data=(v10.TopicProduceData(
-                name=TopicName(TOPIC),
-                partition_data=(v10.PartitionProduceData(index=i32(elsewhere[0]), records=one_record()),),
-            ),),
-        )  # fmt: skip
-        answer = await client.call(0, 10, request)
+        answer = await client.call(0, 10, produce_request(elsewhere[0]))
     finally:
         await client.close()
     found = answer.responses[0].partition_responses[0]
@@ -173,6 +167,16 @@ async def check_hint(cluster: PonorCluster, asked: int, partitions: Sequence[int
     assert found.current_leader.leader_id == led[elsewhere[0]] and found.current_leader.leader_epoch >= 0
     (endpoint,) = answer.node_endpoints
     assert (endpoint.node_id, endpoint.port) == (led[elsewhere[0]], cluster.port + led[elsewhere[0]])
+
+
+def produce_request(partition: int) -> v10.ProduceRequest:
+    return v10.ProduceRequest(
+        transactional_id=None, acks=i16(-1), timeout=timedelta(seconds=5),
+        topic_data=(v10.TopicProduceData(
+            name=TopicName(TOPIC),
+            partition_data=(v10.PartitionProduceData(index=i32(partition), records=one_record()),),
+        ),),
+    )  # fmt: skip
 
 
 def one_record() -> bytes:
@@ -284,6 +288,39 @@ def test_a_broker_that_is_stopped_hands_its_partitions_over_first(tmp_path: Path
         assert cluster.logged("broker fenced") == [] and leaving not in cluster.leaders(witness, TOPIC)
         assert "ended with exit code 0" in cluster.log.read_text()
         check_account(load.finish(), f"127.0.0.1:{cluster.port + witness}")
+
+
+def test_clients_of_a_stopping_broker_hear_on_their_connection_where_to_go(tmp_path: Path) -> None:
+    with PonorCluster(tmp_path, 3, settings=UNFLUSHED) as cluster:
+        create_topic(cluster)
+        cluster.until("all are led", lambda: set(cluster.leaders(0, TOPIC)) == {0, 1, 2})
+        leaving = (controller_of(cluster) + 1) % 3
+        asyncio.run(produce_through_a_stop(cluster, leaving, led_by(cluster, leaving, leaving)[0]))
+
+
+async def produce_through_a_stop(cluster: PonorCluster, leaving: int, partition: int) -> None:
+    client = await WireClient.connect(cluster.port + leaving)
+    errors, leader = [], NO_LEADER
+    async with asyncio.timeout(30):
+        while leader == NO_LEADER:
+            answer = await client.call(0, 10, produce_request(partition))
+            found = answer.responses[0].partition_responses[0]
+            if not errors:
+                os.kill(cluster.pid_of(leaving), signal.SIGTERM)
+            errors.append(found.error_code)
+            leader = found.current_leader.leader_id
+    assert leader != leaving and errors.index(ErrorCode.not_leader_or_follower) >= 1
+    assert set(errors) == {ErrorCode.none, ErrorCode.not_leader_or_follower}
+    (endpoint,) = answer.node_endpoints
+    assert (endpoint.node_id, endpoint.port) == (leader, cluster.port + leader)
+    # It answers on, also those that come only now, and the broker that it named serves.
+    for port, code in ((cluster.port + leaving, ErrorCode.not_leader_or_follower), (endpoint.port, ErrorCode.none)):
+        other = await WireClient.connect(port)
+        answer = await other.call(0, 10, produce_request(partition))
+        assert answer.responses[0].partition_responses[0].error_code is code
+        await other.close()
+    assert await client.closed_by_peer()
+    await client.close()
 
 
 def test_10_a_paused_broker_on_a_file_wal_keeps_its_partitions_and_goes_on_when_it_is_continued(tmp_path: Path) -> None:

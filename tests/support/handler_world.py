@@ -138,6 +138,13 @@ class World:
         log.retire(ErrorCode.not_leader_or_follower)
         self._led(topic, partition, leader)
 
+    def open_here(self, name: str, partition: int, epoch: int) -> None:
+        topic = self.partitions.image.topics[name]
+        opened: Any = FakeStream(partition + 1, epoch)
+        log = PartitionLog(name, topic.topic_id, partition, opened, LogConfig(), self.services.clock)
+        self.partitions.logs[topic.topic_id, partition] = log
+        self.partitions.successors.found([Place(topic.topic_id, partition)])
+
     def opened_elsewhere(self, topic: str, partition: int = 0) -> None:
         self._led(topic, partition, 2)
 

@@ -267,7 +267,7 @@ async def test_partitions_are_opened_again_when_the_database_answers(bench: Benc
         assert bench.manager.open_count == 0
     bench.storage.bad = {}
     await bench.clock.wake()
-    assert bench.manager.open_count == 2 and not bench.manager.offline() and not bench.clock.sleeping
+    assert bench.manager.open_count == 2 and not bench.manager.offline() and bench.manager._retry is None
 
 
 async def test_a_log_that_cannot_be_replayed_is_tried_again_without_opening_its_stream_twice(bench: Bench) -> None:
@@ -338,6 +338,22 @@ async def test_nobody_is_waited_for_where_a_partition_stays_after_all(bench: Ben
     await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER))
     await settled()
     assert bench.manager.open_count == 1 and bench.manager.successors.expected == 0
+
+
+async def test_clients_that_come_while_a_partition_is_opened_here_are_held_until_it_is(bench: Bench) -> None:
+    opening, gate = bench.storage.open_streams, asyncio.Event()
+
+    async def slow(requests: Any) -> Any:
+        await gate.wait()
+        return await opening(requests)
+
+    bench.storage.open_streams = slow  # type: ignore[method-assign]
+    applied = asyncio.ensure_future(bench.apply(1, topic("a", 1)))
+    await settled()
+    assert bench.manager.successors.expected == 1
+    gate.set()
+    await applied
+    assert bench.manager.successors.expected == 0 and bench.manager.open_count == 1
 
 
 async def test_a_partition_serves_while_it_is_flushed_before_it_moves(bench: Bench) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from kio.schema.errors import ErrorCode
 
-from brokers.partitions.successors import PATIENCE_SECONDS
+from brokers.partitions.successors import PATIENCE_SECONDS, Place
 from brokers.protocol.messages import milliseconds, request_class
 from brokers.records.batch import Compression
 from metadata.image import NO_LEADER
@@ -152,6 +152,16 @@ async def test_a_refusal_waits_for_the_new_leaders_name(world: World) -> None:
     assert (leader.leader_id, leader.leader_epoch) == (2, 6)
     assert [node.node_id for node in moved.answer.node_endpoints] == [2]
     assert errors(world.hot(PRODUCE, 10, request(10, [("t", 0, one())]))) == ["not_leader_or_follower"]
+
+
+async def test_a_client_that_comes_while_a_partition_is_opened_here_is_told_when_it_is(world: World) -> None:
+    topic = world.partitions.image.topics["t"]
+    world.partitions.successors.expect([Place(topic.topic_id, 2)])
+    early = world.hot(PRODUCE, 10, request(10, [("t", 2, one())]))
+    assert not early.done
+    world.open_here("t", 2, epoch=7)
+    leader = early.answer.responses[0].partition_responses[0].current_leader
+    assert errors(early) == ["not_leader_or_follower"] and (leader.leader_id, leader.leader_epoch) == (1, 7)
 
 
 @pytest.mark.parametrize("shown", [NO_LEADER, 1])
