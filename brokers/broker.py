@@ -417,9 +417,12 @@ class _Node:
             log.warning("partitions not handed over before the stop", error=str(error))
             return
         deadline = self._clock.monotonic() + timeout
-        while self.partitions.open_count and self._others() and self._clock.monotonic() < deadline:
+        partitions = self.partitions
+        while (partitions.open_count or partitions.handing_over) and self._others():
+            if self._clock.monotonic() >= deadline:
+                break
             await self._clock.sleep(HAND_OVER_POLL_SECONDS)
-        log.info("partitions handed over", left=self.partitions.open_count)
+        log.info("partitions handed over", left=partitions.open_count, not_led_yet=partitions.handing_over)
 
     @property
     def handed_over(self) -> bool:

@@ -158,6 +158,11 @@ class PartitionManager:
     def open_count(self) -> int:
         return sum(len(logs) for logs in self._logs.values())
 
+    @property
+    def handing_over(self) -> int:
+        """Partitions on their way to others: being flushed and closed, or not known to be open there."""
+        return len(self._leaving) + self.successors.unnamed
+
     def offline(self) -> Mapping[int, PonorError]:
         """Streams placed here that could not be opened, and why (health)."""
         return self._opener.offline

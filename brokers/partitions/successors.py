@@ -43,23 +43,31 @@ class Successors:
         self._clock = clock
         self._tasks = tasks
         self._expected: dict[Place, list[_Waiter]] = {}
+        self._unnamed: set[Place] = set()
+        """Expected, and in no image yet, whoever is tired of waiting."""
 
     @property
     def expected(self) -> int:
         """Partitions whose new leader is waited for."""
         return len(self._expected)
 
+    @property
+    def unnamed(self) -> int:
+        """Partitions that left, or are to be open here, and that nobody is known to lead."""
+        return len(self._unnamed)
+
     def expect(self, places: Collection[Place]) -> None:
         """They serve no more here, and somebody else is about to open them; or they are being opened here."""
         if not places:
             return
+        self._unnamed.update(places)
         waiting = {place: self._expected.setdefault(place, []) for place in places}
         self._tasks.spawn(self._give_up(waiting), "wait for new leaders")
 
     async def _give_up(self, waiting: dict[Place, list[_Waiter]]) -> None:
         await self._clock.sleep(PATIENCE_SECONDS)
         # One that was found, and is handed over once more since, has another list.
-        self.found([place for place, waiters in waiting.items() if self._expected.get(place) is waiters])
+        self._tell([place for place, waiters in waiting.items() if self._expected.get(place) is waiters])
 
     def expects(self, place: Place) -> bool:
         """Whether the partition's new leader is waited for."""
@@ -67,7 +75,7 @@ class Successors:
 
     def look(self, image: ClusterImage) -> None:
         """A newer image: it may name leaders."""
-        self.found([place for place in self._expected if self._is_led(place, image)])
+        self.found([place for place in self._unnamed if self._is_led(place, image)])
 
     def _is_led(self, place: Place, image: ClusterImage) -> bool:
         """By somebody else; a topic that is gone has nothing to wait for."""
@@ -75,7 +83,11 @@ class Successors:
         return topic is None or image.leader_of(topic.partitions[place.partition]) not in (NO_LEADER, self._node_id)
 
     def found(self, places: Collection[Place]) -> None:
-        """Nothing is to be waited for any more: they are led, here again, or nobody knows."""
+        """They are led by somebody, or here again."""
+        self._unnamed.difference_update(places)
+        self._tell(places)
+
+    def _tell(self, places: Collection[Place]) -> None:
         for place in places:
             for waiter in self._expected.pop(place, ()):
                 waiter.missing -= 1

@@ -328,8 +328,28 @@ async def test_who_takes_a_partition_is_waited_for_until_an_image_names_him(benc
     assert bench.manager.successors.expected == 1, "b was lost, not handed over"
     await bench.apply(3, topic("a", 1, assigned=OTHER), gone)
     assert bench.manager.successors.expected == 1
+    await bench.clock.wake()
+    assert bench.manager.successors.expected == 0 and bench.manager.handing_over == 1
     bench.manager.show(image(4, topic("a", 1, leader=OTHER, epoch=1), gone))
-    assert bench.manager.successors.expected == 0
+    assert bench.manager.handing_over == 0
+
+
+async def test_a_partition_is_on_its_way_while_it_is_flushed_and_closed(bench: Bench) -> None:
+    """A stopping broker waits for that: with no log to serve it has not handed over anything yet."""
+    await bench.apply(1, topic("a", 1))
+    gate = asyncio.Event()
+
+    async def slow(streams: Any) -> None:
+        await gate.wait()
+
+    bench.storage.close_streams = slow  # type: ignore[assignment,method-assign]
+    await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER))
+    await bench.clock.wake()
+    bench.manager.show(image(3, topic("a", 1, leader=OTHER, epoch=1)))
+    assert bench.manager.open_count == 0 and bench.manager.handing_over == 1
+    gate.set()
+    await settled()
+    assert bench.manager.handing_over == 0
 
 
 async def test_nobody_is_waited_for_where_a_partition_stays_after_all(bench: Bench) -> None:

@@ -67,6 +67,15 @@ async def test_an_image_that_names_no_living_successor_ends_nothing(bench: Bench
     assert bench.told == []
 
 
+async def test_a_leader_that_nobody_waits_for_any_more_is_still_missing(bench: Bench) -> None:
+    bench.successors.expect([A, B])
+    await bench.clock.advance(PATIENCE_SECONDS)
+    assert (bench.successors.expected, bench.successors.unnamed) == (0, 2)
+    bench.successors.look(image(NO_LEADER, OTHER))
+    bench.successors.found([A])
+    assert bench.successors.unnamed == 0
+
+
 async def test_a_topic_that_is_gone_has_no_successors(bench: Bench) -> None:
     bench.successors.expect([A])
     bench.wait("a", A)
