@@ -256,7 +256,7 @@ class PartitionManager:
             for group, hand_over in ((from_memory, True), (flushed, False)):
                 still = [found for found in group if self._is_open(found)]
                 going = [found for found in still if not self._assigned_here(found, self.image)]
-                self.successors.expect([_place(found) for found in going])
+                self.successors.left([_place(found) for found in going])
                 await self._close(going, hand_over=hand_over)
         except PonorError as error:
             log.warning("partitions are not handed over yet", partitions=len(logs), error=str(error))

@@ -44,7 +44,7 @@ class Successors:
         self._tasks = tasks
         self._expected: dict[Place, list[_Waiter]] = {}
         self._unnamed: set[Place] = set()
-        """Expected, and in no image yet, whoever is tired of waiting."""
+        """Handed over, and led by nobody in any image yet, however long that takes."""
 
     @property
     def expected(self) -> int:
@@ -53,14 +53,18 @@ class Successors:
 
     @property
     def unnamed(self) -> int:
-        """Partitions that left, or are to be open here, and that nobody is known to lead."""
+        """Partitions that left and that nobody is known to lead."""
         return len(self._unnamed)
 
+    def left(self, places: Collection[Place]) -> None:
+        """They serve no more here, and somebody else is about to open them."""
+        self._unnamed.update(places)
+        self.expect(places)
+
     def expect(self, places: Collection[Place]) -> None:
-        """They serve no more here, and somebody else is about to open them; or they are being opened here."""
+        """Somebody is about to open them: they are being opened here, or `left`."""
         if not places:
             return
-        self._unnamed.update(places)
         waiting = {place: self._expected.setdefault(place, []) for place in places}
         self._tasks.spawn(self._give_up(waiting), "wait for new leaders")
 
@@ -75,7 +79,7 @@ class Successors:
 
     def look(self, image: ClusterImage) -> None:
         """A newer image: it may name leaders."""
-        self.found([place for place in self._unnamed if self._is_led(place, image)])
+        self.found([place for place in (*self._unnamed, *self._expected) if self._is_led(place, image)])
 
     def _is_led(self, place: Place, image: ClusterImage) -> bool:
         """By somebody else; a topic that is gone has nothing to wait for."""

@@ -133,7 +133,7 @@ class World:
     def hand_over(self, topic: str, partition: int = 0, leader: int = NO_LEADER) -> None:
         """As the manager does: it serves no more here, and node 2 is to open it. The image still names `leader`."""
         log = self.log(topic, partition)
-        self.partitions.successors.expect([Place(log.topic_id, partition)])
+        self.partitions.successors.left([Place(log.topic_id, partition)])
         del self.partitions.logs[log.topic_id, partition]
         log.retire(ErrorCode.not_leader_or_follower)
         self._led(topic, partition, leader)

@@ -339,7 +339,7 @@ async def test_a_partition_is_on_its_way_while_it_is_flushed_and_closed(bench: B
     await bench.apply(1, topic("a", 1))
     gate = asyncio.Event()
 
-    async def slow(streams: Any) -> None:
+    async def slow(streams: Any, **more: Any) -> None:
         await gate.wait()
 
     bench.storage.close_streams = slow  # type: ignore[assignment,method-assign]
@@ -370,7 +370,7 @@ async def test_clients_that_come_while_a_partition_is_opened_here_are_held_until
     bench.storage.open_streams = slow  # type: ignore[method-assign]
     applied = asyncio.ensure_future(bench.apply(1, topic("a", 1)))
     await settled()
-    assert bench.manager.successors.expected == 1
+    assert bench.manager.successors.expected == 1 and bench.manager.handing_over == 0
     gate.set()
     await applied
     assert bench.manager.successors.expected == 0 and bench.manager.open_count == 1

@@ -68,7 +68,7 @@ async def test_an_image_that_names_no_living_successor_ends_nothing(bench: Bench
 
 
 async def test_a_leader_that_nobody_waits_for_any_more_is_still_missing(bench: Bench) -> None:
-    bench.successors.expect([A, B])
+    bench.successors.left([A, B])
     await bench.clock.advance(PATIENCE_SECONDS)
     assert (bench.successors.expected, bench.successors.unnamed) == (0, 2)
     bench.successors.look(image(NO_LEADER, OTHER))
