@@ -345,7 +345,8 @@ class PartitionManager:
         self._takeovers.follow(image, orphans)
         # Others name this broker as soon as the streams are open, which is before their logs are.
         self.successors.expect([Place(placed.topic.topic_id, placed.part.partition) for placed in wanted])
-        if wanted and await self._opener.open(wanted, self._opened):
+        again = bool(wanted) and await self._opener.open(wanted, self._opened)
+        if again or any(placed.part.assigned != self._node_id for placed in wanted):
             self._retry_later()
 
     def _to_be_recovered(self, part: PartitionImage, fenced: Collection[tuple[NodeId, int]]) -> bool:
@@ -356,7 +357,8 @@ class PartitionManager:
 
     def _stuck_here(self, part: PartitionImage) -> bool:
         """Another's to be, and that one waits for this node to close it: it is opened here once more for that."""
-        return part.leader == self._node_id and self._storage.owes(part.stream_id)
+        owed = self._storage.owes(part.stream_id) or self._opener.is_half_open(part.stream_id)
+        return part.leader == self._node_id and owed
 
     def _openable(self, part: PartitionImage, fenced: Collection[tuple[NodeId, int]]) -> bool:
         """Closed, this node's own from before a restart, or recovered from a fenced owner (CORRECTNESS 1)."""

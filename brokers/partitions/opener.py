@@ -50,8 +50,14 @@ class Opener:
 
     async def open(self, wanted: Sequence[Placed], opened: Callable[[PartitionLog], None]) -> bool:
         """Call `opened(log)` for each partition that could be opened. True: some are worth another attempt."""
-        found = [(placed, self._half_open[placed.part.stream_id]) for placed in wanted if self._is_half_open(placed)]
-        ready, waiting = await self._with_tails([placed for placed in wanted if not self._is_half_open(placed)])
+        found = [
+            (placed, self._half_open[placed.part.stream_id])
+            for placed in wanted
+            if self.is_half_open(placed.part.stream_id)
+        ]
+        ready, waiting = await self._with_tails(
+            [placed for placed in wanted if not self.is_half_open(placed.part.stream_id)]
+        )
         found += await self._open_streams(ready)
         for placed, stream in found:
             self._half_open[placed.part.stream_id] = stream
@@ -74,8 +80,9 @@ class Opener:
             del self._half_open[stream_id]
         return gone
 
-    def _is_half_open(self, placed: Placed) -> bool:
-        return placed.part.stream_id in self._half_open
+    def is_half_open(self, stream_id: StreamId) -> bool:
+        """Its stream is open here, and its log could not be made yet."""
+        return stream_id in self._half_open
 
     async def _with_tails(self, wanted: Sequence[Placed]) -> tuple[list[Placed], bool]:
         """Those that can be opened now, and whether others wait until their tails are here, or committed."""

@@ -287,6 +287,20 @@ async def test_a_log_that_cannot_be_replayed_is_tried_again_without_opening_its_
     assert bench.storage.opened == [[10_000, 20_000]]
 
 
+async def test_a_stream_that_is_open_without_a_log_is_closed_when_its_partition_goes_elsewhere(bench: Bench) -> None:
+    stream = bench.storage.streams[10_000] = FakeStream(10_000)
+    stream.durable_end = stream.next_offset = 1
+    stream.read_error = Unavailable("store")
+    await bench.apply(1, topic("a", 1))
+    assert bench.code("a") is ErrorCode.kafka_storage_error
+    await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER))
+    assert bench.storage.closed == []
+    stream.read_error, stream.durable_end, stream.next_offset = None, 0, 0
+    await bench.clock.wake()
+    await bench.clock.wake()
+    assert bench.storage.closed == [10_000]
+
+
 async def test_configs_reach_open_logs_and_equal_ones_are_one_object(bench: Bench) -> None:
     await bench.apply(1, topic("a", 1), topic("b", 2))
     first, second = bench.manager.log("a", 0), bench.manager.log("b", 0)
