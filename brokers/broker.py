@@ -53,6 +53,7 @@ from brokers.outside import Outside
 from brokers.partitions.followed import Followed
 from brokers.partitions.manager import PartitionManager
 from brokers.partitions.partition_log import PartitionLog
+from brokers.peer_channel import PeerChannel
 from brokers.server.kafka_server import KafkaServer
 from brokers.version import VERSION
 from cache import open_block_cache
@@ -65,7 +66,7 @@ from s3stream.metrics import Metrics
 from s3stream.seams import Clock, ObjectStore, RunBlocking
 from s3stream.storage import Storage
 from s3stream.tasks import Tasks
-from s3stream.types import NodeIdentity
+from s3stream.types import NodeIdentity, StreamBatch, StreamId, TailRow
 from wal import LogName, WalAccess, check_wal_url, is_on_objects, open_wal
 
 log = structlog.get_logger(__name__)
@@ -99,6 +100,7 @@ class Broker:
         self._stack = AsyncExitStack()
         self._health: Health | None = None
         self._storage: Storage | None = None
+        self._node: _Node | None = None
         self._crashed: dict[str, str] = {}
 
     async def start(self) -> None:
@@ -201,16 +203,21 @@ class Broker:
             run_blocking=bulk,
             random=chance,
             read_sealed=wals.read,
+            fetch_tails=self._fetch_tails,
         )
-        node = _Node(
+        node = self._node = _Node(
             config, clock, tasks, metrics, chance, budget, metadata, storage, self._crashed, wals, self._on_fenced,
-            outside.cpu_seconds,
+            outside,
         )  # fmt: skip
         metrics.counter("ponor_fenced_total", "How often this process was taken for dead by others.").inc(
             self._lives - 1
         )
         self._health = node.health
         await self._serve(node)
+
+    async def _fetch_tails(self, tails: Sequence[TailRow], bytes_max: int) -> Mapping[StreamId, list[StreamBatch]]:
+        assert self._node is not None
+        return await self._node.channel.fetch(tails, bytes_max)
 
     def _opener(self, metrics: Metrics, clock: Clock, bulk: RunBlocking) -> Callable[[str], ObjectStore]:
         """Opens stores that are closed when the broker has stopped."""
@@ -229,6 +236,7 @@ class Broker:
         await http.start()
         stack.push_async_callback(http.close)
         stack.push_async_callback(node.leave)
+        stack.push_async_callback(node.channel.close)
         stack.push_async_callback(self._stop_storage, node.storage)
         await node.join()
         write_identity(config.broker_dir, Identity(config.node_id, node.metadata.cluster_id))
@@ -308,7 +316,7 @@ class _Node:
         crashed: Mapping[str, str],
         wals: ReachableWals,
         fenced: Callable[[str], None],
-        cpu_seconds: Callable[[], float],
+        outside: Outside,
     ) -> None:
         self.config = config
         self._clock = clock
@@ -317,6 +325,10 @@ class _Node:
         self._tasks = tasks
         self._metrics = metrics
         self.configs = ConfigSource(config)
+        self._has_channel = outside.has_channel
+        self.channel = PeerChannel(
+            config, metadata.cluster_id, storage, tasks, lambda: self.identity, lambda: self.partitions.image
+        )
         self.partitions = PartitionManager(
             storage,
             metadata,
@@ -326,12 +338,13 @@ class _Node:
             tasks,
             metrics,
             settings.partition_settings(config),
+            self.channel.reachable,
         )
         self.follower = ImageFollower(metadata, self.partitions, clock)
         self.heartbeat = Heartbeat(
             metadata, clock, metrics, config.heartbeat_ms / 1000, lambda: self.storage.fenced, fenced
         )
-        self.load_reporter = LoadReporter(metadata, self.partitions.logs, clock, cpu_seconds)
+        self.load_reporter = LoadReporter(metadata, self.partitions.logs, clock, outside.cpu_seconds)
         decisions = Decisions(clock)
         balancing = Balancing(
             metadata, lambda: self.partitions.image, decisions, clock, tasks, metrics,
@@ -384,6 +397,8 @@ class _Node:
         """Take the WAL, register, recover; be heard of from then on."""
         config = self.config
         addresses = {config.advertised.name: config.advertised.address}
+        if self._has_channel:
+            addresses |= await self.channel.listen()
         self.identity = await join(
             lambda: self.storage.start(config.node_id, addresses, config.broker_rack),
             self.metadata, config.node_id, self._clock, config.lease_ms / 1000,

@@ -55,6 +55,7 @@ class BrokerConfig:
     advertised: Endpoint
     http_host: str
     http_port: int
+    peers_port: int
 
     data_dir: Path
     object_store_url: str

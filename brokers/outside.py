@@ -26,6 +26,9 @@ from wal import Files, ObjectWalSettings, OsFiles, WalSettings
 class Outside:
     """The machine itself. One for each life of a broker; `close` ends what it began."""
 
+    has_channel = True
+    """Whether brokers can listen for each other."""
+
     def __init__(self) -> None:
         self.clock: Clock = SystemClock()
         self.chance: Random = SystemRandom()

@@ -53,6 +53,12 @@ PONOR_CONFIGS: Final[Table] = table(
               "machine's memory, at most 4 GiB.", at_least(MEMORY_BYTES_MIN), HIGH),
     ConfigKey("ponor.http.host", STRING, "127.0.0.1", "Address of the HTTP listener (metrics, health, /v1)."),
     ConfigKey("ponor.http.port", INT, 9080, "Port of the HTTP listener.", Between(0, 65535)),
+    ConfigKey(
+        "ponor.peers.port", INT, 0,
+        "Port on which this broker answers the others, on the Kafka listener's host; 0: any that is free. They reach "
+        "it at the advertised host. Where they cannot, partitions move all the same, a little slower.",
+        Between(0, 65535),
+    ),
     ConfigKey("ponor.log.level", STRING, "info", "Least level that is logged.", OneOf(LOG_LEVELS)),
     ConfigKey("ponor.log.format", STRING, "auto", "`auto`: console on a terminal, JSON otherwise.",
               OneOf(("auto", "console", "json"))),
