@@ -345,9 +345,9 @@ class PartitionManager:
         self._takeovers.follow(image, orphans)
         # Others name this broker as soon as the streams are open, which is before their logs are.
         self.successors.expect([Place(placed.topic.topic_id, placed.part.partition) for placed in wanted])
-        again = bool(wanted) and await self._opener.open(wanted, self._opened)
-        if again or any(placed.part.assigned != self._node_id for placed in wanted):
-            self._retry_later()
+        again_s = await self._opener.open(wanted, self._opened) if wanted else None
+        if again_s is not None or any(placed.part.assigned != self._node_id for placed in wanted):
+            self._retry_later(again_s)
 
     def _to_be_recovered(self, part: PartitionImage, fenced: Collection[tuple[NodeId, int]]) -> bool:
         """Whether a fenced broker's WAL holds what comes before it can be opened: its tail, or what was open there."""
@@ -388,12 +388,13 @@ class PartitionManager:
         for listener in self._on_open:
             call(listener, found)
 
-    def _retry_later(self) -> None:
+    def _retry_later(self, seconds: float | None = None) -> None:
         if self._retry is None:
-            self._retry = self._tasks.spawn(self._open_later(), "open partitions again")
+            delay = self._settings.open_retry_ms / 1000 if seconds is None else seconds
+            self._retry = self._tasks.spawn(self._open_later(delay), "open partitions again")
 
-    async def _open_later(self) -> None:
-        await self._clock.sleep(self._settings.open_retry_ms / 1000)
+    async def _open_later(self, seconds: float) -> None:
+        await self._clock.sleep(seconds)
         self._retry = None
         await self.apply_image(self.image)
 

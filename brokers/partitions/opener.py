@@ -27,6 +27,8 @@ from s3stream.types import StreamId
 
 log = structlog.get_logger(__name__)
 
+TAIL_RETRY_S = 0.1
+"""A tail that could not be had is committed by its source some 50 ms after the closing."""
 _YIELD_EVERY = 256
 """Logs made without a turn of the event loop: about 10 ms."""
 
@@ -48,8 +50,9 @@ class Opener:
         """Streams opened here whose log could not be made yet."""
         self.offline: dict[StreamId, PonorError] = {}
 
-    async def open(self, wanted: Sequence[Placed], opened: Callable[[PartitionLog], None]) -> bool:
-        """Call `opened(log)` for each partition that could be opened. True: some are worth another attempt."""
+    async def open(self, wanted: Sequence[Placed], opened: Callable[[PartitionLog], None]) -> float | None:
+        """Call `opened(log)` for each partition that could be opened. Returns after how many seconds another attempt is
+        worth it for some of the others."""
         found = [
             (placed, self._half_open[placed.part.stream_id])
             for placed in wanted
@@ -69,7 +72,10 @@ class Opener:
                 await asyncio.sleep(0)
         room = asyncio.Semaphore(PARTITION_OPENS_IN_FLIGHT_MAX)
         await asyncio.gather(*(self._replay(placed, stream, opened, room) for placed, stream in slow))
-        return waiting or any(isinstance(error, Unavailable) for error in self.offline.values())
+        if waiting:
+            return TAIL_RETRY_S
+        again = any(isinstance(error, Unavailable) for error in self.offline.values())
+        return self._settings.open_retry_ms / 1000 if again else None
 
     def forget_others(self, streams: Collection[StreamId]) -> list[StreamId]:
         """Drop what is not among `streams`; returns those of them that had been opened."""
