@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
 from s3stream.errors import PonorError, Unavailable
 from s3stream.limits import CHECKPOINT_ROW_BYTES_MAX
 from s3stream.object_format import object_key
@@ -72,7 +70,7 @@ class CheckpointLife(sim_engine.Life):
     async def _trim(self, stream: Stream) -> None:
         """To the last batch that is committed: older objects lose their ranges, and some still hold a checkpoint."""
         below = [base for base in self.simulation.bases[stream.stream_id] if base < stream.committed_end]
-        if not below or self.random.random() < 0.5:
+        if not below or self.random.random() < 0.25:
             return
         self.simulation.forget_below(stream.stream_id, max(below))
         try:
@@ -86,6 +84,9 @@ class CheckpointLife(sim_engine.Life):
 
 
 class CheckpointSimulation(sim_engine.Simulation):
+    life = CheckpointLife
+    settings = replace(sim_engine.ENGINE, collect_interval_ms=500, object_delete_grace_ms=GRACE_MS)
+
     def __init__(self, seed: int, world: World) -> None:
         super().__init__(seed, world)
         self.promised: dict[StreamId, int] = {}
@@ -153,13 +154,6 @@ async def simulate(seed: int) -> Counter[str]:
     await simulation.run()
     await simulation.no_object_is_forgotten()
     return simulation.found
-
-
-@pytest.fixture(autouse=True)
-def checkpointed_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sim_engine, "Life", CheckpointLife)
-    collected = replace(sim_engine.ENGINE, collect_interval_ms=500, object_delete_grace_ms=GRACE_MS)
-    monkeypatch.setattr(sim_engine, "ENGINE", collected)
 
 
 def test_a_stream_is_opened_with_the_newest_checkpoint_that_its_user_was_told_of() -> None:

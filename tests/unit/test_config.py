@@ -75,6 +75,14 @@ def test_several_brokers_share_no_store_that_is_one_process_own(name: str, url: 
         check_shared({name: url})
 
 
+def test_racks_are_names_joined_by_commas() -> None:
+    assert [own_rack({}, number, "a, b").get("broker.rack") for number in range(3)] == ["a", "b", "a"]
+    assert own_rack({"x": "1"}, 0, None) == {"x": "1"}
+    for racks in ("", "a,", ",a", "a,,b"):
+        with pytest.raises(BadSetting, match=r"--racks .*: write it as NAME,NAME"):
+            own_rack({}, 0, racks)
+
+
 def test_an_unknown_setting_is_answered_with_the_nearest() -> None:
     with pytest.raises(BadSetting, match=r"'num.partition': the nearest is 'num.partitions'"):
         broker_config({"num.partition": "3"})

@@ -122,7 +122,8 @@ async def test_unknown_version_of_api_versions_gets_version_0_and_the_way_out(ve
 
 BAD_FRAMES = {
     "unknown api key": request_frame(999, 0, b""),
-    "api we do not serve": request_frame(52, 0, b""),
+    "api of controllers": request_frame(52, 0, b""),
+    "api we do not serve": request_frame(17, 0, b""),
     "unknown version": request_frame(LIST_OFFSETS, 99, b""),
     "version 2 of produce": request_frame(PRODUCE, 2, b""),
     "negative length": struct.pack(">i", -1),

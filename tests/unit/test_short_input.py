@@ -10,15 +10,19 @@ from uuid import UUID
 
 import pytest
 from crc32c import crc32c
+from kio.schema.errors import ErrorCode
 
+from brokers.errors import KafkaError
 from brokers.groups.messages import CONSUMER_PROTOCOL
 from brokers.groups.records import decode_offset
 from brokers.groups.snapshot import DurableMap
 from brokers.groups.subscription import subscribed_topics
+from brokers.partitions.validation import only_batch
 from brokers.protocol.fetch_codec import decode_fetch_request
 from brokers.protocol.messages import decode_request, encode, milliseconds
-from brokers.protocol.primitives import MalformedRequest
+from brokers.protocol.primitives import MalformedRequest, read_tagged_fields, read_uuid, skip_tagged_fields
 from brokers.protocol.produce_codec import decode_produce_request
+from brokers.records.batch import HEADER_BYTES, LOG_OVERHEAD
 from brokers.records.record import section_heads
 from s3stream.errors import Corrupt
 from tests.support.group_driver import subscription
@@ -107,3 +111,37 @@ def test_bytes_that_must_be_there_and_are_null_are_malformed() -> None:
     decode_request(11, 5, memoryview(body))
     with pytest.raises(MalformedRequest, match="non-nullable bytes are null"):
         decode_request(11, 5, memoryview(body[:-4] + b"\xff" * 4))
+
+
+def test_records_that_end_beyond_their_request_are_malformed() -> None:
+    flexible = produce_body(b"\x02t" + b"\x02" + struct.pack(">i", 0) + varint_unsigned(100), True)
+    legacy = produce_body(b"\x00\x01t" + struct.pack(">iii", 1, 0, 100), False)
+    for body, version in ((flexible, 9), (legacy, 7)):
+        with pytest.raises(MalformedRequest, match=r"records end at \d+ of \d+ bytes"):
+            decode_produce_request(memoryview(body + b"abc"), version)
+
+
+def varint_unsigned(value: int) -> bytes:
+    """Below 128."""
+    return bytes([value])
+
+
+def test_what_ends_inside_an_id_or_a_tag_section_is_malformed() -> None:
+    with pytest.raises(MalformedRequest, match="truncated uuid"):
+        read_uuid(memoryview(bytes(15)), 0)
+    assert read_uuid(memoryview(bytes(17)), 1) == (UUID(int=0), 17)
+    # One field, of tag 0 and 3 bytes.
+    whole = memoryview(b"\x01\x00\x03abc")
+    assert skip_tagged_fields(whole, 0) == 6 and read_tagged_fields(whole, 0) == ({0: whole[3:6]}, 6)
+    for read in (skip_tagged_fields, read_tagged_fields):
+        with pytest.raises(MalformedRequest, match="tagged field past the end"):
+            read(whole[:5], 0)
+
+
+def test_a_produced_batch_shorter_than_its_header_is_a_corrupt_message() -> None:
+    """Its length says so itself: it lacks no bytes."""
+    batch = struct.pack(">qi", 0, HEADER_BYTES - LOG_OVERHEAD - 1) + struct.pack(">ib", 0, 2)
+    batch += bytes(HEADER_BYTES - 1 - len(batch))
+    with pytest.raises(KafkaError, match="smaller than its header") as refused:
+        only_batch(memoryview(batch))
+    assert refused.value.code is ErrorCode.corrupt_message
