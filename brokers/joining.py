@@ -43,8 +43,10 @@ async def join(
 async def _recovered_by_others(metadata: Metadata, node_id: NodeId, clock: Clock) -> None:
     said = False
     while any(wal.node_id == node_id for wal in await metadata.fenced_wals()):
-        if not said:
+        if not said and await _others_live(metadata, node_id):
             log.info("waiting: other brokers still recover what this node's last life left in its WAL")
+        elif not said:
+            log.warning("waiting: another broker has to recover what this node's last life left; none runs, start one")
         said = True
         await clock.sleep(POLL_SECONDS)
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from brokers.joining import join
 from s3stream.errors import BadSetting
@@ -54,6 +55,14 @@ async def test_it_does_not_touch_its_wal_before_others_have_recovered_it() -> No
     scene = Scene(fenced=20)
     assert await scene.join() == "started"
     assert min(scene.starts) >= 20 and now() < 21
+
+
+@virtual
+async def test_it_says_whom_it_waits_for_and_that_one_has_to_be_started_when_nobody_runs() -> None:
+    for others, words in ((True, "other brokers still recover"), (False, "none runs, start one")):
+        with capture_logs() as logs:
+            await Scene(fenced=now() + 1, others=others).join()
+        assert [words in entry["event"] for entry in logs] == [True]
 
 
 @virtual
