@@ -39,12 +39,21 @@ class Reassignment(NamedTuple):
 def partition_view(image: ClusterImage, partition: PartitionImage, racks: Racks | None = None) -> PartitionView:
     """`racks`: for consumers that may read in their own, `clients_replicas`."""
     nodes = image.nodes
-    leader = image.leader_of(partition)
+    leader = shown_leader(image, partition)
     replicas = shown_replicas(image, partition) if racks is None else clients_replicas(image, partition, racks)
     in_sync = tuple(node for node in replicas if node in nodes and nodes[node].alive)
     offline = tuple(node for node in replicas if node not in in_sync)
     error = ErrorCode.leader_not_available if leader == NO_LEADER else ErrorCode.none
     return PartitionView(error, leader, partition.leader_epoch, replicas, in_sync, offline)
+
+
+def shown_leader(image: ClusterImage, partition: PartitionImage) -> NodeId:
+    """Between a closing and the opening elsewhere it is who opens it now: an orderly move shows no partition without a
+    leader, as in Kafka, and that broker holds who comes early (decision 0121). librdkafka remembers a partition that it
+    once saw without a leader as unknown."""
+    leader, home = image.leader_of(partition), image.nodes.get(partition.assigned)
+    moves = partition.leader == NO_LEADER and partition.leader_epoch >= 0
+    return partition.assigned if moves and home is not None and home.alive else leader
 
 
 def reassignment(image: ClusterImage, partition: PartitionImage) -> Reassignment | None:
@@ -61,7 +70,7 @@ def shown_replicas(image: ClusterImage, partition: PartitionImage) -> tuple[Node
     moving = reassignment(image, partition)
     if moving is not None:
         return moving.replicas
-    leader, listed = image.leader_of(partition), partition.replicas
+    leader, listed = shown_leader(image, partition), partition.replicas
     if leader == NO_LEADER or leader in listed:
         return listed
     if not listed:

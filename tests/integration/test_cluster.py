@@ -286,7 +286,7 @@ def test_a_broker_that_is_stopped_hands_its_partitions_over_first(tmp_path: Path
         cluster.until("writes go on", lambda: load.acknowledged_since(gone_at, range(PARTITIONS)))
         assert [line["left"] for line in cluster.logged("partitions handed over")] == [0]
         assert cluster.logged("broker fenced") == [] and leaving not in cluster.leaders(witness, TOPIC)
-        assert "ended with exit code 0" in cluster.log.read_text()
+        cluster.until("its end is reported", lambda: "ended with exit code 0" in cluster.log.read_text())
         check_account(load.finish(), f"127.0.0.1:{cluster.port + witness}")
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kio.schema.errors import ErrorCode
 
 from brokers.handlers.fetch_session import FetchSessionCache
 from brokers.handlers.metadata_answers import MetadataAnswers
@@ -346,6 +347,22 @@ async def test_17_a_topic_made_anew_is_another_partition() -> None:
 
 
 # --- what clients are shown ----------------------------------------------------------------------
+
+
+@virtual
+async def test_a_partition_between_its_closing_and_its_opening_elsewhere_is_led_by_who_opens_it() -> None:
+    world = make_world()
+    image = world.partitions.image
+    moving = dataclasses.replace(
+        image.topics["t"].partitions[0], leader=NO_LEADER, owner_epoch=-1, leader_epoch=5, assigned=2
+    )
+    view = partition_view(image, moving)
+    assert (view.error, view.leader, view.leader_epoch, view.replicas) == (ErrorCode.none, 2, 5, (2,))
+    for nobody in (dataclasses.replace(moving, leader_epoch=-1), dataclasses.replace(moving, assigned=NO_LEADER)):
+        view = partition_view(image, nobody)
+        assert (view.error, view.leader) == (ErrorCode.leader_not_available, NO_LEADER)
+    change(world, 2, alive=False)
+    assert partition_view(world.partitions.image, moving).leader == NO_LEADER
 
 
 @virtual
