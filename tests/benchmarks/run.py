@@ -19,9 +19,12 @@ from tests.benchmarks.workloads import Paired, Samples, Scale
 from tests.support.servers import minio_server
 from tests.support.tools import find_tool
 
-ROWS = ("paired", "cold", "peak", "idle", "object-wal")
+ROWS = ("paired", "cold", "peak", "idle", "stop", "object-wal")
 FLUSH_SOON = {"ponor.flush.interval.ms": "5000"}
 """Default: 30 s. So that the uploads of a row end, and are counted, soon after it; more of them, if anything."""
+
+NO_FLUSH = {"ponor.flush.interval.ms": "600000"}
+"""Nothing is flushed for its age."""
 
 
 def _options() -> argparse.Namespace:
@@ -96,6 +99,13 @@ def main() -> None:
                 system.start()
                 workloads.idle_cost(system, samples)
                 system.stop()
+            if "stop" in parts:
+                for wal in ("file", "object"):
+                    minio.create_bucket("stop-wal")
+                    flags = () if wal == "file" else ("--wal", minio.url("stop-wal"))
+                    system = ponor(f"stop-{wal}", *flags, **NO_FLUSH)
+                    system.start()
+                    workloads.full_stop(system, java, wal, scale, samples)
             if "object-wal" in parts:
                 minio.create_bucket("wal")
                 system = ponor("object-wal", "--wal", minio.url("wal"))

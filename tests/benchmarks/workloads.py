@@ -17,6 +17,8 @@ from tests.benchmarks.systems import Ponor, System
 from tests.support.servers import ACCESS_KEY, REGION, SECRET_KEY, MinioServer
 
 GIGABYTE = 1_000_000_000
+FULL_BYTES = 60 << 20
+"""A little less than what is flushed for its size (64 MiB)."""
 KIB = 1024
 
 
@@ -233,6 +235,22 @@ def peak_memory(ponor: Ponor, java: JavaTools, scale: Scale, samples: Samples) -
     samples.add(
         "peak resident, budget 512 MiB, produce and catch-up", "MiB", "Ponor", procfs.peak_resident_mib(ponor.pid)
     )
+
+
+def full_stop(ponor: Ponor, java: JavaTools, wal: str, scale: Scale, samples: Samples) -> None:
+    """An orderly stop with as much in memory, and nowhere else but in the WAL, as a broker lets come together."""
+    for number in range(scale.rounds):
+        topic = f"stop-{number}"
+        ponor.create_topic(topic, 8)
+        java.produce(ponor.bootstrap, topic, FULL_BYTES // KIB, KIB, batch_size=65536, linger_ms=5)
+        held = ponor.metric("ponor_memtable_bytes")
+        if held < FULL_BYTES:
+            raise RuntimeError(f"{held:.0f} bytes are unflushed, not {FULL_BYTES}")
+        begin = time.monotonic()
+        ponor.stop()
+        samples.add("orderly stop with a full memtable", f"s ({wal} WAL)", ponor.name, time.monotonic() - begin)
+        ponor.start()
+    ponor.stop()
 
 
 def idle_cost(ponor: Ponor, samples: Samples) -> None:
