@@ -164,6 +164,7 @@ def _sqlite(shown: str) -> Iterator[Finding]:
     if not path.startswith("/"):
         yield doctor.warn("sqlite", f"{shown} is lost with the process")
         return
+    path = f"/{path.lstrip('/')}"
     wrong = complaint(OsFiles().mounts(), os.path.realpath(path))
     if wrong is not None:
         yield doctor.fail("sqlite", wrong.replace("a WAL", "a database"))
