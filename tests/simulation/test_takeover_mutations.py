@@ -11,10 +11,9 @@ import pytest
 import metadata.commits
 import metadata.fencing
 import metadata.streams
+import metadata.tails
 import wal.file_takeover
 from metadata.commits import Decision, decide
-from s3stream.closing import Closing, Deadline
-from s3stream.stream import Stream
 from s3stream.takeover_chunks import ChunkPipeline
 from s3stream.types import CommitResult, OpenRequest, RangeOutcome
 from tests.support.sim_takeover import simulate
@@ -77,12 +76,8 @@ def what_is_committed_is_committed_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(metadata.commits, "decide", broken)
 
 
-def a_stream_is_closed_before_its_end_is_committed(patch: pytest.MonkeyPatch) -> None:
-    async def hasty(self: Closing, streams: list[Stream], deadline: Deadline) -> list[Stream]:
-        await self._drained(deadline)
-        return [stream for stream in streams if self._appender.holds(stream)]
-
-    patch.setattr(Closing, "_all_committed", hasty)
+def a_stream_is_closed_and_its_tail_not_written_down(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(metadata.tails, "add", lambda tx, tails: None)
 
 
 MUTATIONS: list[tuple[Break, str]] = [
@@ -93,7 +88,7 @@ MUTATIONS: list[tuple[Break, str]] = [
     (streams_are_opened_without_reading_the_sealed_wal, "objects"),
     (a_stream_that_is_open_elsewhere_is_opened, "objects"),
     (what_is_committed_is_committed_again, "objects"),
-    (a_stream_is_closed_before_its_end_is_committed, "files"),
+    (a_stream_is_closed_and_its_tail_not_written_down, "files"),
 ]
 
 
