@@ -13,10 +13,8 @@ import pytest
 
 import metadata.commits
 from metadata.commits import Decision, decide
-from s3stream.closing import Closing
 from s3stream.flush import Flush
 from s3stream.flusher import Flusher
-from s3stream.object_writer import BuiltObject
 from s3stream.outcomes import Outcomes
 from s3stream.storage import Storage
 from s3stream.stream import Stream
@@ -55,9 +53,9 @@ def an_opening_does_not_wait_for_flushes(patch: pytest.MonkeyPatch) -> None:
 def a_commit_names_the_epochs_of_its_batches(patch: pytest.MonkeyPatch) -> None:
     described = Flusher._described
 
-    def as_appended(self: Flusher, flush: Flush, objects: list[BuiltObject], node: Any) -> FlushCommit:
-        commit = described(self, flush, objects, node)
-        for one, built in zip(commit.objects, objects, strict=True):
+    def as_appended(self: Flusher, flush: Flush, node: Any) -> FlushCommit:
+        commit = described(self, flush, node)
+        for one, built in zip(commit.objects, flush.objects or [], strict=True):
             one.ranges[:] = built.ranges  # type: ignore[index]
         return commit
 
@@ -93,23 +91,15 @@ def a_hole_is_not_seen(patch: pytest.MonkeyPatch) -> None:
     _decide_with(patch, broken)
 
 
-def a_stream_is_closed_before_its_end_is_committed(patch: pytest.MonkeyPatch) -> None:
-    async def hasty(self: Closing, streams: list[Stream], *bounds: float | None) -> None:
-        await self._appender.drained()
-        await self._closed([stream for stream in streams if self._appender.holds(stream)])
-
-    patch.setattr(Closing, "close", hasty)
-
-
 def memory_is_dropped_before_the_commit(patch: pytest.MonkeyPatch) -> None:
     commit, apply = Flusher._commit, Outcomes._apply
 
-    async def hasty(self: Flusher, flush: Flush, objects: list[BuiltObject]) -> CommitResult:
+    async def hasty(self: Flusher, flush: Flush) -> CommitResult:
         for share in flush.shares:
             for segment in share.segments:
                 if segment in share.stream.table.segments:
                     self._appender.forget(share.stream, segment)
-        return await commit(self, flush, objects)
+        return await commit(self, flush)
 
     def put_back(self: Outcomes, stream: Stream, share: Any, *args: Any) -> None:
         """What the engine itself drops now has to be there."""
@@ -130,7 +120,6 @@ MUTATIONS: list[Break] = [
     a_commit_under_an_old_stream_epoch_counts,
     what_is_committed_is_committed_again,
     a_hole_is_not_seen,
-    a_stream_is_closed_before_its_end_is_committed,
     memory_is_dropped_before_the_commit,
 ]
 
