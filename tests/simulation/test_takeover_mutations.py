@@ -3,7 +3,6 @@ fails; see `test_engine_mutations.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,21 +14,18 @@ import metadata.tails
 import wal.file_takeover
 from metadata.commits import Decision, decide
 from s3stream.takeover_chunks import ChunkPipeline
-from s3stream.types import CommitResult, OpenRequest, RangeOutcome
+from s3stream.types import CommitResult, OpenRequest
+from tests.simulation.broken_rules import (
+    Break,
+    streams_are_opened_before_what_was_read_is_committed,
+    the_end_is_looked_for_and_no_seal_written,
+    what_is_committed_is_committed_again,
+)
 from tests.support.sim_takeover import simulate
 from tests.support.virtual_time import run_virtual
 from wal.files import Files
-from wal.object_seal import Sealer
 
 SEEDS = 12
-Break = Callable[[pytest.MonkeyPatch], None]
-
-
-def the_end_is_looked_for_and_no_seal_written(patch: pytest.MonkeyPatch) -> None:
-    async def pretend(self: Sealer, *args: Any) -> bool:
-        return True
-
-    patch.setattr(Sealer, "_bar", pretend)
 
 
 def a_fenced_owner_still_commits(patch: pytest.MonkeyPatch) -> None:
@@ -47,13 +43,6 @@ def a_lock_that_is_held_does_not_count(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(wal.file_takeover, "acquire", acquire)
 
 
-def streams_are_opened_before_what_was_read_is_committed(patch: pytest.MonkeyPatch) -> None:
-    async def at_once(self: ChunkPipeline) -> None:
-        pass
-
-    patch.setattr(ChunkPipeline, "settle", at_once)
-
-
 def streams_are_opened_without_reading_the_sealed_wal(patch: pytest.MonkeyPatch) -> None:
     async def nothing(self: ChunkPipeline, objects: Any) -> CommitResult:
         return CommitResult()
@@ -66,14 +55,6 @@ def a_stream_that_is_open_elsewhere_is_opened(patch: pytest.MonkeyPatch) -> None
         pass
 
     patch.setattr(metadata.streams, "_check_openable", openable)
-
-
-def what_is_committed_is_committed_again(patch: pytest.MonkeyPatch) -> None:
-    def broken(one: Any, node: Any, state: Any, epoch: Any, owner: Any, start: int, end: int) -> Decision:
-        decision = decide(one, node, state, epoch, owner, start, min(end, one.end - 1))
-        return decision._replace(live_start=one.start) if decision.outcome is RangeOutcome.COMMITTED else decision
-
-    patch.setattr(metadata.commits, "decide", broken)
 
 
 def a_stream_is_closed_and_its_tail_not_written_down(patch: pytest.MonkeyPatch) -> None:
