@@ -9,6 +9,7 @@ repeats it; with `--trace` that command prints what happened.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -31,14 +32,25 @@ class Outcome(NamedTuple):
     trace: list[str]
 
 
-def one(kind: str, seed: int, keep: bool = False) -> Outcome:
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Brokers that die by the dozen say nothing; whoever logs afterwards in this process does."""
+    before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+def one(kind: str, seed: int, keep: bool = False) -> Outcome:
     trace: list[str] = []
     error = None
-    try:
-        run_seed(seed, kind, trace)
-    except Exception as found:
-        error = f"{type(found).__name__}: {found}"
+    with _silence():
+        try:
+            run_seed(seed, kind, trace)
+        except Exception as found:
+            error = f"{type(found).__name__}: {found}"
     return Outcome(kind, seed, error, digest(trace), trace if keep else [])
 
 

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import structlog
 
 from tests.simulation.run import one
 from tests.support.sim.cluster import KINDS
@@ -44,3 +45,9 @@ def test_the_same_seed_is_the_same_run_to_the_byte(kind: str) -> None:
             cwd=Path(__file__).parents[2], env={**os.environ, "PYTHONHASHSEED": hash_seed},
         )  # fmt: skip
         assert found.stdout.strip() == first.digest
+
+
+def test_a_run_leaves_the_logs_of_its_process_as_they_were() -> None:
+    before = structlog.get_config()
+    one(KINDS[0], 0)
+    assert structlog.get_config() == before
