@@ -12,11 +12,12 @@ from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
+from brokers.coordinators.fields import Record
 from brokers.errors import KafkaError
 from brokers.groups.classic_group import ClassicGroup
 from brokers.groups.messages import GroupState
 from brokers.groups.offset_requests import existing_group, revive, write
-from brokers.groups.records import Record, group_key, offset_key
+from brokers.groups.records import group_key, offset_key
 from brokers.groups.shard import Shard
 
 CLASSIC = "classic"

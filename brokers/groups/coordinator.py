@@ -8,18 +8,19 @@ Invariant: a group has one coordinator, the leader of its partition; every other
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import lru_cache
 from random import Random
-from typing import Protocol
 from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
+from brokers.coordinators.location import ClusterView, Location
+from brokers.coordinators.log import CoordinatorLog
+from brokers.coordinators.shard import ShardState
+from brokers.coordinators.timers import Timers
 from brokers.errors import KafkaError
 from brokers.groups import admin, offset_requests
 from brokers.groups.admin import GroupDescription, GroupListing
 from brokers.groups.config import OFFSETS_TOPIC, GroupConfig
-from brokers.groups.log import CoordinatorLog
 from brokers.groups.messages import (
     GroupState,
     JoinAnswer,
@@ -32,9 +33,8 @@ from brokers.groups.messages import (
 from brokers.groups.offset_requests import Sender
 from brokers.groups.offsets import PartitionResult, TopicCommit
 from brokers.groups.records import OffsetValue
-from brokers.groups.shard import Shard, ShardContext, ShardState
+from brokers.groups.shard import GroupContext, Shard
 from brokers.groups.stats import GroupStats
-from brokers.groups.timers import Timers
 from metadata.image import ClusterImage, NodeImage
 from s3stream.metrics import Metrics
 from s3stream.seams import Clock
@@ -44,11 +44,6 @@ STRING_BYTES_MAX = 32_767
 """Strings in coordinator records have a 16-bit length."""
 GENERATED_ID_BYTES = 37
 """What a member id adds to its client or instance id: '-' and a UUID."""
-
-
-class ClusterView(Protocol):
-    @property
-    def image(self) -> ClusterImage: ...
 
 
 class GroupCoordinator:
@@ -62,28 +57,26 @@ class GroupCoordinator:
         random: Random,
         create_offsets_topic: Callable[[], Awaitable[None]],
     ) -> None:
-        self._cluster = cluster
         self._config = config
         self._tasks = tasks
         self._random = random
-        self._create_offsets_topic = create_offsets_topic
-        self._creating = False
+        self._location = Location(OFFSETS_TOPIC, config.offsets_topic_partitions, cluster, tasks, create_offsets_topic)
         self._shards: dict[int, Shard] = {}
         self._timers = Timers(clock, tasks)
         self._active = False
         stats = GroupStats(metrics)
         stats.watch_groups(self._count)
-        self._context = ShardContext(config, clock, tasks, self._timers, stats, self._new_id)
+        self._context = GroupContext(clock, tasks, self._timers, stats, config.commit_timeout_ms, config, self._new_id)
 
     # --- life ----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        self._active = True
+        self._active = self._location.active = True
         self._schedule_expiry()
 
     def stop(self) -> None:
         """Members that wait are told to find another coordinator."""
-        self._active = False
+        self._active = self._location.active = False
         for partition in list(self._shards):
             self.resign(partition)
         self._timers.close()
@@ -128,33 +121,11 @@ class GroupCoordinator:
     # --- routing -------------------------------------------------------------------------------
 
     def partition_for(self, group_id: str) -> int:
-        topic = self._cluster.image.topics.get(OFFSETS_TOPIC)
-        count = len(topic.partitions) if topic is not None else self._config.offsets_topic_partitions
-        return java_hash(group_id) % count
+        return self._location.partition_for(group_id)
 
     def find(self, group_id: str) -> NodeImage:
-        """The broker that coordinates the group. Raises COORDINATOR_NOT_AVAILABLE while there is none, and has the
-        topic created where that is why."""
-        image = self._cluster.image
-        topic = image.topics.get(OFFSETS_TOPIC)
-        if topic is None:
-            self._request_topic()
-        else:
-            node = image.nodes.get(image.leader_of(topic.partitions[self.partition_for(group_id)]))
-            if node is not None:
-                return node
-        raise KafkaError(ErrorCode.coordinator_not_available)
-
-    def _request_topic(self) -> None:
-        if not self._creating and self._active:
-            self._creating = True
-            self._tasks.spawn(self._create_topic(), "create the offsets topic")
-
-    async def _create_topic(self) -> None:
-        try:
-            await self._create_offsets_topic()
-        finally:
-            self._creating = False
+        """The broker that coordinates the group. Raises COORDINATOR_NOT_AVAILABLE while there is none."""
+        return self._location.find(group_id)
 
     def _shard(self, group_id: str) -> Shard:
         if not self._active:
@@ -243,17 +214,6 @@ class GroupCoordinator:
         for shard, found in by_shard.items():
             results.update(await admin.delete_groups(shard, found))
         return results
-
-
-@lru_cache(maxsize=4_096)
-def java_hash(text: str) -> int:
-    """Java's String.hashCode, made positive as Kafka's Utils.abs does: clients and tools compute the same."""
-    value = 0
-    units = text.encode("utf-16-be", "surrogatepass")
-    for index in range(0, len(units), 2):
-        value = (31 * value + (units[index] << 8 | units[index + 1])) & 0xFFFFFFFF
-    signed = value - (1 << 32) if value >= 1 << 31 else value
-    return 0 if signed == -(1 << 31) else abs(signed)
 
 
 def _too_long(text: str, reserve: int = 0) -> bool:

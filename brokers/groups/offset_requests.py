@@ -12,12 +12,14 @@ from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
+from brokers.coordinators.fields import Record
+from brokers.coordinators.shard import ShardState
 from brokers.errors import KafkaError
 from brokers.groups.classic_group import ClassicGroup
 from brokers.groups.messages import GroupState
 from brokers.groups.offsets import OffsetStore, PartitionResult, TopicCommit, commit_records, matches
-from brokers.groups.records import OffsetKey, OffsetValue, Record, decode_key, group_key
-from brokers.groups.shard import Shard, ShardState
+from brokers.groups.records import OffsetKey, OffsetValue, decode_key, group_key
+from brokers.groups.shard import Shard
 
 EXPIRY_SLICE = 1_000
 """Tombstones gathered before they are written and the event loop gets a turn."""

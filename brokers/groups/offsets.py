@@ -18,7 +18,8 @@ from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
-from brokers.groups.records import ZERO_UUID, OffsetKey, OffsetValue, Record, encode_offset, offset_key
+from brokers.coordinators.fields import Record
+from brokers.groups.records import ZERO_UUID, OffsetKey, OffsetValue, encode_offset, offset_key
 
 NO_OFFSET = -1
 NO_RETENTION = -1

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import NamedTuple
 from uuid import UUID
 
+from brokers.coordinators.fields import INT16, INT32, INT64, Reader, nullable_string, string, text, uvarint
 from s3stream.errors import Corrupt
 
 OFFSET_COMMIT_LEGACY = 0
@@ -27,9 +28,6 @@ OFFSET_VALUE_VERSION_WITH_EXPIRY = 1
 GROUP_VALUE_VERSION = 3
 
 ZERO_UUID = UUID(int=0)
-_I16 = struct.Struct(">h")
-_I32 = struct.Struct(">i")
-_I64 = struct.Struct(">q")
 _OFFSET_HEAD = struct.Struct(">hqi")
 _TOPIC_ID_TAG = b"\x01\x00\x10"
 """One tagged field, number 0, 16 bytes."""
@@ -74,19 +72,12 @@ class GroupValue(NamedTuple):
     members: tuple[MemberValue, ...] = ()
 
 
-class Record(NamedTuple):
-    """One record to append. `value` None is a tombstone."""
-
-    key: bytes
-    value: bytes | None
-
-
 def offset_key(group: str, topic: str, partition: int) -> bytes:
-    return b"\x00\x01" + _string(group) + _string(topic) + _I32.pack(partition)
+    return b"\x00\x01" + string(group) + string(topic) + INT32.pack(partition)
 
 
 def group_key(group: str) -> bytes:
-    return b"\x00\x02" + _string(group)
+    return b"\x00\x02" + string(group)
 
 
 def decode_key(key: bytes) -> OffsetKey | GroupKey | None:
@@ -98,8 +89,8 @@ def decode_key(key: bytes) -> OffsetKey | GroupKey | None:
         if topic_at + 2 < size:
             end = topic_at + 2 + (key[topic_at] << 8 | key[topic_at + 1])
             if end + 4 <= size:
-                return OffsetKey(_text(key[4:topic_at]), _text(key[topic_at + 2 : end]), _I32.unpack_from(key, end)[0])
-    reader = _Reader(key)
+                return OffsetKey(text(key[4:topic_at]), text(key[topic_at + 2 : end]), INT32.unpack_from(key, end)[0])
+    reader = Reader(key)
     kind = reader.int16()
     if kind in (OFFSET_COMMIT_LEGACY, OFFSET_COMMIT):
         return OffsetKey(reader.string(), reader.string(), reader.int32())
@@ -112,23 +103,23 @@ def encode_offset(value: OffsetValue) -> bytes:
     if value.expire_timestamp != -1:
         return b"".join(
             (
-                _I16.pack(OFFSET_VALUE_VERSION_WITH_EXPIRY),
-                _I64.pack(value.offset),
-                _string(value.metadata),
-                _I64.pack(value.commit_timestamp),
-                _I64.pack(value.expire_timestamp),
+                INT16.pack(OFFSET_VALUE_VERSION_WITH_EXPIRY),
+                INT64.pack(value.offset),
+                string(value.metadata),
+                INT64.pack(value.commit_timestamp),
+                INT64.pack(value.expire_timestamp),
             )
         )
     metadata = value.metadata.encode()
     tags = b"\x00" if value.topic_id == ZERO_UUID else _TOPIC_ID_TAG + value.topic_id.bytes
     return b"".join(
         (
-            _I16.pack(OFFSET_VALUE_VERSION),
-            _I64.pack(value.offset),
-            _I32.pack(value.leader_epoch),
-            _uvarint(len(metadata) + 1),
+            INT16.pack(OFFSET_VALUE_VERSION),
+            INT64.pack(value.offset),
+            INT32.pack(value.leader_epoch),
+            uvarint(len(metadata) + 1),
             metadata,
-            _I64.pack(value.commit_timestamp),
+            INT64.pack(value.commit_timestamp),
             tags,
         )
     )
@@ -142,8 +133,8 @@ def decode_offset(data: bytes) -> OffsetValue:
         if tags == b"\x00" or (len(tags) == 19 and tags[:3] == _TOPIC_ID_TAG):
             _, offset, leader_epoch = _OFFSET_HEAD.unpack_from(data)
             topic_id = ZERO_UUID if len(tags) == 1 else _uuid(tags[3:])
-            return OffsetValue(offset, leader_epoch, _text(data[15:end]), _I64.unpack_from(data, end)[0], -1, topic_id)
-    reader = _Reader(data)
+            return OffsetValue(offset, leader_epoch, text(data[15:end]), INT64.unpack_from(data, end)[0], -1, topic_id)
+    reader = Reader(data)
     version = reader.int16()
     if not 0 <= version <= OFFSET_VALUE_VERSION:
         raise Corrupt(f"offset commit value has version {version}; versions 0 to {OFFSET_VALUE_VERSION} are known")
@@ -163,39 +154,39 @@ def decode_offset(data: bytes) -> OffsetValue:
 
 def encode_group(value: GroupValue) -> bytes:
     parts = [
-        _I16.pack(GROUP_VALUE_VERSION),
-        _string(value.protocol_type),
-        _I32.pack(value.generation),
-        _nullable(value.protocol),
-        _nullable(value.leader),
-        _I64.pack(value.current_state_timestamp),
-        _I32.pack(len(value.members)),
+        INT16.pack(GROUP_VALUE_VERSION),
+        string(value.protocol_type),
+        INT32.pack(value.generation),
+        nullable_string(value.protocol),
+        nullable_string(value.leader),
+        INT64.pack(value.current_state_timestamp),
+        INT32.pack(len(value.members)),
     ]
     for member in value.members:
         parts += (
-            _string(member.member_id),
-            _nullable(member.group_instance_id),
-            _string(member.client_id),
-            _string(member.client_host),
-            _I32.pack(member.rebalance_timeout_ms),
-            _I32.pack(member.session_timeout_ms),
-            _I32.pack(len(member.subscription)),
+            string(member.member_id),
+            nullable_string(member.group_instance_id),
+            string(member.client_id),
+            string(member.client_host),
+            INT32.pack(member.rebalance_timeout_ms),
+            INT32.pack(member.session_timeout_ms),
+            INT32.pack(len(member.subscription)),
             member.subscription,
-            _I32.pack(len(member.assignment)),
+            INT32.pack(len(member.assignment)),
             member.assignment,
         )
     return b"".join(parts)
 
 
 def decode_group(data: bytes) -> GroupValue:
-    reader = _Reader(data)
+    reader = Reader(data)
     version = reader.int16()
     if not 0 <= version <= 4:
         raise Corrupt(f"group metadata value has version {version}; versions 0 to 4 are known")
-    string = reader.compact_string if version >= 4 else reader.nullable_string
-    protocol_type = string() or ""
+    read_string = reader.compact_string if version >= 4 else reader.nullable_string
+    protocol_type = read_string() or ""
     generation = reader.int32()
-    protocol, leader = string(), string()
+    protocol, leader = read_string(), read_string()
     timestamp = reader.int64() if version >= 2 else -1
     count = reader.uvarint() - 1 if version >= 4 else reader.int32()
     members = tuple(_decode_member(reader, version) for _ in range(count))
@@ -204,11 +195,11 @@ def decode_group(data: bytes) -> GroupValue:
     return GroupValue(protocol_type, generation, protocol, leader, timestamp, members)
 
 
-def _decode_member(reader: _Reader, version: int) -> MemberValue:
-    string = reader.compact_string if version >= 4 else reader.nullable_string
-    member_id = string() or ""
-    instance_id = string() if version >= 3 else None
-    client_id, client_host = string() or "", string() or ""
+def _decode_member(reader: Reader, version: int) -> MemberValue:
+    read_string = reader.compact_string if version >= 4 else reader.nullable_string
+    member_id = read_string() or ""
+    instance_id = read_string() if version >= 3 else None
+    client_id, client_host = read_string() or "", read_string() or ""
     rebalance_timeout = reader.int32() if version >= 1 else -1
     session_timeout = reader.int32()
     if version >= 4:
@@ -227,83 +218,3 @@ def _decode_member(reader: _Reader, version: int) -> MemberValue:
 @lru_cache(maxsize=4_096)
 def _uuid(raw: bytes) -> UUID:
     return UUID(bytes=raw)
-
-
-def _text(data: bytes) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise Corrupt(f"coordinator record has a string that is not UTF-8: {error}") from None
-
-
-def _string(value: str) -> bytes:
-    data = value.encode()
-    return _I16.pack(len(data)) + data
-
-
-def _nullable(value: str | None) -> bytes:
-    return b"\xff\xff" if value is None else _string(value)
-
-
-def _uvarint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-class _Reader:
-    """Kafka's primitive types from one buffer. Raises Corrupt past its end."""
-
-    __slots__ = ("_data", "_position")
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._position = 0
-
-    def take(self, size: int) -> bytes:
-        start = self._position
-        end = start + size
-        if size < 0 or end > len(self._data):
-            raise Corrupt(f"coordinator record of {len(self._data)} bytes ends inside a field at {start}")
-        self._position = end
-        return bytes(self._data[start:end])
-
-    def int16(self) -> int:
-        return int.from_bytes(self.take(2), "big", signed=True)
-
-    def int32(self) -> int:
-        return int.from_bytes(self.take(4), "big", signed=True)
-
-    def int64(self) -> int:
-        return int.from_bytes(self.take(8), "big", signed=True)
-
-    def uvarint(self) -> int:
-        value = shift = 0
-        while True:
-            byte = self.take(1)[0]
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-            shift += 7
-            if shift > 28:
-                raise Corrupt("coordinator record has a varint of more than five bytes")
-
-    def nullable_string(self) -> str | None:
-        size = self.int16()
-        return None if size < 0 else self._text(size)
-
-    def string(self) -> str:
-        return self._text(self.int16())
-
-    def compact_string(self) -> str | None:
-        size = self.uvarint()
-        return None if size == 0 else self._text(size - 1)
-
-    def tags(self) -> dict[int, bytes]:
-        return {self.uvarint(): self.take(self.uvarint()) for _ in range(self.uvarint())}
-
-    def _text(self, size: int) -> str:
-        return _text(self.take(size))

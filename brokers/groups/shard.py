@@ -1,29 +1,28 @@
-"""The coordinator of one __consumer_offsets partition led here: its life, its groups' effects, its timers.
+"""The coordinator of one __consumer_offsets partition led here: its groups' effects, its timers, members' requests.
 
-Owns: load → active → reset → load … → closed; waiting clients; carrying out what the state machines ask for.
-Does not own: the rules (classic_group.py, offsets.py), offset and admin requests (offset_requests.py, admin.py).
-Invariant: no answer that depends on a record leaves before the record is durable; when one is lost, everybody who
-waits is told to find the coordinator again and the state is built anew from what is durable (CORRECTNESS 6, 18).
-Every method between two awaits is a critical section: the state is only touched on the event loop.
+Owns: carrying out what the state machines ask for.
+Does not own: loading, writing, snapshots (coordinators/shard.py), the rules (classic_group.py, offsets.py), offset and
+admin requests (offset_requests.py, admin.py).
+Invariant: no answer that depends on a record leaves before the record is durable (CORRECTNESS 6).
 """
 
 from __future__ import annotations
 
 import asyncio
-import enum
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import structlog
 from kio.schema.errors import ErrorCode
 
+from brokers.coordinators.errors import client_error
+from brokers.coordinators.fields import Record
+from brokers.coordinators.shard import CoordinatorShard, ShardContext, ShardState, resolve
+from brokers.coordinators.snapshot import DurableMap
+from brokers.coordinators.writer import Outcome
 from brokers.errors import KafkaError
 from brokers.groups.classic_group import ClassicGroup
 from brokers.groups.config import GroupConfig
-from brokers.groups.errors import client_error
-from brokers.groups.log import CoordinatorLog, replay
 from brokers.groups.membership import NEVER
 from brokers.groups.messages import (
     UNKNOWN_MEMBER_ID,
@@ -38,219 +37,37 @@ from brokers.groups.messages import (
     SyncAnswer,
     SyncRequest,
 )
-from brokers.groups.records import Record, encode_group, group_key
-from brokers.groups.snapshot import DurableMap
+from brokers.groups.records import encode_group, group_key
 from brokers.groups.state import State
 from brokers.groups.stats import GroupStats
-from brokers.groups.timers import Timers
-from brokers.groups.writer import Outcome, Settled, Writer
-from s3stream.errors import PonorError, Unavailable
-from s3stream.seams import Clock
-from s3stream.tasks import Tasks
 
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T")
-
-RETRY_SECONDS_MIN = 0.1
-RETRY_SECONDS_MAX = 5.0
-
-
-class ShardState(enum.Enum):
-    LOADING = "loading"
-    ACTIVE = "active"
-    FAILED = "failed"
-    """Its records cannot be read: this partition's groups have no coordinator; others have theirs."""
-    CLOSED = "closed"
-
 
 @dataclass(frozen=True, slots=True)
-class ShardContext:
-    """What all shards of a coordinator share."""
+class GroupContext(ShardContext):
+    """What all shards of the group coordinator share."""
 
-    config: GroupConfig
-    clock: Clock
-    tasks: Tasks
-    timers: Timers
     stats: GroupStats
+    config: GroupConfig
     new_id: Callable[[], str]
 
     def instant(self) -> Instant:
         return Instant(self.timers.now(), self.clock.now_ms())
 
 
-class Shard:
-    def __init__(self, log: CoordinatorLog, context: ShardContext) -> None:
-        self._log = log
-        self.context = context
-        self.status = ShardState.LOADING
-        self.state = self._empty(DurableMap())
-        self.writer = self._new_writer()
-        self._first_load = True
-        self._watched: deque[tuple[float, asyncio.Future[ErrorCode]]] = deque()
-        """Clients that wait for a write, oldest first, and until when."""
-        self._watching = False
-        """The timer for them is set."""
-
+class Shard(CoordinatorShard[State, GroupContext]):
     def _empty(self, durable: DurableMap) -> State:
         return State(durable, self.context.config.timeouts, self.context.new_id)
 
-    def _new_writer(self) -> Writer:
-        return Writer(self._log, self._applied, self._lost)
-
-    # --- life ----------------------------------------------------------------------------------
-
-    def open(self) -> None:
-        self._log.attach(self.snapshot, self.snapshot_committed)
-        self.context.tasks.spawn(self.load(), f"load groups of {self._log.name}")
-
-    async def load(self) -> None:
-        """Snapshot and tail, or after a loss what is durable in memory and the tail; retried until it is done."""
-        started = self.context.clock.monotonic()
-        pause = RETRY_SECONDS_MIN
-        while self.status is ShardState.LOADING:
-            try:
-                replayed = await self._load_once()
-            except (PonorError, KafkaError) as error:
-                if isinstance(error, Unavailable) or isinstance(error.__cause__, Unavailable):
-                    log.warning("loading groups failed, trying again", log=self._log.name, error=str(error))
-                    await self.context.clock.sleep(pause)
-                    pause = min(pause * 2, RETRY_SECONDS_MAX)
-                elif self.status is ShardState.LOADING:
-                    log.error("groups cannot be loaded", log=self._log.name, error=str(error))
-                    self.status = ShardState.FAILED
-            else:
-                seconds = self.context.clock.monotonic() - started
-                self.context.stats.load_seconds.observe(seconds)
-                say = log.info if replayed or self.state.groups else log.debug
-                say(
-                    "groups loaded", log=self._log.name, groups=len(self.state.groups),
-                    offsets=self.state.offsets.count, replayed=replayed, seconds=round(seconds, 3),
-                )  # fmt: skip
-
-    async def _load_once(self) -> int:
-        durable = self.state.durable
-        restored = self._log.restored_snapshot
-        if self._first_load and restored is not None:
-            durable = DurableMap.decode(restored[0])
-        replayed = await replay(self._log, durable)
-        state = self._empty(durable)
-        for _ in state.build(self.context.clock.now_ms()):
-            await self.context.clock.sleep(0)
-        if self.status is ShardState.LOADING:
-            self._first_load = False
-            self._activate(state)
-        return replayed
-
-    def _activate(self, state: State) -> None:
-        self.state = state
-        self.writer = self._new_writer()
-        self.status = ShardState.ACTIVE
+    def _activated(self) -> None:
         now = self.context.instant()
-        for group in list(state.groups.values()):
+        for group in list(self.state.groups.values()):
             self.run(group, group.activate(now))
 
-    def _lost(self, error: ErrorCode) -> None:
-        """An append failed after the state machines had moved on: forget what they know (CORRECTNESS 6)."""
-        if self.status is not ShardState.ACTIVE:
-            return
-        log.warning("lost an append, loading groups again", log=self._log.name, error=error.name)
-        self.context.stats.resets.inc()
-        self.status = ShardState.LOADING
-        self._disband()
-        self.context.tasks.spawn(self.load(), f"reload groups of {self._log.name}")
-
-    def close(self) -> None:
-        """The partition is no longer led here."""
-        self.status = ShardState.CLOSED
-        self.writer.close()
-        self._disband()
-        self.state = self._empty(DurableMap())
-
-    def _disband(self) -> None:
+    def _abandoned(self) -> None:
         for group in self.state.groups.values():
             self._answer(group.kill(ErrorCode.not_coordinator))
-        self.state = self._empty(self.state.durable)
-
-    def require_active(self) -> None:
-        """Raises what a client of a group of this partition is to see."""
-        if self.status is ShardState.LOADING:
-            raise KafkaError(ErrorCode.coordinator_load_in_progress)
-        if self.status is not ShardState.ACTIVE:
-            raise KafkaError(ErrorCode.not_coordinator)
-
-    # --- snapshots -----------------------------------------------------------------------------
-
-    def snapshot(self, offset: int) -> bytes | None:
-        """The checkpoint's coordinator part: the state at exactly `offset`, when it is worth writing."""
-        durable = self.state.durable
-        if self.status is not ShardState.ACTIVE or durable.end != offset or not durable.snapshot_due:
-            return None
-        durable.applied = 0
-        self.context.stats.snapshots.inc()
-        return durable.encode()
-
-    def snapshot_committed(self, offset: int) -> None:
-        """Records below a committed snapshot are in it: the topic does not grow for ever (CORRECTNESS 18)."""
-        if self.status is not ShardState.CLOSED and offset > self._log.log_start_offset:
-            self.context.tasks.spawn(self._trim(offset), f"trim {self._log.name}")
-
-    async def _trim(self, offset: int) -> None:
-        try:
-            await self._log.trim(offset)
-        except (PonorError, KafkaError) as error:
-            # The next snapshot trims further; until then the log is only longer than it need be.
-            log.warning("trim to the snapshot failed", log=self._log.name, offset=offset, error=str(error))
-
-    # --- writing -------------------------------------------------------------------------------
-
-    def write(self, records: Sequence[Record], settled: Settled) -> None:
-        self.writer.write(records, self.context.clock.now_ms(), settled)
-
-    def submit(self, records: Sequence[Record], on_settled: Callable[[], None]) -> asyncio.Future[ErrorCode]:
-        """Append now; the future has the error a client is to see, at durability. Cancelling undoes nothing."""
-        waiting: asyncio.Future[ErrorCode] = asyncio.get_running_loop().create_future()
-
-        def settled(_: Outcome, error: ErrorCode) -> None:
-            on_settled()
-            _resolve(waiting, client_error(error))
-
-        self.write(records, settled)
-        self._watch(waiting)
-        return waiting
-
-    async def barrier(self) -> ErrorCode:
-        """Wait until what is in flight now is durable."""
-        waiting: asyncio.Future[ErrorCode] = asyncio.get_running_loop().create_future()
-        self.writer.barrier(lambda _, error: _resolve(waiting, client_error(error)))
-        self._watch(waiting)
-        return await waiting
-
-    def _watch(self, waiting: asyncio.Future[ErrorCode]) -> None:
-        """Answer the client in time, whatever becomes of the write (CORRECTNESS 20)."""
-        watched = self._watched
-        while watched and watched[0][1].done():
-            watched.popleft()
-        if waiting.done():
-            return
-        deadline = self.context.timers.now() + self.context.config.commit_timeout_ms
-        watched.append((deadline, waiting))
-        if not self._watching:
-            self._watching = True
-            self.context.timers.at(deadline, self._time_out)
-
-    def _time_out(self) -> None:
-        """One timer for all that wait: they settle in order, so the first is the oldest."""
-        watched = self._watched
-        now = self.context.timers.now()
-        while watched and (watched[0][1].done() or watched[0][0] <= now):
-            _resolve(watched.popleft()[1], ErrorCode.coordinator_not_available)
-        self._watching = bool(watched)
-        if watched:
-            self.context.timers.at(watched[0][0], self._time_out)
-
-    def _applied(self, records: Sequence[Record], end: int) -> None:
-        self.state.apply(records, end, self.context.clock.now_ms())
 
     # --- groups --------------------------------------------------------------------------------
 
@@ -267,7 +84,7 @@ class Shard:
     def _answer(effects: Effects) -> None:
         for token, answer in effects.answers:
             assert isinstance(token, asyncio.Future)
-            _resolve(token, answer)
+            resolve(token, answer)
 
     def _store(self, group: ClassicGroup, store: Store, then: Callable[[ErrorCode], None] | None) -> None:
         def settled(outcome: Outcome, error: ErrorCode) -> None:
@@ -357,15 +174,9 @@ class Shard:
         log.debug("members leave", group=group_id, members=leaving)
         answers, effects = group.leave(leaving, self.context.instant())
         waiting: asyncio.Future[ErrorCode] = asyncio.get_running_loop().create_future()
-        self.run(group, effects, lambda error: _resolve(waiting, error))
-        self._watch(waiting)
+        self.run(group, effects, lambda error: resolve(waiting, error))
+        self.watch(waiting)
         error = await waiting
         if error is not ErrorCode.none:
             raise KafkaError(error)
         return answers
-
-
-def _resolve(waiting: asyncio.Future[T], result: T) -> None:
-    """A client that went away cancelled its future; the write it waited for goes on."""
-    if not waiting.done():
-        waiting.set_result(result)

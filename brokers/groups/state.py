@@ -7,15 +7,16 @@ that is not durable yet is `unseen`, one whose tombstone is in flight is DEAD, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import structlog
 
+from brokers.coordinators.fields import Record
+from brokers.coordinators.snapshot import DurableMap
 from brokers.groups.classic_group import ClassicGroup
 from brokers.groups.messages import GroupState, GroupTimeouts
 from brokers.groups.offsets import OffsetStore
-from brokers.groups.records import GroupKey, OffsetKey, Record, decode_group, decode_key, decode_offset
-from brokers.groups.snapshot import DurableMap
+from brokers.groups.records import GroupKey, OffsetKey, decode_group, decode_key, decode_offset
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +81,9 @@ class State:
 
     def visible_group(self, group_id: str) -> ClassicGroup | None:
         return None if group_id in self.unseen else self.groups.get(group_id)
+
+    def sizes(self) -> Mapping[str, int]:
+        return {"groups": len(self.groups), "offsets": self.offsets.count}
 
     def count(self, state: GroupState) -> int:
         return sum(group.durable_state is state for group in self.groups.values())

@@ -9,10 +9,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brokers.groups import snapshot
-from brokers.groups.log import replay
+from brokers.coordinators import snapshot
+from brokers.coordinators.log import replay
+from brokers.coordinators.snapshot import DurableMap
 from brokers.groups.messages import LeaveMember
-from brokers.groups.snapshot import DurableMap
 from tests.support.coordinator import CoordinatorRig
 from tests.support.manual_clock import settle
 

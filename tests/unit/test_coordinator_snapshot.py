@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from brokers.coordinators.snapshot import SNAPSHOT_RECORDS_MIN, DurableMap
 from brokers.groups.records import GroupValue, OffsetValue, encode_group, encode_offset, group_key, offset_key
-from brokers.groups.snapshot import SNAPSHOT_RECORDS_MIN, DurableMap
 from s3stream.errors import Corrupt
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "coordinator_snapshot_v1.bin"

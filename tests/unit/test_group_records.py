@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brokers.groups.coordinator import java_hash
+from brokers.coordinators.location import java_hash
 from brokers.groups.records import (
     ZERO_UUID,
     GroupKey,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from kio.schema.errors import ErrorCode
 
+from brokers.coordinators.fields import Record
+from brokers.coordinators.shard import ShardState
 from brokers.errors import KafkaError
 from brokers.groups.messages import GroupState, LeaveMember, SyncRequest
-from brokers.groups.records import Record, offset_key
-from brokers.groups.shard import ShardState
+from brokers.groups.records import offset_key
 from brokers.partitions.log_config import LogConfig
 from s3stream.errors import Corrupt, Overloaded, Unavailable
 from s3stream.types import StreamBatch

@@ -12,10 +12,10 @@ import pytest
 from crc32c import crc32c
 from kio.schema.errors import ErrorCode
 
+from brokers.coordinators.snapshot import DurableMap
 from brokers.errors import KafkaError
 from brokers.groups.messages import CONSUMER_PROTOCOL
 from brokers.groups.records import decode_offset
-from brokers.groups.snapshot import DurableMap
 from brokers.groups.subscription import subscribed_topics
 from brokers.partitions.validation import only_batch
 from brokers.protocol.fetch_codec import decode_fetch_request

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import structlog
 
-from brokers.groups.snapshot import DurableMap
+from brokers.coordinators.snapshot import DurableMap
 from brokers.partitions.log_config import LogConfig
 from brokers.partitions.pending import Done
 from brokers.records.batch import iter_headers

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 
 from kio.schema.errors import ErrorCode
 
-from brokers.groups.log import CoordinatorLog
-from brokers.groups.records import Record
+from brokers.coordinators.fields import Record
+from brokers.coordinators.log import CoordinatorLog
 from brokers.partitions.pending import AppendResult
 from brokers.records.builder import RecordBatchBuilder, record_bytes_max
 
