@@ -400,7 +400,7 @@ class _Node:
         if self._has_channel:
             addresses |= await self.channel.listen()
         self.identity = await join(
-            lambda: self.storage.start(config.node_id, addresses, config.broker_rack),
+            lambda take_back: self.storage.start(config.node_id, addresses, config.broker_rack, take_back),
             self.metadata, config.node_id, self._clock, config.lease_ms / 1000,
         )  # fmt: skip
         self._beating = self._tasks.spawn(self.heartbeat.run(self.identity), "heartbeat")

@@ -1,7 +1,9 @@
-"""A node's start beside a takeover of its last life: it waits, where that is what it is up against.
+"""A node's start beside a takeover of its last life: it waits for who does that, and goes on itself where nobody does.
 
+Does not own: what taking back means (metadata/takeovers.py), nor what may be written when (CORRECTNESS 1, 2, 10).
 Invariant: nothing is written in the node's WAL while others recover from it; whoever keeps the WAL's lock for longer
-than a takeover needs to begin is another process of this node, and the start is refused.
+than a takeover needs to begin is another process of this node, and the start is refused. Taking back is right at any
+time, whoever lives: the patience before it saves living survivors their work.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from typing import Final, TypeVar
 
 import structlog
 
+from brokers.controller.controller import LEASE
+from metadata.cluster_types import Lease, NodeBeat
 from metadata.store import Metadata
 from s3stream.seams import Clock
 from s3stream.types import NodeId
@@ -24,31 +28,64 @@ POLL_SECONDS: Final = 0.2
 
 
 async def join(
-    start: Callable[[], Awaitable[T]], metadata: Metadata, node_id: NodeId, clock: Clock, patience_seconds: float
+    start: Callable[[bool], Awaitable[T]], metadata: Metadata, node_id: NodeId, clock: Clock, lease_seconds: float
 ) -> T:
-    """What `start` (lock the WAL, register, recover) gives. Raises as it does."""
-    await _recovered_by_others(metadata, node_id, clock)
+    """What `start(take back what a takeover has left)` gives: lock the WAL, register, recover. Raises as it does."""
+    take_back = not await _recovered_by_others(metadata, node_id, clock, lease_seconds)
     began = clock.monotonic()
     while True:
         try:
-            return await start()
+            return await start(take_back)
         except Held:
-            # A controller takes the lock first, then fences: for a moment only the lock tells of a takeover.
-            if clock.monotonic() - began >= patience_seconds or not await _others_live(metadata, node_id):
+            # A controller takes the lock first, then fences: for a moment only the lock tells of a takeover. Of a WAL
+            # that is fenced already the lock is a controller's, if only a paused one's.
+            patient = clock.monotonic() - began < lease_seconds and await _others_live(metadata, node_id)
+            if not patient and not take_back:
                 raise
         await clock.sleep(POLL_SECONDS)
-        await _recovered_by_others(metadata, node_id, clock)
+        take_back = not await _recovered_by_others(metadata, node_id, clock, lease_seconds)
 
 
-async def _recovered_by_others(metadata: Metadata, node_id: NodeId, clock: Clock) -> None:
+async def _recovered_by_others(metadata: Metadata, node_id: NodeId, clock: Clock, lease_seconds: float) -> bool:
+    """Waits for that. False: it is not, and nobody lives who could."""
+    others = _Others(metadata, node_id, clock, lease_seconds)
     said = False
     while any(wal.node_id == node_id for wal in await metadata.fenced_wals()):
-        if not said and await _others_live(metadata, node_id):
-            log.info("waiting: other brokers still recover what this node's last life left in its WAL")
-        elif not said:
-            log.warning("waiting: another broker has to recover what this node's last life left; none runs, start one")
+        if await others.silent():
+            log.warning("no other broker lives: this node takes back what was to be recovered of its last life")
+            return False
+        if not said:
+            log.info("waiting: what this node's last life left in its WAL is being taken over by other brokers")
         said = True
         await clock.sleep(POLL_SECONDS)
+    return True
+
+
+class _Others:
+    """Whether any other broker shows a sign of life: a heartbeat, or the controller's lease taken, renewed, given
+    back."""
+
+    def __init__(self, metadata: Metadata, node_id: NodeId, clock: Clock, lease_seconds: float) -> None:
+        self._metadata = metadata
+        self._node_id = node_id
+        self._clock = clock
+        self._lease_seconds = lease_seconds
+        self._seen: tuple[Lease | None, list[NodeBeat]] | None = None
+        self._since = self._read_at = 0.0
+
+    async def silent(self) -> bool:
+        """Nothing has changed for a lease period, watched without a break: whoever lived would have beaten, and one
+        of them would have taken the lease."""
+        asked_at = self._clock.monotonic()
+        lease = await self._metadata.lease(LEASE)
+        signs = lease, [beat for beat in await self._metadata.node_beats() if beat.node_id != self._node_id]
+        read_at = self._clock.monotonic()
+        # Held up itself, or by the database: then so were all of them.
+        late = read_at - self._read_at > self._lease_seconds / 2
+        self._read_at = read_at
+        if signs != self._seen or late:
+            self._seen, self._since = signs, read_at
+        return asked_at - self._since >= self._lease_seconds
 
 
 async def _others_live(metadata: Metadata, node_id: NodeId) -> bool:

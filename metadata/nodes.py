@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
-from metadata import cluster, fencing, streams, tails
+from metadata import cluster, fencing, streams, tails, takeovers
 from metadata.cluster_types import NodeBeat
 from metadata.engine import AnyRow, Transaction
 from metadata.history import NodeWrites
@@ -57,12 +57,18 @@ _SET_DRAINING = (
 
 
 def register(
-    tx: Transaction, node_id: NodeId, wal_uri: str, addresses: dict[str, str], rack: str | None
+    tx: Transaction,
+    node_id: NodeId,
+    wal_uri: str,
+    addresses: dict[str, str],
+    rack: str | None,
+    take_back: bool = False,
 ) -> NodeRegistration:
     """Raise the node epoch; older incarnations are fenced from here on.
 
     `owned`: streams that an older incarnation left open, and that no takeover has; `closed`: those of whose tails the
-    same is true. The tails are the new incarnation's from here on: it goes on with the WAL.
+    same is true. The tails are the new incarnation's from here on: it goes on with the WAL. `take_back`: what a
+    takeover has left in that WAL is the node's again.
     """
     version = cluster.bump_version(tx)
     row = tx.connection.execute(
@@ -70,6 +76,8 @@ def register(
     ).one_or_none()
     node_epoch = 1 if row is None else row.node_epoch + 1
     incarnation = tx.random.getrandbits(63)
+    if take_back:
+        takeovers.take_back(tx, node_id, wal_uri, version)
     wals = tx.connection.execute(_WALS, {"node": node_id}).all()
     its_tails = tails.of_node(tx, node_id)
     open_streams = streams.owned_by(tx, node_id)

@@ -208,12 +208,9 @@ class Metadata:
     # --- nodes ---------------------------------------------------------------------------------
 
     async def register_node(
-        self, node_id: NodeId, wal_uri: str, addresses: dict[str, str], rack: str | None = None
+        self, node_id: NodeId, wal_uri: str, addresses: dict[str, str], rack: str | None = None, take_back: bool = False
     ) -> NodeRegistration:
-        """`addresses`: listener name → host:port. Raises BadSetting when the node's open streams may have
-        records in another WAL than `wal_uri`, Unavailable while a takeover of its older incarnation still needs
-        that WAL."""
-        return await self._write("register_node", nodes.register, node_id, wal_uri, addresses, rack)
+        return await self._write("register_node", nodes.register, node_id, wal_uri, addresses, rack, take_back)
 
     async def heartbeat(self, node: NodeIdentity) -> None:
         await self._write("heartbeat", nodes.heartbeat, node)

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Select, bindparam, or_, select, update
+from sqlalchemy import Select, bindparam, insert, or_, select, update
 
 from metadata import cluster, leases, tails
 from metadata.cluster_types import Lease
 from metadata.engine import AnyRow, Transaction
 from metadata.schema import node_wals, nodes, streams
 from metadata.statements import parts
-from metadata.streams import touch_topics
+from metadata.streams import lock, touch_topics
 from s3stream.errors import Fenced, RolledBack
 from s3stream.types import FencedWal, NodeId, StreamState, WalState
 
@@ -64,6 +64,11 @@ _GIVE = (
     update(streams)
     .where(streams.c.stream_id.in_(bindparam("ids", expanding=True)))
     .values(owner_node_epoch=bindparam("new_epoch"))
+)
+_LEFT_THERE = select(streams.c.stream_id).where(
+    streams.c.owner_node == bindparam("node"),
+    streams.c.owner_node_epoch == bindparam("epoch"),
+    streams.c.state == StreamState.OPEN,
 )
 _UNFINISHED = WALS.where(
     node_wals.c.wal_state.in_((WalState.SEALING, WalState.SEALED)), or_(_IS_NAMED, tails.NAMED_BY_TAIL)
@@ -115,6 +120,31 @@ def wal_sealed(tx: Transaction, lease: Lease, node_id: NodeId, node_epoch: int, 
     if wal.wal_state >= WalState.SEALED:
         raise Fenced(f"{name}: sealed at {wal.seal_number} before, not at {seal_number}")
     tx.connection.execute(_SEALED, {**names, "number": seal_number})
+
+
+def take_back(tx: Transaction, node_id: NodeId, wal_uri: str, version: int) -> None:
+    """What a takeover of the node has left in that WAL is the node's again, as if it had not been fenced: of an
+    incarnation after the fenced one, which no process ever was. What others have opened or committed stays as it is;
+    under the streams' locks nobody does so any more. The caller holds the node's row, and where there is one the
+    WAL's lock, and drops the fenced incarnation's row, which nothing names then: it would be cleaned up."""
+    for wal in [wal for wal in fenced_wals(tx) if (wal.node_id, wal.wal_uri) == (node_id, wal_uri)]:
+        names = {"node": node_id, "epoch": wal.node_epoch}
+        # The fence has raised the node epoch by one that was never registered.
+        again = wal.node_epoch + 1
+        left = [row.stream_id for row in tx.connection.execute(_LEFT_THERE, names)]
+        closed = [tail.stream_id for tail in tails.of_node(tx, node_id) if tail.node_epoch == wal.node_epoch]
+        rows = lock(tx, {*left, *closed})
+        for ids in parts(left):
+            tx.connection.execute(_GIVE, {"ids": ids, "new_epoch": again})
+        tails.give(tx, node_id, [wal.node_epoch], again)
+        tx.connection.execute(
+            insert(node_wals),
+            {
+                "node_id": node_id, "node_epoch": again, "incarnation": wal.incarnation, "wal_uri": wal_uri,
+                "wal_trim": wal.trim, "wal_state": WalState.OPEN,
+            },
+        )  # fmt: skip
+        touch_topics(tx, {row.topic_id for row in rows.values()}, version)
 
 
 def fenced_wals(tx: Transaction) -> list[FencedWal]:

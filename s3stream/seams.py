@@ -222,12 +222,15 @@ class MetadataStore(Protocol):
     """
 
     async def register_node(
-        self, node_id: int, wal_uri: str, addresses: dict[str, str], rack: str | None = None
+        self, node_id: int, wal_uri: str, addresses: dict[str, str], rack: str | None = None, take_back: bool = False
     ) -> NodeRegistration:
         """Raise the node's epoch, give it a new random incarnation; its older incarnations are fenced.
+        `addresses`: listener name → host:port.
 
         Returns the stored WAL trim and the streams the node still had open, but for those that a takeover has. Call
-        it after the WAL's lock. Raises Unavailable while a takeover still needs this WAL.
+        it after the WAL's lock. Raises Unavailable while a takeover still needs this WAL, BadSetting when the node's
+        open streams may have records in another one. `take_back`: a takeover of this WAL that is not finished ends,
+        and what it has left is among the node's again; survivors that are still at it are refused from then on.
         """
 
     async def open_streams(self, node: NodeIdentity, requests: Sequence[OpenRequest]) -> list[StreamSnapshot]:

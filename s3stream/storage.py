@@ -144,14 +144,17 @@ class Storage:
 
     # --- start and stop ----------------------------------------------------------------------------
 
-    async def start(self, node_id: int, addresses: dict[str, str], rack: str | None = None) -> NodeIdentity:
-        """Lock the WAL, register the node, recover, open the WAL for appends.
+    async def start(
+        self, node_id: int, addresses: dict[str, str], rack: str | None = None, take_back: bool = False
+    ) -> NodeIdentity:
+        """Lock the WAL, register the node, recover, open the WAL for appends. `take_back`: also what a takeover of
+        the node's last life has left there.
 
         Raises BadSetting when the WAL is another's or not the one that belongs to this node, Corrupt when the WAL
         cannot be read, Unavailable when the database does not answer. Nothing was acknowledged then.
         """
         await self._wal.lock()
-        registration = await self._metadata.register_node(node_id, self._wal.uri, addresses, rack)
+        registration = await self._metadata.register_node(node_id, self._wal.uri, addresses, rack, take_back)
         node = self._node = self._flusher.node = self._ids.node = registration.identity
         if isinstance(self._wal, FencedByEpoch):
             self._wal.registered(node.node_epoch)

@@ -8,7 +8,7 @@ from metadata.cluster_types import NodeBeat
 from metadata.image import NO_LEADER
 from metadata.store import Metadata
 from s3stream.errors import Fenced, NotFound, RolledBack, Unavailable
-from s3stream.types import CommittedRange, FencedWal, OpenRequest, RangeOutcome, WalState
+from s3stream.types import CommittedRange, FencedWal, NodeRegistration, OpenRequest, RangeOutcome, WalState
 from tests.support.metadata import Node, clock, make_streams, metadata
 from tests.support.takeover import commit_tail, controller, fence, open_from, seal
 
@@ -278,3 +278,87 @@ async def test_assignments_are_stored_for_streams_that_exist_and_touch_only_thei
     assert [part.replicas for part in newer.topics["t"].partitions] == [(0,), (0,)]
     assert newer.topics["u"] is image.topics["u"]
     assert newer == await metadata.load_image(None)
+
+
+async def back(metadata: Metadata, node: Node, uri: str | None = None) -> NodeRegistration:
+    node_id = node.identity.node_id
+    return await metadata.register_node(node_id, uri or f"file:///wal-{node_id}", {}, None, take_back=True)
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+async def test_1_a_node_takes_back_what_a_takeover_has_left_and_nobody_goes_on_with_it(
+    metadata: Metadata, sealed: bool
+) -> None:
+    left, partly, opened = await make_streams(metadata, 3)
+    dead, other = await Node.register(metadata, 0), await Node.register(metadata, 1)
+    for stream in (left, partly, opened):
+        await dead.open(stream)
+    await dead.commit(CommittedRange(left, 0, 0, 10, 1), trim=7)
+    lease = await controller(metadata, other)
+    await fence(metadata, lease, dead)
+    if sealed:
+        await metadata.wal_sealed(lease, *dead.identity[:2], 42)
+        assert (await commit_tail(other, partly, 0, 0, 5)).outcomes == {partly: RangeOutcome.COMMITTED}
+        await open_from(other, dead, opened, 0, 0)
+    image = await metadata.load_image()
+    registration = await back(metadata, dead)
+    [topic] = (await metadata.load_image(image)).topics.values()
+    # As of a life between the fenced one and this one.
+    owners = {part.stream_id: (part.leader, part.owner_epoch) for part in topic.partitions}
+    assert owners == {left: (0, 2), partly: (0, 2), opened: (1, 1) if sealed else (0, 2)}
+    assert [(one.stream_id, one.committed_end) for one in registration.owned] == [
+        (left, 10), (partly, 5 if sealed else 0), *([] if sealed else [(opened, 0)])
+    ]  # fmt: skip
+    assert registration.wal_trim == 7 and await metadata.fenced_wals() == []
+    # Not to be taken for finished, and cleaned up, under who writes there again.
+    assert await metadata.finished_wals(WalState.SEALED, 10) == []
+    # Whoever was at it is too late: to fence, to seal, to commit, to open.
+    assert await metadata.fence_node(lease, *dead.identity[:2], 0) is None
+    await metadata.wal_sealed(lease, *dead.identity[:2], 42)
+    assert (await commit_tail(other, left, 0, 10, 20)).outcomes == {left: RangeOutcome.FENCED}
+    for stream, end in ((left, 10), (partly, 5 if sealed else 0)):
+        with pytest.raises(Fenced, match="not sealed"):
+            await open_from(other, dead, stream, 0, end)
+    # The node goes on as after any restart, wherever the streams are wanted.
+    again = Node(metadata, registration.identity)
+    assert (await again.commit(CommittedRange(left, 0, 10, 20, 1))).outcomes == {left: RangeOutcome.COMMITTED}
+    assert [(await again.open(stream, 0, end)).epoch for stream, end in ((left, 20), (partly, 5))] == [1, 1]
+    if sealed:
+        with pytest.raises(Fenced):
+            await again.open(opened, 1, 0)
+
+
+async def test_1_what_was_taken_back_can_be_taken_over_again(metadata: Metadata) -> None:
+    """It dies before it has opened any of it, and twice."""
+    [stream] = await make_streams(metadata, 1)
+    dead, other = await Node.register(metadata, 0), await Node.register(metadata, 1)
+    await dead.open(stream)
+    for _ in range(2):
+        await seal(metadata, await controller(metadata, other), dead)
+        dead = Node(metadata, (await back(metadata, dead)).identity)
+    again = await Node.register(metadata, 0)
+    wal = await seal(metadata, await controller(metadata, other), again)
+    assert wal[:2] == again.identity[:2]
+    assert (await commit_tail(other, stream, 0, 0, 20)).outcomes == {stream: RangeOutcome.COMMITTED}
+    assert (await open_from(other, again, stream, 0, 20)).epoch == 1
+
+
+async def test_3_a_tail_that_nobody_has_committed_is_taken_back_too(metadata: Metadata) -> None:
+    [stream] = await make_streams(metadata, 1)
+    dead, other = await Node.register(metadata, 0), await Node.register(metadata, 1)
+    await dead.open(stream)
+    await metadata.close_streams(dead.identity, {stream: 20}, with_tails=True)
+    await seal(metadata, await controller(metadata, other), dead)
+    registration = await back(metadata, dead)
+    assert [one.tail and one.tail[1:5] for one in registration.closed] == [(0, 20, 0, registration.identity.node_epoch)]
+    assert await metadata.fenced_wals() == []
+    assert (await commit_tail(other, stream, 0, 0, 20)).outcomes == {stream: RangeOutcome.COMMITTED}  # by the row
+
+
+async def test_a_node_takes_nothing_back_over_another_wal(metadata: Metadata) -> None:
+    [stream] = await make_streams(metadata, 1)
+    dead, other = await Node.register(metadata, 0), await Node.register(metadata, 1)
+    await dead.open(stream)
+    wal = await seal(metadata, await controller(metadata, other), dead)
+    assert (await back(metadata, dead, "file:///elsewhere")).owned == []
+    assert await metadata.fenced_wals() == [wal]

@@ -5,16 +5,25 @@ One transaction is held in its middle, with what it has locked by then, while th
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import TypeAlias
 
 import pytest
 
-from metadata import cluster, commits, fencing, leases, nodes, takeovers
+from metadata import cluster, commits, fencing, leases, nodes, tails, takeovers
 from metadata.cluster_types import Lease
 from metadata.image_loader import CONTROLLER_LEASE
 from metadata.store import Metadata
 from s3stream.errors import Fenced
-from s3stream.types import CommitResult, CommittedRange, FencedWal, OpenRequest, RangeOutcome, WalState
+from s3stream.types import (
+    CommitResult,
+    CommittedRange,
+    FencedWal,
+    NodeRegistration,
+    OpenRequest,
+    RangeOutcome,
+    WalState,
+)
 from tests.support.interleave import held, stores
 from tests.support.metadata import Node, make_streams, marked
 from tests.support.takeover import controller, heartbeat_of, open_from, seal
@@ -257,3 +266,28 @@ async def fence_again(metadata: Metadata, lease: Lease, victim: Node) -> FencedW
     wal = await metadata.fence_node(lease, *victim.identity[:2], 0)
     assert wal is not None
     return wal
+
+
+@pytest.mark.parametrize("back_first", [False, True])
+async def test_1_a_survivors_commit_beside_a_taking_back_is_known_to_the_node_or_refused(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch, back_first: bool
+) -> None:
+    [stream] = await make_streams(stores[0], 1)
+    dead, other = await Node.register(stores[0], 0), await Node.register(stores[1], 1)
+    await dead.open(stream)
+    await seal(stores[1], await controller(stores[1], other), dead)
+    flush = other.flush({await other.prepare(): [CommittedRange(stream, 0, 0, 10, 1)]})
+
+    def back() -> Awaitable[NodeRegistration]:
+        return stores[0].register_node(0, "file:///wal-0", {}, None, take_back=True)
+
+    def commit() -> Awaitable[CommitResult]:
+        return stores[1].commit(flush)
+
+    if back_first:
+        registration, committed = await held(monkeypatch, tails, "give", back, commit)
+    else:
+        committed, registration = await held(monkeypatch, commits, "decide", commit, back)
+    assert isinstance(registration, NodeRegistration) and isinstance(committed, CommitResult)
+    assert committed.outcomes == {stream: RangeOutcome.FENCED if back_first else COMMITTED}
+    assert [one.committed_end for one in registration.owned] == [0 if back_first else 10]

@@ -22,6 +22,12 @@ def test_nothing_acknowledged_is_lost_or_doubled_whoever_dies(seed: int, kind: s
 
 
 @of_each_kind
+@pytest.mark.parametrize("seed", range(6), ids=lambda seed: f"seed-{seed}")
+def test_1_a_node_that_takes_back_what_others_are_taking_over_loses_and_doubles_nothing(seed: int, kind: str) -> None:
+    run_virtual(simulate(seed, kind, takes_back=True))
+
+
+@of_each_kind
 def test_the_same_seed_is_the_same_run(kind: str) -> None:
     first, second = run_virtual(simulate(3, kind)), run_virtual(simulate(3, kind))
     assert len(first) > 100

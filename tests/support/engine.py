@@ -149,8 +149,8 @@ class Engine:
         self.streams: list[Stream] = []
         self.listeners: list[Listener] = []
 
-    async def start(self, open_all: bool = True, node_id: int = 0) -> None:
-        await self.storage.start(node_id, {"PLAINTEXT": "127.0.0.1:9092"})
+    async def start(self, open_all: bool = True, node_id: int = 0, take_back: bool = False) -> None:
+        await self.storage.start(node_id, {"PLAINTEXT": "127.0.0.1:9092"}, None, take_back)
         if open_all:
             await self.open(list(self.world.epochs))
 

@@ -105,8 +105,8 @@ class Member:
     def __repr__(self) -> str:
         return f"{self.node.node_id}@{self.node.identity.node_epoch}"
 
-    async def start(self) -> Member:
-        await self.node.start()
+    async def start(self, take_back: bool = False) -> Member:
+        await self.node.start(take_back)
         self.clients = [asyncio.ensure_future(self.produce()) for _ in range(2)]
         return self
 
@@ -206,8 +206,10 @@ class Member:
 
 
 class Simulation:
-    def __init__(self, seed: int, kind: str, world: World) -> None:
+    def __init__(self, seed: int, kind: str, world: World, takes_back: bool = False) -> None:
         self.random = Random(f"{kind}/{seed}")
+        self.takes_back = takes_back
+        """A node that was taken for dead does not wait for the survivors, nor they for it."""
         self.cluster = Cluster(kind, world, seed)
         self.network = Tasks()
         store = FaultyStore(world.objects, world.clock, Random(f"{seed}/store"), self.network)
@@ -331,7 +333,8 @@ class Simulation:
         del self.members[node_id]
         self.zombies.append(victim)
         await self.bury(victim)
-        await self.restart(node_id)
+        if node_id not in self.members:
+            await self.restart(node_id)
 
     async def is_not_dead(self, victim: Member) -> None:
         """Whoever holds the lock of its WAL stays the owner (CORRECTNESS 10)."""
@@ -352,6 +355,9 @@ class Simulation:
         """Fence, seal, and have the survivors take over until nothing is left of it."""
         incarnation = (victim.node.node_id, victim.node.identity.node_epoch)
         wal = await self.cluster.fence(*incarnation, self.survivor(victim).node.identity)
+        if self.takes_back:
+            await self.take_back(victim, wal)
+            return
         sealed = set(await asyncio.gather(*(self.seal(wal) for _ in range(self.random.choice((1, 2))))))
         if len(sealed) != 1:
             raise self.history.violated(f"sealers disagree: {sealed}")
@@ -367,6 +373,40 @@ class Simulation:
             raise self.history.violated(f"streams {left} are never taken over from {wal}")
         await self.cluster.release(wal)
         await self.open_closed()
+
+    async def take_back(self, victim: Member, wal: FencedWal) -> None:
+        """Its controller and its survivors are somewhere in the middle, and may wake when it has all of it back."""
+        node_id = victim.node.node_id
+        incarnation = (node_id, wal.node_epoch)
+        left = [row.stream_id for row in await self.cluster.world.metadata.owned_streams(*incarnation)]
+        left += [row.stream_id for row in await self.tails() if row.tail and row.tail[3:5] == incarnation]
+        survivors = asyncio.ensure_future(self.seal_and_share(wal, sorted(set(left))))
+        await asyncio.sleep(self.random.choice((0, 0.001, 0.01, 0.05, 0.3, 1, 3)))
+        # A controller that is gone holds no lock.
+        await self.cluster.release(wal)
+        await self.restart(node_id, take_back=True)
+        self.note(f"{self.members[node_id]} has taken back what was left")
+        await survivors
+        for _ in range(OPENS_MAX):
+            rows = await self.cluster.world.metadata.streams(list(self.cluster.world.epochs))
+            theirs = [row.stream_id for row in rows if row.state == StreamState.OPEN and row.owner == node_id]
+            member = self.members[node_id]
+            if not (owned := [stream_id for stream_id in theirs if stream_id not in member.node.streams]):
+                break
+            await member.open(owned)
+        else:
+            raise self.history.violated(f"{self.members[node_id]} has not opened {owned}")
+        await self.open_closed()
+
+    async def seal_and_share(self, wal: FencedWal, stream_ids: list[StreamId]) -> None:
+        survivors = sorted(self.members.values(), key=repr)
+        try:
+            wal = await self.cluster.seal(wal)
+            await asyncio.gather(
+                *(self.take_over(one, wal, stream_ids[index :: len(survivors)]) for index, one in enumerate(survivors))
+            )
+        except (Fenced, Unavailable, AssertionError) as error:
+            self.note(f"survivors gave up: {type(error).__name__}: {error}")
 
     async def tails(self) -> list[StreamSnapshot]:
         rows = await self.cluster.world.metadata.streams(list(self.cluster.world.epochs))
@@ -410,12 +450,12 @@ class Simulation:
             await self.cluster.world.metadata.assign(dict.fromkeys(done, member.node.node_id))
             await member.open(done)
 
-    async def restart(self, node_id: int) -> None:
-        """A new process of a node: it comes back when nobody needs its WAL any more."""
+    async def restart(self, node_id: int, take_back: bool = False) -> None:
+        """A new process of a node: it comes back when nobody needs its WAL any more, or takes that back."""
         while True:
             member = Member(self, node_id)
             try:
-                self.members[node_id] = await member.start()
+                self.members[node_id] = await member.start(take_back)
                 return
             except (Unavailable, Corrupt) as error:
                 if isinstance(error, Corrupt):
@@ -472,8 +512,8 @@ class Simulation:
             setattr(self.database, dial, 0)
 
 
-async def simulate(seed: int, kind: str) -> list[str]:
-    simulation = Simulation(seed, kind, await World.create(STREAMS))
+async def simulate(seed: int, kind: str, takes_back: bool = False) -> list[str]:
+    simulation = Simulation(seed, kind, await World.create(STREAMS), takes_back)
     try:
         return await simulation.run()
     except Exception:

@@ -105,8 +105,8 @@ class Node:
         assert self.storage._node is not None
         return self.storage._node
 
-    async def start(self) -> Node:
-        await self.engine.start(open_all=False, node_id=self.node_id)
+    async def start(self, take_back: bool = False) -> Node:
+        await self.engine.start(open_all=False, node_id=self.node_id, take_back=take_back)
         self.cluster.processes[self.node_id] = self
         return self
 
