@@ -14,18 +14,17 @@ from uuid import UUID
 
 from sqlalchemy import bindparam, update
 
-from metadata import cluster, leases
+from metadata import cluster, leases, touch
 from metadata.cluster_types import Lease
 from metadata.engine import Transaction
 from metadata.schema import partitions
 from metadata.statements import parts
-from metadata.streams import touch_topics
 from s3stream.types import NodeId, StreamId
 
 _ASSIGN = (
     update(partitions)
     .where(partitions.c.stream_id.in_(bindparam("ids", expanding=True)))
-    .values(assigned=bindparam("node"))
+    .values(assigned=bindparam("node"), version=bindparam("new_version"))
     .returning(partitions.c.topic_id)
 )
 
@@ -41,5 +40,7 @@ def assign(tx: Transaction, moves: Mapping[StreamId, NodeId], lease: Lease | Non
     touched: set[UUID] = set()
     for node_id, stream_ids in of_node.items():
         for ids in parts(sorted(stream_ids)):
-            touched.update(tx.connection.execute(_ASSIGN, {"ids": ids, "node": node_id}).scalars())
-    touch_topics(tx, touched, version)
+            touched.update(
+                tx.connection.execute(_ASSIGN, {"ids": ids, "node": node_id, "new_version": version}).scalars()
+            )
+    touch.marked(tx, touched, version)

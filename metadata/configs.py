@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select
 
-from metadata import cluster
+from metadata import cluster, touch
 from metadata.engine import Transaction
 from metadata.schema import configs, features, topics
 from s3stream.errors import NotFound
@@ -34,7 +34,7 @@ def alter(tx: Transaction, kind: str, name: str, changes: Mapping[str, str | Non
         topic_id = tx.connection.execute(_TOPIC_BY_NAME, {"name": name}).scalar_one_or_none()
         if topic_id is None:
             raise NotFound(f"topic {name!r} does not exist")
-        tx.connection.execute(update(topics).where(topics.c.topic_id == topic_id).values(version=version))
+        touch.topics(tx, [topic_id], version)
         # By id: a topic of the same name, made later, inherits nothing.
         name = topic_id.hex
     if changes:

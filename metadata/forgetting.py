@@ -36,7 +36,7 @@ from metadata.schema import (
 )
 from metadata.statements import parts
 from metadata.streams import lock as lock_streams
-from metadata.streams import owned_by, touch_topics
+from metadata.streams import owned_by, touch_rows
 from metadata.takeovers import fenced
 from s3stream.errors import NotFound, Unavailable
 from s3stream.limits import OBJECT_PREPARE_TTL_MS, RANGES_PER_CHUNK
@@ -175,7 +175,7 @@ def give_up(tx: Transaction, what: GivingUp) -> list[Loss]:
     losses = _behind_a_gap(tx, what, rows)
     if ends_node:
         _end_node(tx, what.node_id, unsealed)
-    touch_topics(tx, {row.topic_id for row in rows.values()}, version)
+    touch_rows(tx, rows, version)
     write_down(tx, losses)
     return losses
 

@@ -5,7 +5,7 @@ A new image replaces the old one whole; readers keep the one they began with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from uuid import UUID
@@ -88,3 +88,22 @@ class ClusterImage:
         node = self.nodes.get(part.leader)
         is_there = node is not None and node.alive and node.node_epoch == part.owner_epoch
         return part.leader if is_there else NO_LEADER
+
+
+def changed_topics(before: ClusterImage, after: ClusterImage) -> Iterator[tuple[TopicImage | None, TopicImage]]:
+    """Topics of `after` that are not as in `before`, each behind what it was there; None for a new one."""
+    known = before.topics_by_id
+    for topic_id, topic in after.topics_by_id.items():
+        was = known.get(topic_id)
+        if was is not topic:
+            yield was, topic
+
+
+def changed_partitions(before: ClusterImage, after: ClusterImage) -> Iterator[tuple[TopicImage, PartitionImage]]:
+    """Partitions of `after` that are not as in `before`. What did not change is the same object in both, so that this
+    costs a comparison for each topic, and one for each partition of those that changed."""
+    for was, topic in changed_topics(before, after):
+        old = () if was is None else was.partitions
+        for number, part in enumerate(topic.partitions):
+            if number >= len(old) or old[number] is not part:
+                yield topic, part

@@ -89,7 +89,7 @@ def register(
     # In the order of locks: commits change the rows under the streams' locks.
     rows = streams.lock(tx, [tail.stream_id for tail in left])
     tails.give(tx, node_id, sorted({tail.node_epoch for tail in left}), node_epoch)
-    streams.touch_topics(tx, {stream.topic_id for stream in rows.values()}, version)
+    streams.touch_rows(tx, rows, version)
     closed = [stream for stream in streams.read(tx, sorted(rows)) if stream.tail is not None]
     values = {
         "node_epoch": node_epoch,

@@ -11,18 +11,17 @@ from uuid import UUID
 
 from sqlalchemy import bindparam, update
 
-from metadata import cluster
+from metadata import cluster, touch
 from metadata.cluster_types import Placement
 from metadata.engine import Transaction
 from metadata.schema import partitions
-from metadata.streams import touch_topics
 from metadata.topics import pack_replicas
 from s3stream.types import StreamId
 
 _SET = (
     update(partitions)
     .where(partitions.c.stream_id == bindparam("stream"))
-    .values(replicas=bindparam("listed"), assigned=bindparam("node"))
+    .values(replicas=bindparam("listed"), assigned=bindparam("node"), version=bindparam("new_version"))
     .returning(partitions.c.topic_id)
 )
 
@@ -33,6 +32,6 @@ def place(tx: Transaction, placements: Mapping[StreamId, Placement]) -> None:
     touched: set[UUID] = set()
     for stream_id in sorted(placements):
         replicas, assigned = placements[stream_id]
-        names = {"stream": stream_id, "listed": pack_replicas(replicas), "node": assigned}
+        names = {"stream": stream_id, "listed": pack_replicas(replicas), "node": assigned, "new_version": version}
         touched.update(tx.connection.execute(_SET, names).scalars())
-    touch_topics(tx, touched, version)
+    touch.marked(tx, touched, version)

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import delete, insert, select, update
 
 from metadata import cluster as cluster_rows
+from metadata import touch
 from metadata.cluster_types import Loss
 from metadata.engine import AnyRow, Transaction
 from metadata.forgetting import commit_hole, gap_behind, stream_names, write_down
@@ -34,7 +35,6 @@ from metadata.schema import (
     tail_rows,
     topics,
 )
-from metadata.statements import parts
 from s3stream.errors import BadSetting
 from s3stream.types import CommittedRange, NodeId, ObjectId, ObjectRef, StreamId, StreamState, WalPosition, WalState
 
@@ -161,7 +161,6 @@ def open_behind_gaps(tx: Transaction, found: Found, gap: int, hole: ObjectRef) -
         losses.append(Loss(topic, partition, stream_id, -1, -1, epoch + 1, start, end, tx.now_ms))
     commit_hole(tx, hole, losses)
     ids = tx.connection.execute(select(topics.c.topic_id).where(topics.c.state == TopicState.ACTIVE)).scalars()
-    for some in parts(ids):
-        tx.connection.execute(update(topics).where(topics.c.topic_id.in_(some)).values(version=version))
+    touch.topics(tx, ids, version)
     write_down(tx, losses)
     return losses

@@ -27,7 +27,7 @@ from sqlalchemy import (
 
 from s3stream.types import WalState as WalState
 
-REVISION = "0004"
+REVISION = "0005"
 """The migration that makes what this file says. Revisions are numbered and only grow."""
 
 
@@ -123,6 +123,8 @@ topics = Table(
     Column("state", SmallInteger, nullable=False),
     Column("version", BigInteger, nullable=False, index=True),
     Column("created_ms", BigInteger, nullable=False),
+    Column("marked_version", BigInteger, nullable=False, server_default="0"),
+    Column("whole_version", BigInteger, nullable=False, server_default="0"),
 )
 
 partitions = Table(
@@ -133,6 +135,7 @@ partitions = Table(
     Column("stream_id", BigInteger, nullable=False, unique=True),
     Column("replicas", Text, nullable=False),
     Column("assigned", Integer, nullable=False, server_default="-1"),
+    Column("version", BigInteger, nullable=False, server_default="0", index=True),
 )
 
 streams = Table(

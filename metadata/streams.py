@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
-from uuid import UUID
 
 from sqlalchemy import Select, bindparam, select, update
 
-from metadata import cluster, fencing, tails
+from metadata import cluster, fencing, tails, touch
 from metadata.engine import AnyRow, Transaction
 from metadata.limits import EPOCHS_PER_STREAM_MAX
 from metadata.packing import pack_epochs, unpack_epochs
-from metadata.schema import checkpoints, objects, partitions, streams, tail_rows, topics
+from metadata.schema import checkpoints, objects, partitions, streams, tail_rows
 from metadata.statements import parts
 from s3stream.errors import Fenced, NotFound, Unavailable
 from s3stream.types import (
@@ -70,11 +69,6 @@ _CLOSE = (
 )
 _ASSIGNED = select(partitions.c.stream_id, partitions.c.assigned).where(
     partitions.c.stream_id.in_(bindparam("ids", expanding=True))
-)
-_TOUCH_TOPICS = (
-    update(topics)
-    .where(topics.c.topic_id.in_(bindparam("ids", expanding=True)))
-    .values(version=bindparam("new_version"))
 )
 
 
@@ -181,7 +175,7 @@ def open_streams(tx: Transaction, node: NodeIdentity, requests: Sequence[OpenReq
         )
     if changes:
         tx.connection.execute(_OPEN, changes)
-        touch_topics(tx, {row.topic_id for row in rows.values()}, version)
+        touch_rows(tx, {change["id"]: rows[change["id"]] for change in changes}, version)
     return read(tx, [request.stream_id for request in requests])
 
 
@@ -300,7 +294,7 @@ def close_streams(
     if changes:
         tx.connection.execute(_CLOSE, changes)
         tails.add(tx, added)
-        touch_topics(tx, {row.topic_id for row in rows.values()}, version)
+        touch_rows(tx, {change["id"]: rows[change["id"]] for change in changes}, version)
     ours = [tail for tail in written.values() if tail.node_id == node.node_id and tail.stream_id in ends]
     return [*added, *ours]
 
@@ -316,7 +310,6 @@ def _closed_before(row: AnyRow, node: NodeIdentity, end: int, epoch: int | None,
     return bool(not still_open and row.epoch >= epoch and committed >= end)
 
 
-def touch_topics(tx: Transaction, topic_ids: Iterable[UUID], version: int) -> None:
-    """Let the image refresh of `version` take these topics."""
-    for ids in parts(sorted(topic_ids)):
-        tx.connection.execute(_TOUCH_TOPICS, {"ids": ids, "new_version": version})
+def touch_rows(tx: Transaction, rows: Mapping[StreamId, AnyRow], version: int) -> None:
+    """Let the image refresh of `version` read the partitions of these streams."""
+    touch.partitions(tx, rows, {row.topic_id for row in rows.values()}, version)

@@ -19,7 +19,7 @@ from metadata.cluster_types import Lease
 from metadata.engine import AnyRow, Transaction
 from metadata.schema import node_wals, nodes, streams
 from metadata.statements import parts
-from metadata.streams import lock, touch_topics
+from metadata.streams import lock, touch_rows
 from s3stream.errors import Fenced, RolledBack
 from s3stream.types import FencedWal, NodeId, StreamState, WalState
 
@@ -102,7 +102,7 @@ def _take_along(tx: Transaction, node_id: NodeId, node_epoch: int, version: int)
     left = tx.connection.execute(_LOCK_LEFT, {"node": node_id, "epoch": node_epoch}).all()
     for ids in parts(row.stream_id for row in left):
         tx.connection.execute(_GIVE, {"ids": ids, "new_epoch": node_epoch})
-    touch_topics(tx, {row.topic_id for row in left}, version)
+    touch_rows(tx, {row.stream_id: row for row in left}, version)
 
 
 def wal_sealed(tx: Transaction, lease: Lease, node_id: NodeId, node_epoch: int, seal_number: int) -> None:
@@ -144,7 +144,7 @@ def take_back(tx: Transaction, node_id: NodeId, wal_uri: str, version: int) -> N
                 "wal_trim": wal.trim, "wal_state": WalState.OPEN,
             },
         )  # fmt: skip
-        touch_topics(tx, {row.topic_id for row in rows.values()}, version)
+        touch_rows(tx, rows, version)
 
 
 def fenced_wals(tx: Transaction) -> list[FencedWal]:

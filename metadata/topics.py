@@ -56,7 +56,8 @@ def create_many(tx: Transaction, wanted: Sequence[NewTopic]) -> list[TopicImage 
         holders.update(tx.connection.execute(_HOLDERS, {"names": some}).all())
     fresh = [one for one in wanted if one.name not in holders]
     if fresh:
-        common = {"state": TopicState.ACTIVE, "version": version, "created_ms": tx.now_ms}
+        versions = dict.fromkeys(("version", "marked_version", "whole_version"), version)
+        common = {"state": TopicState.ACTIVE, "created_ms": tx.now_ms, **versions}
         rows = [{"topic_id": one.topic_id, "name": one.name, "internal": one.internal, **common} for one in fresh]
         tx.connection.execute(insert(topics), rows)
         _add_partitions(
@@ -88,7 +89,7 @@ def _touch_active(tx: Transaction, topic_id: UUID, version: int) -> None:
     touched = tx.connection.execute(
         update(topics)
         .where(topics.c.topic_id == topic_id, topics.c.state == TopicState.ACTIVE)
-        .values(version=version)
+        .values(version=version, marked_version=version, whole_version=version)
         .returning(topics.c.topic_id)
     ).all()
     if not touched:

@@ -25,6 +25,7 @@ from brokers.partitions.partition_log import PartitionLog
 from brokers.partitions.settings import PartitionSettings
 from brokers.partitions.successors import Place, Successors
 from brokers.partitions.takeovers import Takeovers
+from brokers.partitions.unsettled import Seen, Unsettled
 from brokers.partitions.waiters import call
 from metadata.image import NO_LEADER, ClusterImage, PartitionImage, TopicImage
 from s3stream.errors import Corrupt, PonorError, Unavailable
@@ -78,6 +79,7 @@ class PartitionManager:
         self._on_close: list[LogListener] = []
         self._turn = asyncio.Lock()
         self._retry: asyncio.Task[None] | None = None
+        self._unsettled = Unsettled()
         self._leaving: set[StreamId] = set()
         """On their way to another broker: flushed while they still serve, then closed."""
         self._closed = False
@@ -182,10 +184,14 @@ class PartitionManager:
     def show(self, image: ClusterImage) -> None:
         """From now on clients are answered by `image`; it is acted on by `follow`. Plain code: who leads what is told
         while partitions are still being opened for an image before it."""
-        if image.version >= self.image.version and not self._closed:
-            self.image = image
-            self._drop_deleted(image)
-            self.successors.look(image)
+        if image.version < self.image.version or self._closed:
+            return
+        before, self.image = self.image, image
+        self._drop_deleted(image)
+        changed = self._unsettled.show(before, image, self._logs)
+        # Who is alive, and which topics there are, says of any partition whether it is led.
+        of_any = before.nodes != image.nodes or any(gone not in image.topics_by_id for gone in before.topics_by_id)
+        self.successors.look(image, None if of_any else changed)
 
     async def settled(self) -> None:
         """Whatever was begun for images shown before this call has ended."""
@@ -200,9 +206,11 @@ class PartitionManager:
             image = self.image
             self._drop_deleted(image)
             self._configure(image)
-            self._shut_lost(image)
-            self._let_go([found for found in self.logs() if not self._assigned_here(found, image)])
-            await self._open(image)
+            looked_at = self._shut_lost(self._unsettled.take(image, self._logs, self._is_settled))
+            self._let_go(
+                [seen.log for seen in looked_at if seen.log is not None and seen.part.assigned != self._node_id]
+            )
+            await self._open(image, [seen for seen in looked_at if seen.log is None])
 
     def _drop_deleted(self, image: ClusterImage) -> None:
         """Plain code: from the moment the image is known, a deleted topic answers that it is unknown."""
@@ -211,29 +219,45 @@ class PartitionManager:
                 self._forget(found)
                 found.shut(ErrorCode.unknown_topic_or_partition)
                 self._storage.drop_stream(found.stream.stream_id)
+        if not self._opener.has_unopened:
+            return
         streams = {part.stream_id for topic in image.topics.values() for part in topic.partitions}
         for stream_id in self._opener.forget_others(streams):
             self._storage.drop_stream(stream_id)
 
     def _configure(self, image: ClusterImage) -> None:
-        configs: dict[LogConfig, LogConfig] = {}
-        for topic_id, logs in self._logs.items():
-            config = self._config_source(image.topics_by_id[topic_id], image)
-            config = configs.setdefault(config, self._configs.get(config, config))
-            for found in logs.values():
+        topics = self._unsettled.take_topics(image)
+        for topic in topics:
+            config = self._config(topic, image)
+            for found in self._logs.get(topic.topic_id, {}).values():
                 if found.config is not config:
                     found.configure(config)
-        self._configs = configs
+        if topics:
+            in_use = {id(found.config) for found in self.logs()}
+            self._configs = {config: config for config in self._configs if id(config) in in_use}
 
-    def _shut_lost(self, image: ClusterImage) -> None:
-        """Another owner has opened the stream at a higher epoch: nothing here is acknowledged any more."""
-        for found in self.logs():
-            part = image.topics_by_id[found.topic_id].partitions[found.partition]
-            if part.leader_epoch > found.leader_epoch and part.leader not in (self._node_id, NO_LEADER):
+    def _is_settled(self, seen: Seen) -> bool:
+        is_open, belongs = seen.log is not None, seen.part.assigned == self._node_id
+        return is_open == belongs and (is_open or not self._stuck_here(seen.part))
+
+    def _shut_lost(self, looked_at: Sequence[Seen]) -> list[Seen]:
+        """Another owner has opened the stream at a higher epoch: nothing here is acknowledged any more. Returns what
+        was looked at, as it is then."""
+        left = []
+        for seen in looked_at:
+            part, found = seen.part, seen.log
+            if (
+                found is not None
+                and part.leader_epoch > found.leader_epoch
+                and part.leader not in (self._node_id, NO_LEADER)
+            ):
                 log.warning("partition lost to another broker", partition=found.name, leader=part.leader)
                 self._forget(found)
                 found.shut(ErrorCode.not_leader_or_follower)
                 self._storage.drop_stream(found.stream.stream_id)
+                seen = seen._replace(log=None)
+            left.append(seen)
+        return left
 
     def _assigned_here(self, found: PartitionLog, image: ClusterImage) -> bool:
         topic = image.topics_by_id.get(found.topic_id)
@@ -249,7 +273,8 @@ class PartitionManager:
     async def _hand_over(self, logs: list[PartitionLog]) -> None:
         try:
             from_memory = await self._take_from_memory(logs)
-            flushed = [found for found in logs if found not in from_memory]
+            quick = set(from_memory)
+            flushed = [found for found in logs if found not in quick]
             if flushed:
                 # First while appends go on: what is left to upload when they are refused is what came meanwhile.
                 await self._storage.flush_streams([found.stream for found in flushed])
@@ -317,6 +342,7 @@ class PartitionManager:
     def _forget(self, found: PartitionLog) -> None:
         for listener in self._on_close:
             call(listener, found)
+        self._unsettled.add(_place(found))
         logs = self._logs[found.topic_id]
         del logs[found.partition]
         if not logs:
@@ -326,22 +352,19 @@ class PartitionManager:
 
     # --- opening -------------------------------------------------------------------------------
 
-    async def _open(self, image: ClusterImage) -> None:
+    async def _open(self, image: ClusterImage, closed: Sequence[Seen]) -> None:
         fenced = {(wal.node_id, wal.node_epoch) for wal in image.fenced_wals}
         wanted: list[Placed] = []
         orphans: list[PartitionImage] = []
-        for topic in image.topics.values():
-            for part in topic.partitions:
-                if part.partition in self._logs.get(topic.topic_id, ()):
-                    continue
-                if part.assigned != self._node_id and not self._stuck_here(part):
-                    continue
-                if part.stream_id in self._leaving:
-                    continue  # on its way out; looked at again when it is closed
-                if self._to_be_recovered(part, fenced):
-                    orphans.append(part)
-                elif self._openable(part, fenced):
-                    wanted.append(Placed(topic, part, self._config(topic, image)))
+        for topic, part, _ in closed:
+            if part.assigned != self._node_id and not self._stuck_here(part):
+                continue
+            if part.stream_id in self._leaving:
+                continue  # on its way out; looked at again when it is closed
+            if self._to_be_recovered(part, fenced):
+                orphans.append(part)
+            elif self._openable(part, fenced):
+                wanted.append(Placed(topic, part, self._config(topic, image)))
         self._takeovers.follow(image, orphans)
         # Others name this broker as soon as the streams are open, which is before their logs are.
         self.successors.expect([Place(placed.topic.topic_id, placed.part.partition) for placed in wanted])
@@ -383,6 +406,7 @@ class PartitionManager:
             return
         logs = self._logs.setdefault(found.topic_id, {})
         logs[found.partition] = found
+        self._unsettled.add(_place(found))
         self._by_name[found.topic] = logs
         self.successors.found([_place(found)])
         for listener in self._on_open:

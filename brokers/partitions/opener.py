@@ -77,6 +77,11 @@ class Opener:
         again = any(isinstance(error, Unavailable) for error in self.offline.values())
         return self._settings.open_retry_ms / 1000 if again else None
 
+    @property
+    def has_unopened(self) -> bool:
+        """Whether there is anything that could not be opened, or not whole."""
+        return bool(self.offline or self._half_open)
+
     def forget_others(self, streams: Collection[StreamId]) -> list[StreamId]:
         """Drop what is not among `streams`; returns those of them that had been opened."""
         for stream_id in [stream_id for stream_id in self.offline if stream_id not in streams]:

@@ -43,6 +43,7 @@ class Successors:
         self._clock = clock
         self._tasks = tasks
         self._expected: dict[Place, list[_Waiter]] = {}
+        self._image: ClusterImage | None = None
         self._unnamed: set[Place] = set()
         """Handed over, and led by nobody in any image yet, however long that takes."""
 
@@ -60,6 +61,8 @@ class Successors:
         """They serve no more here, and somebody else is about to open them."""
         self._unnamed.update(places)
         self.expect(places)
+        if self._image is not None:
+            self.look(self._image, places)
 
     def expect(self, places: Collection[Place]) -> None:
         """Somebody is about to open them: they are being opened here, or `left`."""
@@ -77,9 +80,13 @@ class Successors:
         """Whether the partition's new leader is waited for."""
         return place in self._expected
 
-    def look(self, image: ClusterImage) -> None:
-        """A newer image: it may name leaders."""
-        self.found([place for place in (*self._unnamed, *self._expected) if self._is_led(place, image)])
+    def look(self, image: ClusterImage, changed: Collection[Place] | None = None) -> None:
+        """A newer image: it may name leaders. `changed`: of none but these; None: of any."""
+        self._image = image
+        if changed is None:
+            changed = [*self._unnamed, *self._expected]
+        waiting = [place for place in changed if place in self._unnamed or place in self._expected]
+        self.found([place for place in waiting if self._is_led(place, image)])
 
     def _is_led(self, place: Place, image: ClusterImage) -> bool:
         """By somebody else; a topic that is gone has nothing to wait for."""

@@ -17,6 +17,7 @@ from brokers.partitions.log_config import LogConfig
 from brokers.partitions.manager import PartitionManager
 from brokers.partitions.partition_log import PartitionLog
 from brokers.partitions.settings import PartitionSettings
+from brokers.partitions.unsettled import Seen
 from metadata.image import NO_LEADER, ClusterImage, NodeImage, PartitionImage, TopicImage
 from s3stream.errors import Corrupt, Fenced, NotFound, Unavailable
 from s3stream.metrics import Metrics
@@ -93,7 +94,9 @@ class Bench:
         storage: Any = self.storage
         metadata: Any = NoRanges()
         self.manager = PartitionManager(
-            storage, metadata, ME, lambda topic, image: LogConfig(retention_ms=int(topic.configs.get("ms", 100))),
+            storage, metadata, ME, lambda topic, image: LogConfig(
+                retention_ms=int(topic.configs.get("ms") or image.broker_configs.get("", {}).get("ms", 100))
+            ),
             self.clock, self.tasks, Metrics(), PartitionSettings(producer_id_expiration_ms=1),
         )  # fmt: skip
         self.manager.on_open(lambda log: self.events.append(("open", log.name)))
@@ -309,6 +312,9 @@ async def test_configs_reach_open_logs_and_equal_ones_are_one_object(bench: Benc
     assert first.config.retention_ms == 7 and second.config.retention_ms == 100
     await bench.apply(3, topic("a", 1), topic("b", 2))
     assert first.config is second.config
+    topics = bench.manager.image.topics.values()
+    await bench.manager.apply_image(replace(image(4, *topics), broker_configs={"": {"ms": "8"}}))
+    assert first.config is second.config and first.config.retention_ms == 8
 
 
 async def test_a_partition_opened_elsewhere_at_a_higher_epoch_is_given_up(bench: Bench) -> None:
@@ -320,6 +326,17 @@ async def test_a_partition_opened_elsewhere_at_a_higher_epoch_is_given_up(bench:
     await bench.apply(3, topic("a", 1, leader=OTHER, epoch=1))
     assert pending.errors == [ErrorCode.not_leader_or_follower] and bench.code("a") is ErrorCode.not_leader_or_follower
     assert bench.storage.dropped == [10_000] and bench.storage.closed == []
+
+
+async def test_a_partition_that_was_lost_is_recovered_where_it_belongs_here(bench: Bench) -> None:
+    """Of who took it nothing more is heard but that he was fenced."""
+    await bench.apply(1, topic("a", 1))
+    taken = topic("a", 1, leader=OTHER, epoch=7, assigned=ME)
+    await bench.apply(2, taken)
+    assert bench.code("a") is ErrorCode.not_leader_or_follower and bench.storage.taken_over == []
+    await bench.apply(3, taken, alive=(ME,), fenced=(fenced(WalState.SEALED),))
+    await settled()
+    assert bench.storage.taken_over == [(1, [10_000])]
 
 
 async def test_a_partition_moved_away_is_flushed_then_closed_after_what_is_pending(bench: Bench) -> None:
@@ -364,6 +381,43 @@ async def test_a_partition_is_on_its_way_while_it_is_flushed_and_closed(bench: B
     gate.set()
     await settled()
     assert bench.manager.handing_over == 0
+
+
+async def test_a_closing_that_fails_after_another_look_is_tried_again(bench: Bench) -> None:
+    await bench.apply(1, topic("a", 1))
+    gate, close = asyncio.Event(), bench.storage.close_streams
+
+    async def slow(streams: Any, **more: Any) -> None:
+        await gate.wait()
+        bench.storage.close_streams = close  # type: ignore[method-assign]
+        raise Unavailable("the database is away")
+
+    bench.storage.close_streams = slow  # type: ignore[assignment,method-assign]
+    leaving = topic("a", 1, leader=ME, epoch=0, assigned=OTHER)
+    await bench.apply(2, leaving)
+    await settled()
+    await bench.apply(3, leaving)
+    assert bench.manager.open_count == 0, "it is being closed"
+    gate.set()
+    await settled()
+    assert bench.manager.open_count == 1
+    await bench.clock.wake()
+    await settled()
+    assert bench.manager.open_count == 0 and bench.storage.closed == [10_000]
+
+
+@pytest.mark.parametrize("later", ["its leader lives", "its topic is gone"])
+async def test_a_partition_on_its_way_is_led_when_its_leader_lives_and_nobodys_when_its_topic_is_gone(
+    bench: Bench, later: str
+) -> None:
+    await bench.apply(1, topic("a", 1))
+    await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER))
+    await settled()
+    moved = topic("a", 1, leader=OTHER, epoch=1)
+    bench.manager.show(image(3, moved, alive=(ME,)))
+    assert bench.manager.successors.unnamed == 1
+    bench.manager.show(image(4, moved) if later == "its leader lives" else image(4, alive=(ME,)))
+    assert bench.manager.successors.unnamed == 0
 
 
 async def test_nobody_is_waited_for_where_a_partition_stays_after_all(bench: Bench) -> None:
@@ -613,3 +667,42 @@ async def test_a_tail_that_the_dead_brokers_wal_lacks_keeps_its_partition_offlin
     await settled()
     assert bench.code("a") is ErrorCode.kafka_storage_error
     assert len(bench.storage.tails_recovered) == 1 and bench.storage.opened == []
+
+
+async def test_a_look_costs_what_changed_and_not_what_there_is(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[int] = []
+    is_settled = bench.manager._is_settled
+
+    def looks(seen: Seen) -> bool:
+        looked_at.append(seen.part.stream_id)
+        return is_settled(seen)
+
+    monkeypatch.setattr(bench.manager, "_is_settled", looks)
+    mine, theirs = topic("mine", 1, 50, leader=ME, epoch=0), topic("theirs", 2, 50, leader=OTHER)
+
+    async def looked(*topics: TopicImage) -> list[int]:
+        looked_at.clear()
+        await bench.apply(bench.manager.image.version + 1, *topics)
+        return sorted(looked_at)
+
+    def with_ninth(theirs: TopicImage, **changes: Any) -> TopicImage:
+        parts = list(theirs.partitions)
+        parts[9] = replace(parts[9], **changes)
+        return replace(theirs, partitions=tuple(parts))
+
+    bench.storage.bad[10_007] = Corrupt("cannot be read")
+    assert len(await looked(mine, theirs)) == 100 and bench.manager.open_count == 49
+    assert len(await looked(mine, theirs)) == 50, "what was opened meanwhile, and what could not be"
+    assert await looked(mine, theirs) == [10_007]
+    bench.storage.bad.clear()
+    assert await looked(mine, theirs) == [10_007] and bench.manager.open_count == 50
+    assert await looked(mine, theirs) == [10_007], "to see that it is as it should be"
+    assert await looked(mine, theirs) == []
+    theirs = with_ninth(theirs, assigned=ME)
+    assert await looked(mine, theirs) == [20_009] and bench.code("theirs", 9) is ErrorCode.not_leader_or_follower
+    theirs = with_ninth(theirs, leader=NO_LEADER)
+    assert await looked(mine, theirs) == [20_009] and bench.manager.log("theirs", 9).partition == 9
+    theirs = with_ninth(theirs, assigned=OTHER)
+    assert await looked(mine, theirs) == [20_009]
+    await settled()
+    assert bench.storage.closed == [20_009] and bench.code("theirs", 9) is ErrorCode.not_leader_or_follower

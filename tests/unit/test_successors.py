@@ -93,3 +93,14 @@ async def test_patience_counts_from_the_last_time_that_it_left(bench: Bench) -> 
     assert bench.told == []
     await bench.clock.advance(0.3 * PATIENCE_SECONDS)
     assert bench.told == ["a"]
+
+
+async def test_who_is_known_when_it_leaves_is_not_waited_for(bench: Bench) -> None:
+    bench.successors.look(image(OTHER, NO_LEADER))
+    bench.successors.left([A, B])
+    assert (bench.successors.expected, bench.successors.unnamed) == (1, 1)
+    assert not bench.wait("a", A) and bench.wait("b", B)
+    bench.successors.look(image(OTHER, OTHER), [A])
+    assert bench.told == []
+    bench.successors.look(image(OTHER, OTHER), [B])
+    assert bench.told == ["b"]
