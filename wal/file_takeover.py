@@ -98,7 +98,7 @@ async def read_records(
     assert end is not None, f"the WAL of node {wal.node_id} epoch {wal.node_epoch} is not sealed"
     if wal.trim >= end:
         return
-    scan = LogScan(SegmentDirectory(files, path), wal.trim, READ_BYTES)
+    scan = LogScan(SegmentDirectory(files, path), wal.trim, READ_BYTES, end)
 
     def begin() -> None:
         check_owner(files, path, wal.node_id, wal.node_epoch, wal.incarnation)

@@ -7,7 +7,8 @@ What proves that a position was synced, so that a break below it is corruption a
 the `synced` of any later valid record of the same segment; the first position of any later segment; the stored
 trim. Everything else that does not parse is what a crash leaves of a group whose sync never returned.
 Invariant: nothing is handed out before it is on stable storage, and what was only ever in the page cache is not
-believed: directory and last segments are synced and their cached pages dropped before anything of them is read.
+believed: directory and last segments are synced and their cached pages dropped before anything of them is read, by
+whoever looks for the log's end; who reads up to an end that was found does not do it again.
 """
 
 from __future__ import annotations
@@ -112,13 +113,14 @@ class SegmentScan:
 
     def __init__(
         self, directory: SegmentDirectory, handle: Handle, header: SegmentHeader, successor: SegmentHeader | None,
-        read_bytes: int,
+        read_bytes: int, sealed_at: WalPosition | None = None,
     ) -> None:  # fmt: skip
         self._files = directory.files
         self._handle = handle
         self._header = header
         self._successor = successor
         self._read_bytes = read_bytes
+        self._bound = sealed_at if successor is None else successor.first_position
         self._name = directory.path_of(header.ordinal)
         self.file_size = self._files.size(handle)
         self.offset = SEGMENT_HEADER_BYTES
@@ -140,7 +142,7 @@ class SegmentScan:
         window = memoryview(self._files.pread(self._handle, max(self._read_bytes, self._want), start))
         self._want = 0
         is_last = start + len(window) >= self.file_size
-        while self._successor is None or self.position != self._successor.first_position:
+        while self.position != self._bound:
             if not is_last and start + len(window) - self.offset < LOOK_AHEAD_BYTES:
                 return
             found = self._next_record(window, start)
@@ -188,6 +190,8 @@ class SegmentScan:
             if self.chain != successor.previous:
                 raise self._corrupt(f"segment {segment_name(successor.ordinal)} follows other records")
             return
+        if self.position == self._bound:
+            return  # Whoever sealed it has looked behind it.
         if self.file_size < self._header.segment_bytes:
             raise Corrupt(
                 f"WAL segment {self._name} is truncated: {self.file_size} bytes of {self._header.segment_bytes}"
@@ -219,8 +223,12 @@ class SegmentScan:
 class LogScan:
     """Walks the whole log. `open`, then `next_group` until it is empty, then `end`. `close` in any case."""
 
-    def __init__(self, directory: SegmentDirectory, trim: WalPosition, read_bytes: int) -> None:
+    def __init__(
+        self, directory: SegmentDirectory, trim: WalPosition, read_bytes: int, sealed_at: WalPosition | None = None
+    ) -> None:
+        """`sealed_at`: where somebody has found the log's end, and had it synced; nobody has written since."""
         self._directory = directory
+        self._sealed_at = sealed_at
         self._trim = trim
         self._read_bytes = read_bytes
         self._plan = SegmentPlan([], [])
@@ -233,19 +241,24 @@ class LogScan:
 
     def open(self) -> None:
         directory = self._directory
-        # A file that a repair renamed and did not live to sync ends the segment before it: see it for good or never.
-        directory.files.sync_directory(directory.path)
+        if self._sealed_at is None:
+            self._make_durable()
         ordinals = directory.ordinals()
-        # The log's last segment is among the last two files (the other is prepared or closed): only there can
-        # be bytes that the page cache shows and the medium does not have. Raises when they cannot be synced.
-        for ordinal in ordinals[-2:]:
-            with directory.opened(ordinal) as handle:
-                directory.files.fdatasync(handle)
-                directory.files.drop_cache(handle)
         found = [(ordinal, self._read_header(ordinal)) for ordinal in ordinals]
         if len(found) > 1 and isinstance(found[-1][1], Corrupt) and self._was_never_used(*found[-2:]):
             found[-1] = (found[-1][0], None)
         self._plan = plan_segments(found, self._trim, directory.path)
+
+    def _make_durable(self) -> None:
+        directory = self._directory
+        # A file that a repair renamed and did not live to sync ends the segment before it: see it for good or never.
+        directory.files.sync_directory(directory.path)
+        # The log's last segment is among the last two files (the other is prepared or closed): only there can
+        # be bytes that the page cache shows and the medium does not have. Raises when they cannot be synced.
+        for ordinal in directory.ordinals()[-2:]:
+            with directory.opened(ordinal) as handle:
+                directory.files.fdatasync(handle)
+                directory.files.drop_cache(handle)
 
     def skip_to_last(self) -> None:
         """Read the last segment only: where the log ends is known from it. A break before it is not looked for."""
@@ -298,7 +311,7 @@ class LogScan:
         self._next += 1
         successor = headers[self._next] if self._next < len(headers) else None
         self._handle = self._directory.files.open(self._directory.path_of(header.ordinal))
-        self._scan = SegmentScan(self._directory, self._handle, header, successor, self._read_bytes)
+        self._scan = SegmentScan(self._directory, self._handle, header, successor, self._read_bytes, self._sealed_at)
         return True
 
     def _leave_segment(self, scan: SegmentScan) -> None:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -114,6 +115,34 @@ async def test_many_small_groups_are_read_in_few_calls_and_a_call_is_bounded(mon
     calls.clear()
     assert fields(await read(counted, wal, {1, 2, 3})) == fields(given)
     assert calls.count("next_groups") > 1
+
+
+async def test_who_reads_up_to_the_seal_neither_syncs_nor_looks_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sealer did, for all: the rest of a segment is up to 128 MiB, on the way of a takeover for each survivor."""
+    place = SimPlace()
+    given = await dead(place, 12)
+    calls: list[tuple[str, int]] = []
+    for name in ("pread", "fdatasync", "drop_cache", "sync_directory"):
+        original = getattr(SimFiles, name)
+
+        def counted(self: SimFiles, *args: int, name: str = name, original: Any = original) -> Any:
+            calls.append((name, args[1] if name == "pread" else 0))
+            return original(self, *args)
+
+        monkeypatch.setattr(SimFiles, name, counted)
+    access, wal = await sealed(place)
+    assert {name for name, _ in calls} == {"pread", "fdatasync", "drop_cache", "sync_directory"}
+    sealing = len(calls)
+    monkeypatch.setattr(file_takeover, "READ_BYTES", 8192)
+    assert fields(await read(access, wal, {1, 2, 3})) == fields(given)
+    segments = [place.disk.entries[path] for path in place.disk.entries if path.endswith(".wal")]
+    used = sum(len(bytes(segment.cache).rstrip(b"\0")) for segment in segments)
+    assert {name for name, _ in calls[sealing:]} == {"pread"}
+    assert (
+        sum(size for _, size in calls[sealing:])
+        < used + 8192 * (len(segments) + 2)
+        < sum(len(segment.cache) for segment in segments)
+    )
 
 
 async def test_what_lies_below_the_trim_is_not_read_again() -> None:
@@ -294,7 +323,14 @@ async def test_a_disk_that_cannot_be_read_is_unavailable_and_leaves_nothing_open
     place = SimPlace()
     await dead(place)
     access, wal = await sealed(place)
-    place.disk.fail = lambda call, path: OSError(errno.EIO, "broken") if call == "fdatasync" else None
+    reading = place.files.pread
+
+    def broken(handle: int, size: int, offset: int) -> bytes:
+        if size > OWNER_BYTES:
+            raise OSError(errno.EIO, "broken")
+        return reading(handle, size, offset)
+
+    place.files.pread = broken  # type: ignore[method-assign]
     with pytest.raises(Unavailable, match="cannot read"):
         await read(access, wal, {1})
     lock = await take_lock("file:///wal", node_id=5, node_epoch=3, access=access)
