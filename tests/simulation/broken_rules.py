@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,9 +21,6 @@ from tests.support.sim_files import SimFiles
 from wal.object_put import Put
 from wal.object_seal import Sealer
 from wal.object_sequencer import Sequencer
-
-Break = Callable[[pytest.MonkeyPatch], None]
-
 
 # --- fencing -----------------------------------------------------------------------------------------
 

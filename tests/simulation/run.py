@@ -33,7 +33,7 @@ class Outcome(NamedTuple):
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Brokers that die by the dozen say nothing; whoever logs afterwards in this process does."""
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
@@ -46,7 +46,7 @@ def _silence() -> Iterator[None]:
 def one(kind: str, seed: int, keep: bool = False) -> Outcome:
     trace: list[str] = []
     error = None
-    with _silence():
+    with silence():
         try:
             run_seed(seed, kind, trace)
         except Exception as found:

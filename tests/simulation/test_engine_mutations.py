@@ -1,8 +1,4 @@
-"""Would the simulation notice? Each test breaks one rule of the engine on purpose and runs seeds until one fails.
-
-A simulation that finds nothing in a broken engine says nothing of a whole one. `SEEDS` bounds the search: when the
-simulation changes so much that none of them meets the broken rule, it has become weaker.
-"""
+"""Would the simulation notice? Each test breaks one rule of the engine on purpose and runs seeds until one fails."""
 
 from __future__ import annotations
 
@@ -19,11 +15,11 @@ from s3stream.outcomes import Outcomes
 from s3stream.storage import Storage
 from s3stream.stream import Stream
 from s3stream.types import CommitResult, FlushCommit, RangeOutcome
+from tests.simulation.mutations import Break, found_out
 from tests.support.sim_engine import simulate
 from tests.support.virtual_time import run_virtual
 
 SEEDS = 40
-Break = Callable[[pytest.MonkeyPatch], None]
 
 
 class Never(set[Any]):
@@ -127,10 +123,4 @@ MUTATIONS: list[Break] = [
 @pytest.mark.parametrize("broken", MUTATIONS, ids=lambda broken: broken.__name__)
 def test_a_broken_engine_is_found_out(broken: Break, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(monkeypatch)
-    for seed in range(SEEDS):
-        try:
-            run_virtual(simulate(seed))
-        except Exception as error:
-            print(f"seed {seed}: {type(error).__name__}: {error}")
-            return
-    pytest.fail(f"{SEEDS} runs saw nothing")
+    found_out(lambda seed: run_virtual(simulate(seed)), range(SEEDS))

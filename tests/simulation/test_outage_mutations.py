@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,11 +15,11 @@ from s3stream.flusher import Flusher
 from s3stream.stream import Stream
 from s3stream.stream_ranges import UploadedRanges
 from s3stream.types import ObjectRange
+from tests.simulation.mutations import Break, found_out
 from tests.support.sim_outage import simulate_outages
 from tests.support.virtual_time import run_virtual
 
 SEEDS = (1, 2, 4, 3, 5, 6)
-Break = Callable[[pytest.MonkeyPatch], None]
 
 
 def memory_is_dropped_before_the_upload(patch: pytest.MonkeyPatch) -> None:
@@ -112,10 +111,4 @@ MUTATIONS: list[Break] = [
 @pytest.mark.parametrize("broken", MUTATIONS, ids=lambda broken: broken.__name__)
 def test_a_broken_engine_is_found_out(broken: Break, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(monkeypatch)
-    for seed in SEEDS:
-        try:
-            run_virtual(simulate_outages(seed))
-        except Exception as error:
-            print(f"seed {seed}: {type(error).__name__}: {error}")
-            return
-    pytest.fail(f"{len(SEEDS)} runs saw nothing")
+    found_out(lambda seed: run_virtual(simulate_outages(seed)), SEEDS)

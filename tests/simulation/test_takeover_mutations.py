@@ -1,5 +1,5 @@
 """Would the cluster's simulation notice? Each test takes one rule of takeover and movement out and runs seeds until one
-fails; see `test_engine_mutations.py`."""
+fails."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from metadata.commits import Decision, decide
 from s3stream.takeover_chunks import ChunkPipeline
 from s3stream.types import CommitResult, OpenRequest
 from tests.simulation.broken_rules import (
-    Break,
     streams_are_opened_before_what_was_read_is_committed,
     the_end_is_looked_for_and_no_seal_written,
     what_is_committed_is_committed_again,
 )
+from tests.simulation.mutations import Break, found_out
 from tests.support.sim_takeover import simulate
 from tests.support.virtual_time import run_virtual
 from wal.files import Files
@@ -76,10 +76,4 @@ MUTATIONS: list[tuple[Break, str]] = [
 @pytest.mark.parametrize(("broken", "kind"), MUTATIONS, ids=[broken.__name__ for broken, _ in MUTATIONS])
 def test_a_broken_takeover_is_found_out(broken: Break, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(monkeypatch)
-    for seed in range(SEEDS):
-        try:
-            run_virtual(simulate(seed, kind))
-        except Exception as error:
-            print(f"seed {seed}: {type(error).__name__}: {error}")
-            return
-    pytest.fail(f"{SEEDS} runs saw nothing")
+    found_out(lambda seed: run_virtual(simulate(seed, kind)), range(SEEDS))

@@ -1,12 +1,14 @@
 """An asyncio event loop on virtual time: when nothing is ready, time jumps to the next timer. No selector, no threads.
 
 A run is a function of the code and its seeds: the same program gives the same interleaving every time. Waiting for
-something that can never happen is an error, not a hang.
+something that can never happen is an error, not a hang; so is going round for ever. pytest's own timeout does not end
+such a run: what it raises is raised in some task, and stays there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -17,25 +19,33 @@ START_MS = 1_700_000_000_000
 """Wall clock at the beginning of every run."""
 HORIZON_S = 5 * 86_400
 """A run that gets here waits for something while periodic work goes on for ever."""
+TURNS_MAX = 400_000
+"""Of one run. The longest simulation takes 42,000; a turn costs some 0.1 ms: a minute of them is enough."""
+CLEARING_TURNS = 1_000
+"""What is left of a run that was ended may still take so many to be cancelled."""
 
 
 class Stuck(Exception):
-    """Every task waits, and nothing is scheduled."""
+    """Nothing will come of this run: every task waits and nothing is scheduled, or it goes round for ever."""
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    def __init__(self) -> None:
+    def __init__(self, turns_max: int = TURNS_MAX) -> None:
         super().__init__()
         self._now = 0.0
         # What BaseEventLoop._run_once asks of a selector: "wait this long, or for I/O". There is no I/O here.
         self._selector = self
-        self.steps = 0
+        self.turns = 0
+        self._turns_max = turns_max
 
     def time(self) -> float:
         return self._now
 
     def select(self, timeout: float | None) -> list[Any]:
-        self.steps += 1
+        self.turns += 1
+        if self.turns > self._turns_max:
+            self._turns_max = self.turns + CLEARING_TURNS
+            raise Stuck(f"not at its end after {self.turns - 1} turns, {self._now:.3f} s of virtual time")
         if timeout is None:
             raise Stuck("every task waits for something that nobody will do")
         if timeout > 0:
@@ -77,19 +87,29 @@ async def inline(function: Callable[..., T], /, *args: Any) -> T:
     return function(*args)
 
 
-def run_virtual(main: Coroutine[Any, Any, T]) -> T:
-    """Run to the end on a loop of its own; what is still running then is cancelled."""
-    loop = VirtualLoop()
+def run_virtual(main: Coroutine[Any, Any, T], turns_max: int = TURNS_MAX) -> T:
+    """Run to the end on a loop of its own; what is still running then is cancelled. Raises Stuck if there is no end."""
+    loop = VirtualLoop(turns_max)
+    asyncio.set_event_loop(loop)
     try:
-        asyncio.set_event_loop(loop)
-        return loop.run_until_complete(main)
+        result = loop.run_until_complete(main)
+        _clear(loop)
+        return result
+    except BaseException:
+        # What ended it is what it is about, not that something goes on nevertheless.
+        with contextlib.suppress(Stuck):
+            _clear(loop)
+        raise
     finally:
-        pending = sorted(asyncio.all_tasks(loop), key=lambda task: task.get_name())
-        for task in pending:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
         asyncio.set_event_loop(None)
         loop.close()
+
+
+def _clear(loop: VirtualLoop) -> None:
+    pending = sorted(asyncio.all_tasks(loop), key=lambda task: task.get_name())
+    for task in pending:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
 
 
 def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:

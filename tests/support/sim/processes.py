@@ -14,7 +14,7 @@ import heapq
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from tests.support.virtual_time import VirtualLoop
+from tests.support.virtual_time import TURNS_MAX, VirtualLoop
 
 BURIAL_TURNS = 50
 
@@ -103,8 +103,8 @@ class ProcessLoop(VirtualLoop):
 
     network: Any = None
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, turns_max: int = TURNS_MAX) -> None:
+        super().__init__(turns_max)
         self.processes: list[Process] = []
         self.burying = False
         """The run is over: what is left of dead processes is cleared away, and nobody looks on."""
