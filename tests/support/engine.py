@@ -18,6 +18,7 @@ from s3stream.storage import Storage
 from s3stream.stream import Stream
 from s3stream.tasks import Tasks
 from s3stream.types import StreamBatch, StreamId
+from tests.support import statements
 from tests.support.scripted_wal import Medium, ScriptedWal
 from tests.support.virtual_time import VirtualClock, inline
 
@@ -88,7 +89,7 @@ class World:
     async def create(cls, streams: int = 3) -> World:
         clock = VirtualClock()
         metadata = await open_metadata(
-            "memory:", clock=clock, metrics=Metrics(), run_blocking=inline, chance=random.Random(1)
+            "memory:", clock=clock, metrics=Metrics(), run_blocking=statements.inline, chance=random.Random(1)
         )
         world = cls(metadata, clock)
         image = await metadata.create_topic("t", UUID(int=1), [[0]] * streams)

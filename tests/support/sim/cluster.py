@@ -28,7 +28,8 @@ from tests.support.sim.machine import DatabaseFaults, SimMachine, WorldTasks
 from tests.support.sim.network import SimNetwork
 from tests.support.sim.processes import Process, ProcessLoop
 from tests.support.sim_files import SimDisk, SimFiles
-from tests.support.virtual_time import VirtualClock, inline
+from tests.support.statements import inline
+from tests.support.virtual_time import VirtualClock
 
 FILES, OBJECTS = "files", "objects"
 KINDS: Final = (FILES, OBJECTS)

@@ -23,6 +23,7 @@ from s3stream.seams import Clock, ObjectInfo, ObjectStore, RunBlocking
 from s3stream.tasks import Tasks
 from s3stream.types import Buffers
 from tests.support.sim_files import SimFiles
+from tests.support.statements import share_statements
 from tests.support.virtual_time import VirtualClock, inline
 from wal import ObjectWalSettings, WalSettings
 
@@ -162,7 +163,11 @@ class SimMachine(Outside):
     async def _transact(self, function: Callable[..., Any], /, *args: Any) -> Any:
         """A call of the metadata's, most of them transactions. Those of one broker follow each other where there is
         one connection; the simulation lets them overlap on the way, as PostgreSQL's do."""
-        if not isinstance(getattr(function, "__self__", None), Engine) or function.__name__ not in ("read", "write"):
+        engine = getattr(function, "__self__", None)
+        if not isinstance(engine, Engine):
+            return function(*args)
+        share_statements(engine)
+        if function.__name__ not in ("read", "write"):
             return function(*args)
         faults, random = self._database, self._random
         await asyncio.sleep(random.uniform(*DATABASE_ANSWER_S))
