@@ -24,7 +24,7 @@ class Watch:
         self._pushed = pushed
         self._read_version = read_version
         self._version = 0
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._waiters: dict[asyncio.Future[None], None] = {}  # in the order they came
 
     def announce(self, version: int) -> None:
         """The cluster image has (at least) this version. On the event loop."""
@@ -54,11 +54,11 @@ class Watch:
         """Until an announcement or a reason to look, at most the poll interval."""
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[None] = loop.create_future()
-        self._waiters.add(waiter)
+        self._waiters[waiter] = None
         interval = FALLBACK_POLL_SECONDS if self._pushed() else POLL_INTERVAL_SECONDS
         timer = loop.create_task(self._clock.sleep(interval), name="metadata poll")
         try:
             await asyncio.wait((waiter, timer), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._waiters.discard(waiter)
+            del self._waiters[waiter]
             timer.cancel()

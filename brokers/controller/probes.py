@@ -79,12 +79,11 @@ class Probes:
 
     def watch(self, wanted: Mapping[Incarnation, Endpoint]) -> None:
         """Watch exactly these."""
-        keys = set(wanted.items())
-        for key in [key for key in self._running if key not in keys]:
+        for key in [key for key in self._running if key not in wanted.items()]:
             self._running.pop(key).cancel()
-        for incarnation, endpoint in keys - self._running.keys():
-            probe = self._tasks.spawn(self._probe(incarnation, endpoint), f"probe broker {incarnation[0]}")
-            self._running[incarnation, endpoint] = probe
+        # In the order given: a set's order is another in every process, and a simulation repeats runs in others.
+        for key in [key for key in wanted.items() if key not in self._running]:
+            self._running[key] = self._tasks.spawn(self._probe(*key), f"probe broker {key[0][0]}")
 
     async def close(self) -> None:
         running = list(self._running.values())

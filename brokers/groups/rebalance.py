@@ -112,7 +112,7 @@ class Rebalance:
     def _expire_sync(self, now: Instant, effects: Effects) -> None:
         self._sync_deadline = NEVER
         if self.members.pending_sync and self.state in (GroupState.COMPLETING_REBALANCE, GroupState.STABLE):
-            for member_id in list(self.members.pending_sync):
+            for member_id in sorted(self.members.pending_sync):
                 self.members.remove(member_id, effects)
             self._prepare(now, effects)
 

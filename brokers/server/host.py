@@ -57,7 +57,7 @@ class ConnectionHost:
         self.loop = loop
         self.scratch = memoryview(bytearray(RECEIVE_BUFFER_BYTES))
         self.prefix = self.scratch[:PREFIX_BYTES]
-        self.connections: set[Connection] = set()
+        self.connections: dict[Connection, None] = {}  # in the order they came
         self._long_polls = long_polls
         self._last_id = 0
         self._log_malformed = RateLimit(clock, per_second=1.0)
@@ -69,7 +69,7 @@ class ConnectionHost:
             return False
         self._last_id += 1
         connection.connection_id = self._last_id
-        self.connections.add(connection)
+        self.connections[connection] = None
         self.stats.accepted.value += 1
         return True
 
@@ -78,7 +78,7 @@ class ConnectionHost:
         self._long_polls.drop(connection.connection_id)
 
     def closed(self, connection: Connection) -> None:
-        self.connections.discard(connection)
+        self.connections.pop(connection, None)
         self._long_polls.drop(connection.connection_id)
 
     def answered(self, slot: Slot) -> None:
