@@ -34,6 +34,11 @@ DEFAULT_SETTINGS: Final[Mapping[str, str]] = {
     "ponor.flush.interval.ms": "5000",
 }
 
+BROKERS_ENVIRONMENT: Final[Mapping[str, str]] = {
+    # As an installed broker starts: with its modules compiled, also where Python was told not to keep them.
+    "PYTHONDONTWRITEBYTECODE": "",
+}
+
 
 @dataclass(frozen=True)
 class Options:
@@ -102,7 +107,8 @@ class Stage:
             urls = self._urls(store, port, database)
             settings = {**DEFAULT_SETTINGS, **self.options.settings}
             wire = (lambda listener: self._wired(store, database, listener)) if self.options.wired else None
-            self.cluster = Cluster(urls, settings, store.environment, self._logs, wire)
+            env = {**store.environment, **BROKERS_ENVIRONMENT}
+            self.cluster = Cluster(urls, settings, env, self._logs, wire)
             stack.callback(self.cluster.close)
             self.cluster.add(self.options.brokers)
             self.monitor = Monitor(self.cluster.bootstrap, TOPIC)

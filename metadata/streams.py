@@ -8,6 +8,7 @@ committed (CORRECTNESS 1). In the first and the last case only by the node that 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -51,9 +52,10 @@ _SNAPSHOT: Select[Any] = select(
 _BY_IDS = _SNAPSHOT.where(streams.c.stream_id.in_(bindparam("ids", expanding=True)))
 _LOCK_BY_IDS = _BY_IDS.with_for_update(of=streams)
 _OF_STREAM = streams.c.stream_id == bindparam("id")
+_OF_STREAMS = streams.c.stream_id.in_(bindparam("ids", expanding=True))
 _OPEN = (
     update(streams)
-    .where(_OF_STREAM)
+    .where(_OF_STREAMS)
     .values(
         state=StreamState.OPEN,
         epoch=bindparam("new_epoch"),
@@ -62,11 +64,8 @@ _OPEN = (
         epochs=bindparam("new_epochs"),
     )
 )
-_CLOSE = (
-    update(streams)
-    .where(_OF_STREAM)
-    .values(state=StreamState.CLOSED, owner_node=None, owner_node_epoch=None, committed_end=bindparam("end"))
-)
+_CLOSE = update(streams).where(_OF_STREAMS).values(state=StreamState.CLOSED, owner_node=None, owner_node_epoch=None)
+_SET_END = update(streams).where(_OF_STREAM).values(committed_end=bindparam("end"))
 _ASSIGNED = select(partitions.c.stream_id, partitions.c.assigned).where(
     partitions.c.stream_id.in_(bindparam("ids", expanding=True))
 )
@@ -155,7 +154,9 @@ def open_streams(tx: Transaction, node: NodeIdentity, requests: Sequence[OpenReq
     assert len(wanted) == len(requests), "a stream is asked for twice"
     rows = lock(tx, wanted)
     facts = _facts(tx, rows)
-    changes = []
+    opened: list[StreamId] = []
+    alike: dict[tuple[int, bytes, int], list[StreamId]] = defaultdict(list)
+    """By epoch, openings before and the log's end: partitions without load share theirs."""
     for request in requests:
         row = _existing(rows, request.stream_id)
         known = facts[request.stream_id]
@@ -163,19 +164,20 @@ def open_streams(tx: Transaction, node: NodeIdentity, requests: Sequence[OpenReq
             continue
         _check_openable(row, node, request, known)
         start = max(known.closed_end, request.recovered_end)
-        epochs = (*unpack_epochs(row.epochs, row.stream_id), (row.epoch + 1, start))
-        changes.append(
-            {
-                "id": row.stream_id,
-                "new_epoch": row.epoch + 1,
-                "node": node.node_id,
-                "node_epoch": node.node_epoch,
-                "new_epochs": pack_epochs(epochs[-EPOCHS_PER_STREAM_MAX:]),
-            }
-        )
-    if changes:
-        tx.connection.execute(_OPEN, changes)
-        touch_rows(tx, {change["id"]: rows[change["id"]] for change in changes}, version)
+        alike[row.epoch, bytes(row.epochs), start].append(row.stream_id)
+        opened.append(row.stream_id)
+    for (epoch, before, start), stream_ids in alike.items():
+        epochs = (*unpack_epochs(before, stream_ids[0]), (epoch + 1, start))
+        values = {
+            "new_epoch": epoch + 1,
+            "node": node.node_id,
+            "node_epoch": node.node_epoch,
+            "new_epochs": pack_epochs(epochs[-EPOCHS_PER_STREAM_MAX:]),
+        }
+        for ids in parts(stream_ids):
+            tx.connection.execute(_OPEN, {"ids": ids, **values})
+    if opened:
+        touch_rows(tx, {stream_id: rows[stream_id] for stream_id in opened}, version)
     return read(tx, [request.stream_id for request in requests])
 
 
@@ -272,7 +274,8 @@ def close_streams(
     fencing.check(tx, node)
     rows = lock(tx, ends)
     written = tails.of_streams(tx, rows)
-    changes = []
+    closed: list[StreamId] = []
+    ends_changed = []
     added = []
     for stream_id, end in ends.items():
         row = rows.get(stream_id)
@@ -288,13 +291,18 @@ def close_streams(
             raise Unavailable(f"stream {stream_id}: its tail {tail} of an earlier owner is not committed yet")
         if committed != end and (not with_tails or committed > end):
             raise Unavailable(f"stream {stream_id}: committed to {committed}, not yet to its end {end}")
-        changes.append({"id": stream_id, "end": min(end, committed)})
+        closed.append(stream_id)
+        if row.committed_end != min(end, committed):
+            ends_changed.append({"id": stream_id, "end": min(end, committed)})
         if committed < end:
             added.append(TailRow(stream_id, committed, end, node.node_id, node.node_epoch, row.epoch))
-    if changes:
-        tx.connection.execute(_CLOSE, changes)
+    if closed:
+        for ids in parts(closed):
+            tx.connection.execute(_CLOSE, {"ids": ids})
+        if ends_changed:
+            tx.connection.execute(_SET_END, ends_changed)
         tails.add(tx, added)
-        touch_rows(tx, {change["id"]: rows[change["id"]] for change in changes}, version)
+        touch_rows(tx, {stream_id: rows[stream_id] for stream_id in closed}, version)
     ours = [tail for tail in written.values() if tail.node_id == node.node_id and tail.stream_id in ends]
     return [*added, *ours]
 

@@ -10,7 +10,7 @@ recovered end readable (CORRECTNESS 1).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from random import Random
 
 import structlog
@@ -239,14 +239,15 @@ class Storage:
         for stream_id, _ in requests:
             if stream_id in self._broken:
                 raise Corrupt(*self._broken[stream_id].args)
-        for failure in (await self.fetch_tails([stream_id for stream_id, _ in requests])).values():
+        rows, failures = await self._tails.look([stream_id for stream_id, _ in requests])
+        for failure in failures.values():
             raise failure
         found = {stream_id: self._appender.streams.get(stream_id) for stream_id, _ in requests}
         recovered = [stream for stream in found.values() if stream is not None]
         release: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
             await self._take_turn(recovered, release)
-            ends = await self._ends(found)
+            ends = self._ends(found, rows)
             opening = [
                 OpenRequest(
                     stream_id, self._expected(stream_id, epoch), ends[stream_id], self._taken_over.get(stream_id)
@@ -293,14 +294,18 @@ class Storage:
         none when they are not here any more."""
         return self._tails.batches(stream_id, start, end, bytes_max)
 
-    async def _ends(self, found: dict[StreamId, Stream | None]) -> dict[StreamId, int]:
-        ends = {stream_id: stream.durable_end for stream_id, stream in found.items() if stream is not None}
-        unknown = [stream_id for stream_id, stream in found.items() if stream is None]
-        if unknown:
-            for row in await self._metadata.streams(unknown):
-                ends[row.stream_id] = max(row.committed_end, row.start_offset, self._tails.fetched_end(row) or 0)
-        for stream_id in unknown:
-            if stream_id not in ends:
+    def _ends(
+        self, found: Mapping[StreamId, Stream | None], rows: Mapping[StreamId, StreamSnapshot]
+    ) -> dict[StreamId, int]:
+        """Where the log of each ends, as far as is known here: what has changed since, the opening itself notices."""
+        ends = {}
+        for stream_id, stream in found.items():
+            if stream is not None:
+                ends[stream_id] = stream.durable_end
+            elif stream_id in rows:
+                row = rows[stream_id]
+                ends[stream_id] = max(row.committed_end, row.start_offset, self._tails.fetched_end(row) or 0)
+            else:
                 raise NotFound(f"stream {stream_id} does not exist")
         return ends
 

@@ -160,9 +160,16 @@ class Tails:
 
     async def have(self, stream_ids: Sequence[StreamId]) -> dict[StreamId, PonorError]:
         """As `Storage.fetch_tails`."""
+        return (await self.look(stream_ids))[1]
+
+    async def look(
+        self, stream_ids: Sequence[StreamId]
+    ) -> tuple[dict[StreamId, StreamSnapshot], dict[StreamId, PonorError]]:
+        """Their rows, and what `have` returns."""
         failed: dict[StreamId, PonorError] = {}
         rows = []
-        for row in await self._metadata.streams(sorted(stream_ids)):
+        found = {row.stream_id: row for row in await self._metadata.streams(sorted(stream_ids))}
+        for row in found.values():
             if row.stream_id in self._awaited:
                 failed[row.stream_id] = Unavailable(f"stream {row.stream_id}: the tail {row.tail} is not committed")
             else:
@@ -170,9 +177,10 @@ class Tails:
         missed = await self.fetch(rows)
         # What its source does not have any more may have been committed just then.
         for row in await self._metadata.streams(sorted(missed)) if missed else ():
+            found[row.stream_id] = row
             if row.tail is None and row.stream_id not in self._kept:
                 del missed[row.stream_id]
-        return failed | missed
+        return found, failed | missed
 
     async def fetch(self, rows: Sequence[StreamSnapshot]) -> dict[StreamId, PonorError]:
         """Have the tails of these closed streams here; returns those that cannot be had now, and why."""

@@ -9,6 +9,7 @@ the others waiting nor is it sent on.
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -36,7 +37,7 @@ COALESCE_SECONDS: Final = 0.02
 """Images come in bursts while partitions move; each look at ten thousand partitions costs some 20 ms."""
 
 SAID_PER_TURN: Final = 50
-"""Log lines without a turn of the event loop: some 2 ms. A broker that goes may have two thousand moves at once."""
+"""Log lines without a turn of the event loop: some 2 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,22 +187,18 @@ class Balancing:
         return plan.moves
 
     async def _say(self, image: ClusterImage, moves: Sequence[Move], now: float) -> None:
-        wanted = {move.stream_id for move in moves}
-        names = {
-            part.stream_id: f"{topic.name}-{part.partition}"
-            for topic in image.topics.values()
-            for part in topic.partitions
-            if part.stream_id in wanted
-        }
+        wanted = {move.stream_id: move for move in moves}
         self._moved_at.update(dict.fromkeys(wanted, now))
         self._moved.inc(len(moves))
-        for number, move in enumerate(moves, 1):
-            self._decisions.say(
-                "partition moves",
-                partition=names[move.stream_id],
-                from_node=move.source,
-                to_node=move.target,
-                reason=move.reason,
-            )
-            if number % SAID_PER_TURN == 0:
-                await asyncio.sleep(0)
+        lines = 0
+        for topic in image.topics.values():
+            alike: dict[tuple[NodeId, NodeId, str], list[str]] = defaultdict(list)
+            for part in topic.partitions:
+                move = wanted.get(part.stream_id)
+                if move is not None:
+                    alike[move.source, move.target, move.reason].append(f"{topic.name}-{part.partition}")
+            for (source, target, reason), names in alike.items():
+                self._decisions.say_of(names, "partition moves", from_node=source, to_node=target, reason=reason)
+                lines += 1
+                if lines % SAID_PER_TURN == 0:
+                    await asyncio.sleep(0)

@@ -1,4 +1,5 @@
-"""What the controller decided: each decision one log line, the last ones shown over HTTP.
+"""What the controller decided, each decision one log line (partitions that share one are named together), the last ones
+each by itself shown over HTTP.
 
 A decision that stands (a paused broker that keeps its partitions) is said once, and again when it has changed.
 """
@@ -6,6 +7,7 @@ A decision that stands (a paused broker that keeps its partitions) is said once,
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Final
 
 import structlog
@@ -27,6 +29,16 @@ class Decisions:
     def say(self, decision: str, **facts: Any) -> None:
         log.info(decision, **facts)
         self._keep(decision, facts)
+
+    def say_of(self, partitions: Sequence[str], decision: str, **facts: Any) -> None:
+        """As `say`, of each of `partitions`. A line for each of thousands would cost the event loop as much as moving
+        them."""
+        if len(partitions) == 1:
+            log.info(decision, partition=partitions[0], **facts)
+        else:
+            log.info(decision, partitions=list(partitions), **facts)
+        for partition in partitions:
+            self._keep(decision, {"partition": partition, **facts})
 
     def alarm(self, decision: str, **facts: Any) -> None:
         """As `say`, for what nobody may overlook."""

@@ -97,12 +97,16 @@ class Opener:
 
     async def _with_tails(self, wanted: Sequence[Placed]) -> tuple[list[Placed], bool]:
         """Those that can be opened now, and whether others wait until their tails are here, or committed."""
+        # A tail comes into the image with the closing that leaves it.
+        with_tails = [placed.part.stream_id for placed in wanted if placed.part.tail_owner is not None]
         try:
-            failed = await self._storage.fetch_tails([placed.part.stream_id for placed in wanted]) if wanted else {}
+            failed = await self._storage.fetch_tails(with_tails) if with_tails else {}
         except PonorError as error:
+            waiting = set(with_tails)
             for placed in wanted:
-                self._failed(placed, error)
-            return [], True
+                if placed.part.stream_id in waiting:
+                    self._failed(placed, error)
+            return [placed for placed in wanted if placed.part.stream_id not in waiting], True
         for placed in wanted:
             if placed.part.stream_id in failed:
                 # Clients hear NOT_LEADER_OR_FOLLOWER, and ask again.

@@ -170,6 +170,41 @@ async def test_streams_come_in_the_order_asked_for_and_missing_ones_are_left_out
     assert [row.stream_id for row in await metadata.streams([two, 777, one])] == [two, one]
 
 
+async def test_streams_opened_and_closed_together_keep_their_own_histories(metadata: Metadata) -> None:
+    fresh, opened, moved, longer, twin = streams = await make_streams(metadata, 5)
+    node = await Node.register(metadata)
+    await node.open(opened)
+    await metadata.close_streams(node.identity, {opened: 0})
+    for stream in (moved, twin):
+        await node.open(stream)
+        await metadata.close_streams(node.identity, {stream: 0})
+        await node.open(stream, 0)
+        await metadata.close_streams(node.identity, {stream: 0})
+    await node.open(longer)
+    await node.commit(CommittedRange(longer, 0, 0, 5, 50))
+    await metadata.close_streams(node.identity, {longer: 5})
+    epochs = {fresh: -1, opened: 0, moved: 1, longer: 0, twin: 1}
+    rows = await metadata.open_streams(node.identity, [OpenRequest(stream, epochs[stream], 0) for stream in streams])
+    assert {row.stream_id: row.epochs for row in rows} == {
+        fresh: ((0, 0),),
+        opened: ((0, 0), (1, 0)),
+        moved: ((0, 0), (1, 0), (2, 0)),
+        longer: ((0, 0), (1, 5)),
+        twin: ((0, 0), (1, 0), (2, 0)),
+    }
+    assert [row.epoch for row in rows] == [0, 1, 2, 1, 2]
+    await node.commit(CommittedRange(moved, 2, 0, 3, 30))
+    await metadata.trim_stream(node.identity, twin, 2, 4)
+    ends = {fresh: 0, opened: 0, moved: 7, longer: 9, twin: 4}
+    tails = await metadata.close_streams(node.identity, ends, {row.stream_id: row.epoch for row in rows}, True)
+    assert [(tail.stream_id, tail.start, tail.end, tail.stream_epoch) for tail in tails] == [
+        (moved, 3, 7, 2),
+        (longer, 5, 9, 1),
+    ]
+    closed = await metadata.streams(streams)
+    assert [(row.state, row.committed_end) for row in closed] == [(StreamState.CLOSED, end) for end in (0, 0, 3, 5, 4)]
+
+
 async def test_two_thousand_streams_open_with_one_image_version(metadata: Metadata) -> None:
     streams = await make_streams(metadata, 2_000)
     node = await Node.register(metadata)

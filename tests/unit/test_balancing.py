@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import structlog
 
 from brokers.controller.balancer import Bounds
 from brokers.controller.balancing import COALESCE_SECONDS, PERIOD_SECONDS, Balancing, BalancingSettings
@@ -155,6 +156,26 @@ async def test_a_draining_broker_empties_also_where_balancing_is_off() -> None:
         assert await cluster.settle(lease) == 4
         assert cluster.held() == {1: 0, 2: 3, 3: 3}
         assert {told["reason"] for told in cluster.decisions.last()} == {"broker 1 is draining"}
+
+
+async def test_partitions_of_a_topic_that_go_the_same_way_share_a_line() -> None:
+    async with AdminWorld(nodes=3) as world:
+        cluster = rig(world)
+        await cluster.topic("t", 1, 1, 1, 1)
+        await cluster.topic("u", 1)
+        await world.metadata.set_draining(1, True)
+        await world.refresh()
+        with structlog.testing.capture_logs() as said:
+            await cluster.balancing.step(await cluster.lease())
+        lines = [line for line in said if line["event"] == "partition moves"]
+        assert {line["to_node"]: line["partitions"] for line in lines if "partitions" in line} == {
+            2: ["t-0", "t-2"],
+            3: ["t-1", "t-3"],
+        }
+        assert [line["partition"] for line in lines if "partition" in line] == ["u-0"]
+        assert {line["reason"] for line in lines} == {"broker 1 is draining"}
+        shown = [told["partition"] for told in cluster.decisions.last() if told["decision"] == "partition moves"]
+        assert sorted(shown) == ["t-0", "t-1", "t-2", "t-3", "u-0"], "each by itself"
 
 
 async def test_a_move_that_does_not_arrive_keeps_the_others_waiting_only_so_long() -> None:

@@ -627,7 +627,7 @@ async def test_a_partition_is_handed_over_from_memory_where_its_next_broker_answ
 
 async def test_a_partition_whose_tail_cannot_be_had_yet_waits_alone(bench: Bench) -> None:
     bench.storage.no_tail = {10_000: Unavailable("its source does not answer")}
-    await bench.apply(1, topic("a", 1, epoch=3), topic("b", 2))
+    await bench.apply(1, with_tail(topic("a", 1, epoch=3)), topic("b", 2))
     assert bench.manager.log("b", 0) and bench.storage.opened == [[20_000]]
     assert bench.code("a") is ErrorCode.not_leader_or_follower and not bench.manager.offline()
     bench.storage.no_tail = {}
@@ -637,8 +637,8 @@ async def test_a_partition_whose_tail_cannot_be_had_yet_waits_alone(bench: Bench
 
 async def test_whether_tails_can_be_had_is_asked_again_when_the_database_did_not_answer(bench: Bench) -> None:
     bench.storage.fetch_error = Unavailable("down")
-    await bench.apply(1, topic("a", 1, epoch=3))
-    assert bench.storage.opened == []
+    await bench.apply(1, with_tail(topic("a", 1, epoch=3)), topic("b", 2))
+    assert bench.storage.opened == [[20_000]], "what has no tail is not asked for"
     bench.storage.fetch_error = None
     await bench.clock.wake()
     assert bench.manager.log("a", 0).leader_epoch == 4 and not bench.manager.offline()
