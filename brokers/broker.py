@@ -31,9 +31,8 @@ from brokers.controller.janitor import Janitor
 from brokers.controller.load_reporter import LoadReporter
 from brokers.controller.placing import ByLoad
 from brokers.controller.wals import ReachableWals
+from brokers.coordination import Coordination
 from brokers.dynamic_config import ConfigSource
-from brokers.groups.config import OFFSETS_TOPIC
-from brokers.groups.coordinator import GroupCoordinator
 from brokers.handlers.create_topics import auto_create
 from brokers.handlers.fetch_session import FetchSessionCache
 from brokers.handlers.long_polls import LongPolls
@@ -52,7 +51,6 @@ from brokers.limits import ANSWERS_SHARE
 from brokers.outside import Outside
 from brokers.partitions.followed import Followed
 from brokers.partitions.manager import PartitionManager
-from brokers.partitions.partition_log import PartitionLog
 from brokers.peer_channel import PeerChannel
 from brokers.server.kafka_server import KafkaServer
 from brokers.version import VERSION
@@ -73,8 +71,8 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-FEATURES = {"metadata.version": 30}
-"""Finalized in a new cluster: the level of Kafka 4.3, whose topic and config metadata is served whole."""
+FEATURES = {"metadata.version": 30, "transaction.version": 2}
+"""Finalized in a new cluster: the levels of Kafka 4.3, whose topic and config metadata and transactions are served."""
 SEEN_FILE = "metadata-seen.json"
 """In the broker's folder: by what a database that has rolled back is recognised after a restart."""
 WAL_THREADS = 2
@@ -249,7 +247,7 @@ class Broker:
         await server.start()
         stack.push_async_callback(self._stop_server, server)
         # Before the drain: members that wait for others to join are answered, or the drain would wait for them.
-        stack.callback(node.groups.stop)
+        stack.callback(node.coordination.stop)
         # With the lease given back, and coordinators that say who is one now.
         stack.push_async_callback(self._say_farewell, node, server)
         node.controller.start(node.identity)
@@ -359,11 +357,12 @@ class _Node:
             storage, self.partitions, crashed, metadata, self.heartbeat.silent_seconds, config.lease_ms / 1000,
             self.controller.waiting,
         )  # fmt: skip
-        self.groups = GroupCoordinator(
-            self.partitions, settings.group_config(config), clock, tasks, metrics, chance, self._create_offsets_topic
-        )
-        self.partitions.on_open(self._opened)
-        self.partitions.on_close(self._closing)
+        producer_ids = ProducerIds(self._allocate_producer_ids, tasks)
+        self.coordination = Coordination(
+            config, self.partitions, clock, tasks, metrics, chance, self._create_topic, producer_ids,
+            lambda: self.services,
+        )  # fmt: skip
+        self.groups = self.coordination.groups
         self.follower.on_change(self.groups.image_changed)
         self.follower.on_change(self.controller.image_changed)
         self.services = Services(
@@ -371,6 +370,8 @@ class _Node:
             config=config,
             partitions=self.partitions,
             groups=self.groups,
+            transactions=self.coordination.transactions,
+            enlistment=self.coordination.enlistment,
             metadata=metadata,
             storage=storage,
             clock=clock,
@@ -381,7 +382,7 @@ class _Node:
             auto_create=self._auto_create,
             fetch_sessions=FetchSessionCache(config.max_incremental_fetch_session_cache_slots, clock, chance, metrics),
             long_polls=LongPolls(),
-            producer_ids=ProducerIds(self._allocate_producer_ids, tasks),
+            producer_ids=producer_ids,
             refresh=self.follower.refresh_everywhere,
             configs=self.configs,
             chance=chance,
@@ -450,7 +451,7 @@ class _Node:
         return any(node_id != self.config.node_id for node_id in survivors(self.partitions.image))
 
     async def open_partitions(self) -> None:
-        self.groups.start()
+        self.coordination.start()
         await self.follower.refresh()
         missing = {name: level for name, level in FEATURES.items() if name not in self.partitions.image.features}
         if missing:
@@ -459,19 +460,11 @@ class _Node:
         self.partitions.start()
         self.follower.start(self._tasks)
 
-    def _opened(self, opened: PartitionLog) -> None:
-        if opened.topic == OFFSETS_TOPIC:
-            self.groups.lead(opened.partition, opened)
-
-    def _closing(self, closing: PartitionLog) -> None:
-        if closing.topic == OFFSETS_TOPIC:
-            self.groups.resign(closing.partition)
-
     async def _auto_create(self, names: Sequence[str]) -> dict[str, ErrorCode]:
         return await auto_create(self.services, names)
 
-    async def _create_offsets_topic(self) -> None:
-        await self._auto_create([OFFSETS_TOPIC])
+    async def _create_topic(self, name: str) -> None:
+        await self._auto_create([name])
 
     async def _allocate_producer_ids(self, count: int) -> tuple[int, int]:
         return await self.metadata.allocate_producer_ids(self.identity, count)

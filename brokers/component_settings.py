@@ -13,6 +13,7 @@ from brokers.controller.controller import ControllerSettings
 from brokers.groups.config import GroupConfig
 from brokers.partitions.settings import PartitionSettings
 from brokers.server.settings import ServerSettings
+from brokers.transactions.config import TransactionConfig
 from wal import ObjectWalSettings
 
 IDLE_PER_MOVE: Final = 10
@@ -63,6 +64,16 @@ def group_config(config: BrokerConfig) -> GroupConfig:
         session_timeout_max_ms=config.group_max_session_timeout_ms,
         initial_rebalance_delay_ms=config.group_initial_rebalance_delay_ms,
         group_max_size=config.group_max_size,
+    )
+
+
+def transaction_config(config: BrokerConfig) -> TransactionConfig:
+    return TransactionConfig(
+        topic_partitions=config.transaction_state_log_num_partitions,
+        timeout_max_ms=config.transaction_max_timeout_ms,
+        id_expiration_ms=config.transactional_id_expiration_ms,
+        abort_interval_ms=config.transaction_abort_timed_out_transaction_cleanup_interval_ms,
+        expire_interval_ms=config.transaction_remove_expired_transaction_cleanup_interval_ms,
     )
 
 

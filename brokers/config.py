@@ -101,6 +101,15 @@ class BrokerConfig:
     offsets_topic_num_partitions: int
     offsets_topic_replication_factor: int
 
+    transaction_state_log_num_partitions: int
+    transaction_state_log_replication_factor: int
+    transaction_max_timeout_ms: int
+    transactional_id_expiration_ms: int
+    transaction_abort_timed_out_transaction_cleanup_interval_ms: int
+    transaction_remove_expired_transaction_cleanup_interval_ms: int
+    add_partitions_to_txn_retry_backoff_ms: int
+    add_partitions_to_txn_retry_backoff_max_ms: int
+
     @property
     def rack_aware(self) -> bool:
         """Whether consumers are sent to brokers of their racks."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-_TRANSACTIONS: Final = "transactions come in a later release"
 _SECURITY: Final = "authentication and authorization come in a later release"
 _QUOTAS: Final = "quotas come in a later release"
 _CLUSTER: Final = "comes with clusters of several brokers"
@@ -22,11 +21,6 @@ _TELEMETRY: Final = "client metrics are not collected; Kafka lists it only where
 
 NOT_SERVED: Final[Mapping[str, str]] = {
     "SaslHandshake": _SECURITY,
-    "AddPartitionsToTxn": _TRANSACTIONS,
-    "AddOffsetsToTxn": _TRANSACTIONS,
-    "EndTxn": _TRANSACTIONS,
-    "WriteTxnMarkers": _TRANSACTIONS,
-    "TxnOffsetCommit": _TRANSACTIONS,
     "DescribeAcls": _SECURITY,
     "CreateAcls": _SECURITY,
     "DeleteAcls": _SECURITY,
@@ -42,10 +36,7 @@ NOT_SERVED: Final[Mapping[str, str]] = {
     "AlterUserScramCredentials": _SECURITY,
     "DescribeQuorum": _NO_QUORUM,
     "UpdateFeatures": "every feature has one level so far: there is nothing to change",
-    "DescribeProducers": _TRANSACTIONS,
     "UnregisterBroker": _CLUSTER,
-    "DescribeTransactions": _TRANSACTIONS,
-    "ListTransactions": _TRANSACTIONS,
     "ConsumerGroupHeartbeat": _CONSUMER,
     "ConsumerGroupDescribe": _CONSUMER,
     "GetTelemetrySubscriptions": _TELEMETRY,
@@ -82,7 +73,7 @@ class Departure(NamedTuple):
 APIS_LISTED = Departure("ApiVersions", "lists the APIs that are served", "lists all of the table above")
 FEATURES = Departure(
     "ApiVersions",
-    "only `metadata.version` is finalized, at Kafka 4.3's level",
+    "only `metadata.version` and `transaction.version` are finalized, at Kafka 4.3's levels",
     "supports older levels, and the features of the APIs that are not served yet",
 )
 MIN_IN_SYNC = Departure(

@@ -131,10 +131,42 @@ _GROUPS: Final = (
               importance=HIGH, inert="its records are small and are not compressed."),
 )  # fmt: skip
 
+_TRANSACTIONS: Final = (
+    ConfigKey("transaction.state.log.num.partitions", INT, 50,
+              "Partitions of __transaction_state. Read when it is created; never change it after.", at_least(1), HIGH),
+    ConfigKey("transaction.state.log.replication.factor", SHORT, 1,
+              "Replicas of __transaction_state. Kafka's default is 3; here a broker alone is durable.", at_least(1),
+              HIGH),
+    ConfigKey("transaction.state.log.min.isr", INT, 1,
+              "Least in-sync replicas of __transaction_state. Kafka's default is 2.", at_least(1), HIGH,
+              inert="durability is the storage's."),
+    ConfigKey("transaction.state.log.segment.bytes", INT, 104_857_600, "Segment size of __transaction_state.",
+              at_least(1), HIGH, inert="there are no segment files."),
+    ConfigKey("transaction.state.log.load.buffer.size", INT, 5_242_880,
+              "Bytes read at a time when a coordinator loads.", at_least(1), HIGH,
+              inert="a coordinator loads a snapshot and what came after it."),
+    ConfigKey("transaction.max.timeout.ms", INT, 900_000, "Longest timeout a transaction may have.", at_least(1), HIGH),
+    ConfigKey("transactional.id.expiration.ms", INT, 604_800_000,
+              "How long a transactional id that nobody uses is remembered.", at_least(1), HIGH),
+    ConfigKey("transaction.abort.timed.out.transaction.cleanup.interval.ms", INT, 10_000,
+              "How often transactions past their timeout are looked for.", at_least(1), LOW),
+    ConfigKey("transaction.remove.expired.transaction.cleanup.interval.ms", INT, 3_600_000,
+              "How often transactional ids that expired are looked for.", at_least(1), LOW),
+    ConfigKey("transaction.partition.verification.enable", BOOLEAN, True,
+              "Whether a partition asks the coordinator before a transaction of an older client begins there.",
+              importance=LOW, inert="partitions always ask."),
+    ConfigKey("add.partitions.to.txn.retry.backoff.ms", INT, 20,
+              "Wait before a partition is added once more to a transaction whose predecessor is being ended.",
+              at_least(1), HIGH),
+    ConfigKey("add.partitions.to.txn.retry.backoff.max.ms", INT, 100,
+              "How long that is tried before the producer is told to.", at_least(0), HIGH),
+)  # fmt: skip
+
 KAFKA_BROKER_CONFIGS: Final[Table] = table(
     *LOG_DEFAULTS.values(),
     *_IDENTITY,
     *_TOPICS,
     *_NETWORK,
     *_GROUPS,
+    *_TRANSACTIONS,
 )

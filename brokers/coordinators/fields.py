@@ -24,6 +24,16 @@ class Record(NamedTuple):
     value: bytes | None
 
 
+STRING_BYTES_MAX = 32_767
+"""Strings in records have a 16-bit length."""
+
+
+def too_long(value: str, reserve: int = 0) -> bool:
+    """Whether a record cannot hold the string and `reserve` bytes more."""
+    limit = STRING_BYTES_MAX - reserve
+    return len(value) > limit // 4 and len(value.encode()) > limit
+
+
 def text(data: bytes) -> str:
     try:
         return data.decode()

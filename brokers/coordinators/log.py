@@ -14,8 +14,9 @@ import structlog
 from brokers.coordinators.snapshot import DurableMap
 from brokers.partitions.log_config import LogConfig
 from brokers.partitions.pending import Done
+from brokers.partitions.producer_state import Verification
 from brokers.records.batch import iter_headers
-from brokers.records.record import iter_records
+from brokers.records.record import end_marker, iter_records
 from s3stream.limits import MIB
 from s3stream.types import Buffer, ReadResult
 
@@ -34,6 +35,10 @@ class CoordinatorLog(Protocol):
     def config(self) -> LogConfig: ...
 
     @property
+    def leader_epoch(self) -> int:
+        """Grows with every opening of the partition, here or elsewhere: the coordinator's epoch."""
+
+    @property
     def log_start_offset(self) -> int: ...
 
     @property
@@ -47,9 +52,15 @@ class CoordinatorLog(Protocol):
         """`snapshot(offset)` is asked for the state at exactly `offset` when a checkpoint is made (None: keep the
         one before); `committed(offset)` hears of the offset of the snapshot in a committed checkpoint."""
 
-    def append_records(self, batch: bytearray, done: Done) -> None:
+    def append_records(
+        self, batch: bytearray, done: Done, verified: Verification | None = None, transaction_version: int = 0
+    ) -> None:
         """Append one batch. `done` is called once: before this returns when nothing was appended, else in the
-        order of appends, when the batch is durable or lost."""
+        order of appends, when the batch is durable or lost. `verified`: what `begin_verification` gave, for the first
+        batch of a transaction; `transaction_version`: of a marker."""
+
+    def begin_verification(self, producer_id: int, sequence: int, epoch: int, bumps_epoch: bool) -> Verification | None:
+        """None: the transaction is open here, nothing is to be verified. Raises KafkaError."""
 
     async def read(self, offset: int, max_bytes: int) -> ReadResult:
         """Durable batches from `offset` on, at least one."""
@@ -76,14 +87,25 @@ async def replay(source: CoordinatorLog, durable: DurableMap) -> int:
 
 
 def _apply(buffer: Buffer, start: int, durable: DurableMap) -> int:
-    """Records at or above `start`. Markers and records of transactions are no state yet: none are written."""
+    """Records at or above `start`, and markers."""
     applied = 0
     view = memoryview(buffer)
     for position, header in iter_headers(view):
-        if header.end_offset <= start or header.control or header.transactional or header.record_count == 0:
+        if header.end_offset <= start or header.record_count == 0:
             continue
-        for record in iter_records(view[position : position + header.size]):
-            if record.offset >= start and record.key is not None:
-                durable.apply(record.key, record.value)
+        batch = view[position : position + header.size]
+        if header.control:
+            marker = end_marker(batch)
+            if marker is not None:
+                durable.end_transaction(header.producer_id, marker.commit)
                 applied += 1
+            continue
+        for record in iter_records(batch):
+            if record.offset < start or record.key is None:
+                continue
+            if header.transactional and record.value is not None:
+                durable.apply_open(header.producer_id, record.key, record.value, record.offset)
+            else:
+                durable.apply(record.key, record.value)
+            applied += 1
     return applied

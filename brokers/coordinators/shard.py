@@ -25,8 +25,9 @@ from brokers.coordinators.fields import Record
 from brokers.coordinators.log import CoordinatorLog, replay
 from brokers.coordinators.snapshot import DurableMap
 from brokers.coordinators.timers import Timers
-from brokers.coordinators.writer import Outcome, Settled, Writer
+from brokers.coordinators.writer import Ending, InTransaction, Outcome, Settled, Writer, Written
 from brokers.errors import KafkaError
+from brokers.partitions.producer_state import Verification
 from s3stream.errors import PonorError, Unavailable
 from s3stream.metrics import Counter, Histogram
 from s3stream.seams import Clock
@@ -76,8 +77,8 @@ class State(Protocol):
     def build(self, wall_ms: int) -> Iterator[None]:
         """From the durable map; yields after every slice. Raises Corrupt."""
 
-    def apply(self, records: Sequence[Record], end: int, wall_ms: int) -> None:
-        """Records of our own became durable."""
+    def apply(self, written: Written, wall_ms: int) -> None:
+        """Something of our own became durable."""
 
     def sizes(self) -> Mapping[str, int]:
         """What there is in it, by name: for the log."""
@@ -218,7 +219,12 @@ class CoordinatorShard(ABC, Generic[StateT, ContextT]):
     def write(self, records: Sequence[Record], settled: Settled) -> None:
         self.writer.write(records, self.context.clock.now_ms(), settled)
 
-    def submit(self, records: Sequence[Record], on_settled: Callable[[], None]) -> asyncio.Future[ErrorCode]:
+    def submit(
+        self,
+        records: Sequence[Record],
+        on_settled: Callable[[], None],
+        transaction: InTransaction | None = None,
+    ) -> asyncio.Future[ErrorCode]:
         """Append now; the future has the error a client is to see, at durability. Cancelling undoes nothing."""
         waiting: asyncio.Future[ErrorCode] = asyncio.get_running_loop().create_future()
 
@@ -226,7 +232,18 @@ class CoordinatorShard(ABC, Generic[StateT, ContextT]):
             on_settled()
             resolve(waiting, client_error(error))
 
-        self.write(records, settled)
+        self.writer.write(records, self.context.clock.now_ms(), settled, transaction)
+        self.watch(waiting)
+        return waiting
+
+    def begin_verification(self, producer_id: int, sequence: int, epoch: int, bumps_epoch: bool) -> Verification | None:
+        """As the log's."""
+        return self._log.begin_verification(producer_id, sequence, epoch, bumps_epoch)
+
+    def end_transaction(self, ending: Ending) -> asyncio.Future[ErrorCode]:
+        """Append a transaction's marker; the future has the log's own error, at durability."""
+        waiting: asyncio.Future[ErrorCode] = asyncio.get_running_loop().create_future()
+        self.writer.end_transaction(ending, self.context.clock.now_ms(), lambda _, error: resolve(waiting, error))
         self.watch(waiting)
         return waiting
 
@@ -260,8 +277,8 @@ class CoordinatorShard(ABC, Generic[StateT, ContextT]):
         if watched:
             self.context.timers.at(watched[0][0], self._time_out)
 
-    def _applied(self, records: Sequence[Record], end: int) -> None:
-        self.state.apply(records, end, self.context.clock.now_ms())
+    def _applied(self, written: Written) -> None:
+        self.state.apply(written, self.context.clock.now_ms())
 
 
 def resolve(waiting: asyncio.Future[T], result: T) -> None:

@@ -10,13 +10,17 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from kio.schema.errors import ErrorCode
 
 from brokers.coordinators.fields import Record
 from brokers.coordinators.log import CoordinatorLog
 from brokers.partitions.pending import AppendResult
-from brokers.records.builder import RecordBatchBuilder, record_bytes_max
+from brokers.partitions.producer_state import Verification
+from brokers.records.batch import NO_PRODUCER_ID
+from brokers.records.builder import RecordBatchBuilder, marker_batch, record_bytes_max
+from brokers.records.record import EndMarker
 
 BATCH_BYTES_TARGET = 512 * 1024
 """Many tombstones at once are cut into batches of about this size; one request's records rarely reach it."""
@@ -31,8 +35,50 @@ class Outcome(enum.Enum):
 
 
 Settled = Callable[[Outcome, ErrorCode], None]
-Applied = Callable[[Sequence[Record], int], None]
-"""Durable records, and the offset after them."""
+
+
+class Written(NamedTuple):
+    """What became durable."""
+
+    records: Sequence[Record]
+    """Of one batch; none for a marker."""
+    end: int
+    """Offset after it."""
+    producer_id: int = NO_PRODUCER_ID
+    """Whose transaction the records are part of, or the marker ends."""
+    marker: EndMarker | None = None
+
+
+class InTransaction(NamedTuple):
+    """Whose transaction the records of a write belong to."""
+
+    producer_id: int
+    producer_epoch: int
+    verified: Verification | None = None
+    """Needed for the first batch of a transaction in this log."""
+
+
+class Ending(NamedTuple):
+    """A marker to write."""
+
+    producer_id: int
+    producer_epoch: int
+    marker: EndMarker
+    transaction_version: int
+
+
+Applied = Callable[[Written], None]
+
+
+class _Batch(NamedTuple):
+    """One append of a write."""
+
+    data: bytearray
+    records: Sequence[Record]
+    producer_id: int = NO_PRODUCER_ID
+    verified: Verification | None = None
+    marker: EndMarker | None = None
+    transaction_version: int = 0
 
 
 class Write:
@@ -56,17 +102,32 @@ class Writer:
         self._refusal: ErrorCode | None = None
         self.closed = False
 
-    def write(self, records: Sequence[Record], timestamp: int, settled: Settled) -> None:
+    def write(
+        self,
+        records: Sequence[Record],
+        timestamp: int,
+        settled: Settled,
+        transaction: InTransaction | None = None,
+    ) -> None:
         """Append `records`; `settled` is called before this returns when they are refused."""
         assert records
+        bytes_max = min(BATCH_BYTES_TARGET, self._log.config.max_message_bytes)
+        self._write(_batches(records, timestamp, bytes_max, transaction), settled)
+
+    def end_transaction(self, ending: Ending, timestamp: int, settled: Settled) -> None:
+        """Append a marker."""
+        producer_id, epoch, marker, version = ending
+        batch = marker_batch(producer_id, epoch, marker, timestamp)
+        self._write([_Batch(batch, (), producer_id, None, marker, version)], settled)
+
+    def _write(self, batches: list[_Batch], settled: Settled) -> None:
         if self.closed:
             settled(Outcome.LOST, ErrorCode.not_coordinator)
             return
-        batches = _batches(records, timestamp, min(BATCH_BYTES_TARGET, self._log.config.max_message_bytes))
         write = Write(len(batches), [settled])
         self._in_flight.append(write)
-        for index, (batch, part) in enumerate(batches):
-            error = self._append(write, batch, part)
+        for index, batch in enumerate(batches):
+            error = self._append(write, batch)
             if error is None:
                 continue
             if write in self._in_flight:
@@ -88,8 +149,8 @@ class Writer:
         """The log is no longer ours: what is in flight settles as lost when the log says so, without effect."""
         self.closed = True
 
-    def _append(self, write: Write, batch: bytearray, part: Sequence[Record]) -> ErrorCode | None:
-        if len(batch) > self._log.config.max_message_bytes:
+    def _append(self, write: Write, batch: _Batch) -> ErrorCode | None:
+        if len(batch.data) > self._log.config.max_message_bytes:
             return ErrorCode.message_too_large  # a record larger than any batch may be
         self._submitting, self._refusal = True, None
 
@@ -97,19 +158,20 @@ class Writer:
             if result.error is not ErrorCode.none and self._submitting:
                 self._refusal = result.error
             else:
-                self._done(write, part, result.error, result.base_offset)
+                self._done(write, batch, result.error, result.base_offset)
 
-        self._log.append_records(batch, done)
+        self._log.append_records(batch.data, done, batch.verified, batch.transaction_version)
         self._submitting = False
         return self._refusal
 
-    def _done(self, write: Write, part: Sequence[Record], error: ErrorCode, base_offset: int) -> None:
+    def _done(self, write: Write, batch: _Batch, error: ErrorCode, base_offset: int) -> None:
         if write.outcome is not None:
             return
         if error is not ErrorCode.none or self.closed:
             self._lose(write, ErrorCode.not_coordinator if error is ErrorCode.none else error)
             return
-        self._applied(part, base_offset + len(part))
+        count = 1 if batch.marker is not None else len(batch.records)
+        self._applied(Written(batch.records, base_offset + count, batch.producer_id, batch.marker))
         write.batches_left -= 1
         if write.batches_left == 0:
             assert self._in_flight[0] is write, "the log settled appends out of order"
@@ -132,14 +194,26 @@ class Writer:
             settled(outcome, error)
 
 
-def _batches(records: Sequence[Record], timestamp: int, bytes_max: int) -> list[tuple[bytearray, Sequence[Record]]]:
+def _batches(
+    records: Sequence[Record], timestamp: int, bytes_max: int, transaction: InTransaction | None
+) -> list[_Batch]:
     """Batches of at most `bytes_max`, except a record that is larger by itself: the log refuses that one."""
-    found: list[tuple[bytearray, Sequence[Record]]] = []
-    builder, start = RecordBatchBuilder(), 0
+    found: list[_Batch] = []
+    builder, start = _builder(transaction), 0
+    producer_id = NO_PRODUCER_ID if transaction is None else transaction.producer_id
+    verified = None if transaction is None else transaction.verified
     for index, record in enumerate(records):
         if builder.count and builder.size + record_bytes_max(record.key, record.value) > bytes_max:
-            found.append((builder.build(), records[start:index]))
-            builder, start = RecordBatchBuilder(), index
+            found.append(_Batch(builder.build(), records[start:index], producer_id, verified))
+            builder, start = _builder(transaction), index
         builder.append(timestamp, record.key, record.value)
-    found.append((builder.build(), records[start:]))
+    found.append(_Batch(builder.build(), records[start:], producer_id, verified))
     return found
+
+
+def _builder(transaction: InTransaction | None) -> RecordBatchBuilder:
+    if transaction is None:
+        return RecordBatchBuilder()
+    return RecordBatchBuilder(
+        producer_id=transaction.producer_id, producer_epoch=transaction.producer_epoch, transactional=True
+    )

@@ -314,22 +314,28 @@ class ClassicGroup(Rebalance):
     # --- offsets -------------------------------------------------------------------------------
 
     def validate_offset_commit(
-        self, member_id: str, generation: int, group_instance_id: str | None, now: Instant
+        self,
+        member_id: str,
+        generation: int,
+        group_instance_id: str | None,
+        now: Instant,
+        transactional: bool = False,
     ) -> ErrorCode:
-        """Whether a commit of this sender is taken. A member's commit keeps its session."""
+        """Whether a commit of this sender is taken. A member's commit keeps its session. A transactional one need not
+        name a member, and may come during a rebalance: its fate is the transaction's."""
         if self.state is GroupState.DEAD:
             return ErrorCode.coordinator_not_available
         if generation < 0 and self.state is GroupState.EMPTY:
             return ErrorCode.none
         if generation < 0 and not member_id and group_instance_id is None:
             # Not a member; only an empty group takes offsets from anybody.
-            return ErrorCode.unknown_member_id
+            return ErrorCode.none if transactional else ErrorCode.unknown_member_id
         error = self.members.validate(member_id, group_instance_id)
         if error is not ErrorCode.none:
             return error
         if generation != self.generation:
             return ErrorCode.illegal_generation
-        if self.state is GroupState.COMPLETING_REBALANCE:
+        if self.state is GroupState.COMPLETING_REBALANCE and not transactional:
             return ErrorCode.rebalance_in_progress
         self._touch(self.members.members[member_id], now)
         return ErrorCode.none

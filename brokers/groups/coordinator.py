@@ -13,10 +13,12 @@ from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
+from brokers.coordinators.fields import too_long
 from brokers.coordinators.location import ClusterView, Location
 from brokers.coordinators.log import CoordinatorLog
 from brokers.coordinators.shard import ShardState
 from brokers.coordinators.timers import Timers
+from brokers.coordinators.writer import Ending, InTransaction
 from brokers.errors import KafkaError
 from brokers.groups import admin, offset_requests
 from brokers.groups.admin import GroupDescription, GroupListing
@@ -30,18 +32,16 @@ from brokers.groups.messages import (
     SyncAnswer,
     SyncRequest,
 )
-from brokers.groups.offset_requests import Sender
+from brokers.groups.offset_requests import Fetched, Sender
 from brokers.groups.offsets import PartitionResult, TopicCommit
-from brokers.groups.records import OffsetValue
 from brokers.groups.shard import GroupContext, Shard
 from brokers.groups.stats import GroupStats
+from brokers.records.batch import NO_SEQUENCE
 from metadata.image import ClusterImage, NodeImage
 from s3stream.metrics import Metrics
 from s3stream.seams import Clock
 from s3stream.tasks import Tasks
 
-STRING_BYTES_MAX = 32_767
-"""Strings in coordinator records have a 16-bit length."""
 GENERATED_ID_BYTES = 37
 """What a member id adds to its client or instance id: '-' and a UUID."""
 
@@ -139,7 +139,7 @@ class GroupCoordinator:
         """Membership needs a group id; offsets may be kept under an empty one."""
         if not self._active:
             raise KafkaError(ErrorCode.coordinator_not_available)
-        if not group_id or _too_long(group_id):
+        if not group_id or too_long(group_id):
             raise KafkaError(ErrorCode.invalid_group_id)
         return self._shard(group_id)
 
@@ -151,7 +151,7 @@ class GroupCoordinator:
         if not config.session_timeout_min_ms <= request.session_timeout_ms <= config.session_timeout_max_ms:
             raise KafkaError(ErrorCode.invalid_session_timeout)
         names = (request.client_id, request.group_instance_id or "", request.protocol_type, request.client_host)
-        if any(_too_long(name, GENERATED_ID_BYTES) for name in (*names, *(p.name for p in request.protocols))):
+        if any(too_long(name, GENERATED_ID_BYTES) for name in (*names, *(p.name for p in request.protocols))):
             raise KafkaError(ErrorCode.invalid_request)
         return await shard.join(group_id, request)
 
@@ -169,14 +169,44 @@ class GroupCoordinator:
     async def commit_offsets(
         self, sender: Sender, topics: Sequence[TopicCommit], retention_ms: int, knows_not_found: bool
     ) -> list[PartitionResult]:
-        if _too_long(sender.group_id):
+        if too_long(sender.group_id):
             raise KafkaError(ErrorCode.invalid_group_id)
         shard = self._shard(sender.group_id)
         return await offset_requests.commit(shard, sender, topics, retention_ms, knows_not_found)
 
+    async def commit_in_transaction(
+        self,
+        sender: Sender,
+        topics: Sequence[TopicCommit],
+        producer_id: int,
+        producer_epoch: int,
+        bumps_epoch: bool,
+        enlist: Callable[[int], Awaitable[ErrorCode]],
+    ) -> list[PartitionResult]:
+        """`enlist(partition)` asks the transaction's coordinator for that partition of the offsets topic; it is asked
+        where the transaction is not open there yet. Raises KafkaError."""
+        shard = self._member_shard(sender.group_id)
+        shard.require_active()
+        verified = shard.begin_verification(producer_id, NO_SEQUENCE, producer_epoch, bumps_epoch)
+        if verified is not None:
+            error = await enlist(self.partition_for(sender.group_id))
+            if error is not ErrorCode.none:
+                raise KafkaError(error)
+        transaction = InTransaction(producer_id, producer_epoch, verified)
+        return await offset_requests.commit_in_transaction(shard, sender, topics, transaction)
+
+    def end_transaction(self, partition: int, ending: Ending) -> Awaitable[ErrorCode]:
+        """Append a marker to a partition of the offsets topic: its offsets count, or never do. The log's own error, at
+        durability. Raises KafkaError."""
+        shard = self._shards.get(partition)
+        if shard is None:
+            raise KafkaError(ErrorCode.not_coordinator)
+        shard.require_active()
+        return shard.end_transaction(ending)
+
     async def fetch_offsets(
         self, group_id: str, topics: Mapping[str, tuple[UUID, Sequence[int]]] | None, require_stable: bool
-    ) -> dict[str, dict[int, OffsetValue | None]]:
+    ) -> dict[str, dict[int, Fetched]]:
         return await offset_requests.fetch(self._shard(group_id), group_id, topics, require_stable)
 
     async def delete_offsets(self, group_id: str, topics: Mapping[str, Sequence[int]]) -> list[PartitionResult]:
@@ -214,8 +244,3 @@ class GroupCoordinator:
         for shard, found in by_shard.items():
             results.update(await admin.delete_groups(shard, found))
         return results
-
-
-def _too_long(text: str, reserve: int = 0) -> bool:
-    limit = STRING_BYTES_MAX - reserve
-    return len(text) > limit // 4 and len(text.encode()) > limit

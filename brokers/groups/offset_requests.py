@@ -7,22 +7,27 @@ Invariant: a commit or deletion answers after its records are durable; a fetch s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
 from brokers.coordinators.fields import Record
 from brokers.coordinators.shard import ShardState
+from brokers.coordinators.writer import InTransaction
 from brokers.errors import KafkaError
 from brokers.groups.classic_group import ClassicGroup
 from brokers.groups.messages import GroupState
-from brokers.groups.offsets import OffsetStore, PartitionResult, TopicCommit, commit_records, matches
+from brokers.groups.offsets import NO_RETENTION, OffsetStore, PartitionResult, TopicCommit, commit_records, matches
 from brokers.groups.records import OffsetKey, OffsetValue, decode_key, group_key
 from brokers.groups.shard import Shard
 
 EXPIRY_SLICE = 1_000
 """Tombstones gathered before they are written and the event loop gets a turn."""
+
+
+Fetched: TypeAlias = "OffsetValue | ErrorCode | None"
+"""A committed offset, or why it is not told."""
 
 
 class Sender(NamedTuple):
@@ -41,11 +46,31 @@ async def commit(
 
     `knows_not_found`: OffsetCommit v9 and newer tell GROUP_ID_NOT_FOUND from ILLEGAL_GENERATION.
     """
+    return await _commit(shard, sender, topics, retention_ms, knows_not_found, None)
+
+
+async def commit_in_transaction(
+    shard: Shard, sender: Sender, topics: Sequence[TopicCommit], transaction: InTransaction
+) -> list[PartitionResult]:
+    """As `commit`; what is stored counts from the transaction's commit marker on."""
+    return await _commit(shard, sender, topics, NO_RETENTION, False, transaction)
+
+
+async def _commit(
+    shard: Shard,
+    sender: Sender,
+    topics: Sequence[TopicCommit],
+    retention_ms: int,
+    knows_not_found: bool,
+    transaction: InTransaction | None,
+) -> list[PartitionResult]:
     shard.require_active()
     group = shard.state.groups.get(sender.group_id)
     now = shard.context.instant()
     if group is not None:
-        error = group.validate_offset_commit(sender.member_id, sender.generation, sender.group_instance_id, now)
+        error = group.validate_offset_commit(
+            sender.member_id, sender.generation, sender.group_instance_id, now, transaction is not None
+        )
         shard.arm(group)
     elif sender.generation < 0:
         error = ErrorCode.none
@@ -56,17 +81,18 @@ async def commit(
     config = shard.context.config
     records, results = commit_records(sender.group_id, topics, now.wall_ms, retention_ms, config.offset_metadata_max)
     if records:
-        await _persist(shard, records)
+        await _persist(shard, records, transaction)
         shard.context.stats.commits.inc(len(records))
     return results
 
 
 async def fetch(
     shard: Shard, group_id: str, topics: Mapping[str, tuple[UUID, Sequence[int]]] | None, require_stable: bool
-) -> dict[str, dict[int, OffsetValue | None]]:
+) -> dict[str, dict[int, Fetched]]:
     """Offsets by topic and partition; None where there is none. `topics` None: all that the group has.
 
-    `require_stable` waits for what is in flight for this group. Raises KafkaError.
+    `require_stable` waits for what is in flight for this group, and tells of offsets that an open transaction may
+    change. Raises KafkaError.
     """
     shard.require_active()
     if require_stable and shard.state.offsets.in_flight(group_id):
@@ -77,10 +103,15 @@ async def fetch(
             raise KafkaError(ErrorCode.not_coordinator if retriable else error)
         shard.require_active()
     found = shard.state.offsets.durable(group_id) if shard.state.visible_group(group_id) is not None else {}
+
+    def of(topic: str, partition: int, value: OffsetValue | None) -> Fetched:
+        unstable = require_stable and shard.state.offsets.is_open(group_id, topic, partition)
+        return ErrorCode.unstable_offset_commit if unstable else value
+
     if topics is None:
-        return {topic: dict(partitions) for topic, partitions in found.items()}
+        return {topic: {p: of(topic, p, value) for p, value in values.items()} for topic, values in found.items()}
     return {
-        topic: {partition: _of(found.get(topic, {}).get(partition), topic_id) for partition in partitions}
+        topic: {p: of(topic, p, _of(found.get(topic, {}).get(p), topic_id)) for p in partitions}
         for topic, (topic_id, partitions) in topics.items()
     }
 
@@ -173,13 +204,13 @@ def revive(shard: Shard, groups: Iterable[ClassicGroup]) -> None:
             shard.arm(group)
 
 
-async def write(shard: Shard, records: Sequence[Record]) -> ErrorCode:
+async def write(shard: Shard, records: Sequence[Record], transaction: InTransaction | None = None) -> ErrorCode:
     """Append, counted as in flight; the error a client is to see."""
     offsets = shard.state.offsets
     keys = [key for key in map(decode_key, (record.key for record in records)) if isinstance(key, OffsetKey)]
     for key in keys:
         offsets.begin(key)
-    return await shard.submit(records, lambda: _settle(offsets, keys))
+    return await shard.submit(records, lambda: _settle(offsets, keys), transaction)
 
 
 def _settle(offsets: OffsetStore, keys: Iterable[OffsetKey]) -> None:
@@ -187,7 +218,7 @@ def _settle(offsets: OffsetStore, keys: Iterable[OffsetKey]) -> None:
         offsets.settle(key)
 
 
-async def _persist(shard: Shard, records: Sequence[Record]) -> None:
-    error = await write(shard, records)
+async def _persist(shard: Shard, records: Sequence[Record], transaction: InTransaction | None = None) -> None:
+    error = await write(shard, records, transaction)
     if error is not ErrorCode.none:
         raise KafkaError(error)

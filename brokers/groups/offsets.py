@@ -5,8 +5,8 @@ and expiry rules. Does not own: groups (classic_group.py), bytes (records.py), a
 Invariant: a reader sees durable offsets only (CORRECTNESS 6). Writes in flight are counted, so that a deletion
 also covers what is about to be there.
 
-Offsets committed in a transaction are not in here until its marker is: they will be a second store by producer
-id beside `_durable`, merged by `apply` when the marker is replayed.
+Offsets of an open transaction are not in here until its marker is (snapshot.py has them); which ones there are is, so
+that readers who want stable offsets hear of it, and deletion and expiry take account of them.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ class OffsetStore:
         self._durable: dict[str, dict[str, dict[int, OffsetValue]]] = {}
         self._pending: dict[str, Counter[tuple[str, int]]] = {}
         self._none: Counter[tuple[str, int]] = Counter()
+        self._open: dict[str, dict[tuple[str, int], set[int]]] = {}
+        """Producer ids by group, topic and partition: their open transactions hold an offset of it."""
         self.count = 0
 
     # --- state ---------------------------------------------------------------------------------
@@ -62,6 +64,7 @@ class OffsetStore:
             self.count += key.partition not in partitions
             partitions[key.partition] = value
             return
+        self._close_all(key)
         topics = self._durable.get(key.group, {})
         partitions = topics.get(key.topic, {})
         if partitions.pop(key.partition, None) is None:
@@ -71,6 +74,28 @@ class OffsetStore:
             del topics[key.topic]
             if not topics:
                 del self._durable[key.group]
+
+    def open(self, key: OffsetKey, producer_id: int) -> None:
+        """An open transaction holds an offset."""
+        self._open.setdefault(key.group, {}).setdefault((key.topic, key.partition), set()).add(producer_id)
+
+    def close(self, key: OffsetKey, producer_id: int) -> None:
+        """The transaction is decided."""
+        producers = self._open.get(key.group, {}).get((key.topic, key.partition), set())
+        producers.discard(producer_id)
+        if not producers:
+            self._close_all(key)
+
+    def _close_all(self, key: OffsetKey) -> None:
+        found = self._open.get(key.group)
+        if found is not None:
+            found.pop((key.topic, key.partition), None)
+            if not found:
+                del self._open[key.group]
+
+    def is_open(self, group: str, topic: str, partition: int) -> bool:
+        """Whether a transaction that is not decided holds an offset of it."""
+        return (topic, partition) in self._open.get(group, ())
 
     def begin(self, key: OffsetKey) -> None:
         """A write of this offset is in flight; `settle` must follow."""
@@ -100,11 +125,13 @@ class OffsetStore:
         pending = self._pending.get(group, self._none)
         if partitions is None:
             durable = [(topic, p) for topic, found in self.durable(group).items() for p in found]
-            partitions = dict.fromkeys((*durable, *pending))
+            partitions = dict.fromkeys((*durable, *pending, *self._open.get(group, ())))
         return [
             Record(offset_key(group, topic, partition), None)
             for topic, partition in partitions
-            if (topic, partition) in pending or self.get(group, topic, partition) is not None
+            if (topic, partition) in pending
+            or self.get(group, topic, partition) is not None
+            or self.is_open(group, topic, partition)
         ]
 
     def expired(
@@ -117,13 +144,15 @@ class OffsetStore:
         """
         pending = self._pending.get(group, self._none)
         records: list[Record] = []
-        nothing_left = not pending
+        open_offsets = self._open.get(group, {})
+        nothing_left = not pending and not open_offsets
         for topic, partitions in self.durable(group).items():
             if subscribed(topic):
                 nothing_left = False
                 continue
             for partition, value in partitions.items():
-                if (topic, partition) in pending or not _is_expired(value, now_ms, retention_ms, base):
+                busy = (topic, partition) in pending or (topic, partition) in open_offsets
+                if busy or not _is_expired(value, now_ms, retention_ms, base):
                     nothing_left = False
                 else:
                     records.append(Record(offset_key(group, topic, partition), None))
@@ -136,6 +165,11 @@ class OffsetStore:
                 for partition, value in found.get(topic, {}).items():
                     if value.topic_id in (ZERO_UUID, topic_id):
                         yield group, topic, partition
+        for group, open_offsets in self._open.items():
+            for topic, partition in open_offsets:
+                # Kafka's transactional commits carry no topic id. What is durable too was given above.
+                if topic in topics and self.get(group, topic, partition) is None:
+                    yield group, topic, partition
 
 
 def commit_records(

@@ -13,10 +13,12 @@ import structlog
 
 from brokers.coordinators.fields import Record
 from brokers.coordinators.snapshot import DurableMap
+from brokers.coordinators.writer import Written
 from brokers.groups.classic_group import ClassicGroup
 from brokers.groups.messages import GroupState, GroupTimeouts
 from brokers.groups.offsets import OffsetStore
 from brokers.groups.records import GroupKey, OffsetKey, decode_group, decode_key, decode_offset
+from brokers.records.batch import NO_PRODUCER_ID
 
 log = structlog.get_logger(__name__)
 
@@ -48,8 +50,26 @@ class State:
             if index % BUILD_SLICE == BUILD_SLICE - 1:
                 yield
 
-    def apply(self, records: Sequence[Record], end: int, wall_ms: int) -> None:
-        """Records of our own became durable."""
+        for producer_id, found in self.durable.open.items():
+            for raw in found:
+                self._open(raw, producer_id, wall_ms)
+            yield
+
+    def apply(self, written: Written, wall_ms: int) -> None:
+        """Records of our own became durable, or a transaction's marker."""
+        end, producer_id = written.end, written.producer_id
+        if written.marker is not None:
+            self._end_transaction(producer_id, written.marker.commit, wall_ms)
+        elif producer_id != NO_PRODUCER_ID:
+            for offset, record in enumerate(written.records, end - len(written.records)):
+                assert record.value is not None, "no offset is deleted in a transaction"
+                self.durable.apply_open(producer_id, record.key, record.value, offset)
+                self._open(record.key, producer_id, wall_ms)
+        else:
+            self._apply_records(written.records, wall_ms)
+        self.durable.end = end
+
+    def _apply_records(self, records: Sequence[Record], wall_ms: int) -> None:
         for record in records:
             self.durable.apply(record.key, record.value)
             key = decode_key(record.key)
@@ -59,15 +79,35 @@ class State:
                 self.unseen.discard(key.group)
                 if record.value is None:
                     self.groups.pop(key.group, None)
-        self.durable.end = end
+
+    def _open(self, raw: bytes, producer_id: int, wall_ms: int) -> None:
+        """An offset is in an open transaction."""
+        key = decode_key(raw)
+        if isinstance(key, OffsetKey):
+            self._ensure_group(key.group, wall_ms)
+            self.offsets.open(key, producer_id)
+
+    def _end_transaction(self, producer_id: int, commit: bool, wall_ms: int) -> None:
+        keys, merged = self.durable.end_transaction(producer_id, commit)
+        for raw in keys:
+            key = decode_key(raw)
+            if isinstance(key, OffsetKey):
+                self.offsets.close(key, producer_id)
+        for record in merged:
+            key = decode_key(record.key)
+            if isinstance(key, OffsetKey):
+                self._apply_offset(key, record.value, wall_ms)
 
     def _apply_offset(self, key: OffsetKey, value: bytes | None, wall_ms: int) -> None:
         if value is not None:
-            self.unseen.discard(key.group)
-            if key.group not in self.groups:
-                # Offsets without a group: a simple consumer group, which has no record of its own.
-                self.create(key.group, wall_ms)
+            self._ensure_group(key.group, wall_ms)
         self.offsets.apply(key, None if value is None else decode_offset(value))
+
+    def _ensure_group(self, group_id: str, wall_ms: int) -> None:
+        self.unseen.discard(group_id)
+        if group_id not in self.groups:
+            # Offsets without a group: a simple consumer group, which has no record of its own.
+            self.create(group_id, wall_ms)
 
     def create(self, group_id: str, wall_ms: int) -> ClassicGroup:
         group = self.groups[group_id] = ClassicGroup(group_id, self._timeouts, self._new_id, wall_ms)

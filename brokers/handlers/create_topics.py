@@ -23,6 +23,7 @@ from brokers.handlers.context import RequestContext
 from brokers.handlers.services import Services
 from brokers.handlers.table import Api
 from brokers.protocol.messages import NO_TIME
+from brokers.transactions.config import TRANSACTIONS_TOPIC
 from metadata.cluster_types import NewTopic
 from s3stream.types import NodeId
 
@@ -234,7 +235,7 @@ def error_response(request: Any, code: ErrorCode, version: int) -> CreateTopicsR
 async def auto_create(services: Services, names: Sequence[str]) -> dict[str, ErrorCode]:
     """Create topics with the broker's defaults (`Services.auto_create`); errors by topic name.
 
-    The offsets topic gets its own number of partitions. A topic that exists already is a success.
+    The topics of coordinators get their own numbers of partitions. A topic that exists already is a success.
     """
     outcomes: dict[str, Plan | Exception] = {}
     placer: Placer | None = None
@@ -259,7 +260,7 @@ def _auto_outcome(name: str, outcome: Plan | Exception) -> ErrorCode:
 def _default_plan(name: str, services: Services, placer: Placer) -> Plan:
     image, config = services.partitions.image, services.config
     topic_rules.check_new_name(name, image)
-    if name in topic_rules.INTERNAL_TOPICS and name != OFFSETS_TOPIC:
+    if name in topic_rules.INTERNAL_TOPICS and name not in (OFFSETS_TOPIC, TRANSACTIONS_TOPIC):
         # Nobody keeps state in it here; made now, it would have the wrong shape for whoever will.
         raise KafkaError(ErrorCode.unknown_topic_or_partition)
     count, factor, configs = config.num_partitions, config.default_replication_factor, {}
@@ -269,6 +270,15 @@ def _default_plan(name: str, services: Services, placer: Placer) -> Plan:
             "cleanup.policy": "compact",
             "compression.type": "producer",
             "segment.bytes": str(config.values["offsets.topic.segment.bytes"]),
+        }
+    elif name == TRANSACTIONS_TOPIC:
+        count, factor = config.transaction_state_log_num_partitions, config.transaction_state_log_replication_factor
+        configs = {
+            "unclean.leader.election.enable": "false",
+            "compression.type": "uncompressed",
+            "cleanup.policy": "compact",
+            "min.insync.replicas": str(config.values["transaction.state.log.min.isr"]),
+            "segment.bytes": str(config.values["transaction.state.log.segment.bytes"]),
         }
     assignment = placement.place(placer, count, factor)
     return Plan(name, topic_rules.new_topic_id(services.chance), assignment, configs)

@@ -1,7 +1,7 @@
-"""FindCoordinator: which broker serves a group. Version 4 asks for many keys at once (KIP-699).
+"""FindCoordinator: which broker serves a group or a transactional id. Version 4 asks for many keys at once (KIP-699).
 
-Transactional ids and share groups have no coordinators here; their clients are told to try again, as they are
-while Kafka creates the topic that such a coordinator needs.
+Share groups have no coordinators here; their clients are told to try again, as they are while Kafka creates the topic
+that such a coordinator needs.
 """
 
 from __future__ import annotations
@@ -48,12 +48,13 @@ async def handle(ctx: RequestContext, request: Any) -> Any:
 
 
 def _find(ctx: RequestContext, key_type: int, key: str) -> tuple[ErrorCode, NodeImage | None]:
-    if key_type == GROUP:
+    if key_type != SHARE:
+        coordinator = ctx.services.groups if key_type == GROUP else ctx.services.transactions
         try:
-            return ErrorCode.none, ctx.services.groups.find(key)
+            return ErrorCode.none, coordinator.find(key)
         except KafkaError as refusal:
             return refusal.code, None
-    if key_type == SHARE and (ctx.api_version < SHARE_VERSION or not _is_share_key(key)):
+    if ctx.api_version < SHARE_VERSION or not _is_share_key(key):
         return ErrorCode.invalid_request, None
     return ErrorCode.coordinator_not_available, None
 

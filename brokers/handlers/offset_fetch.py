@@ -9,8 +9,9 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from brokers.errors import KafkaError
+from brokers.groups.offset_requests import Fetched
 from brokers.groups.offsets import NO_OFFSET
-from brokers.groups.records import ZERO_UUID, OffsetValue
+from brokers.groups.records import ZERO_UUID
 from brokers.handlers.context import RequestContext
 from brokers.handlers.group_messages import build, topic_of
 from brokers.handlers.table import Api
@@ -24,7 +25,7 @@ TOPIC_ID_VERSION = 10
 class TopicRow(NamedTuple):
     name: str | None
     topic_id: UUID | None
-    partitions: Sequence[tuple[int, OffsetValue | None]]
+    partitions: Sequence[tuple[int, Fetched]]
     error: ErrorCode = ErrorCode.none
 
 
@@ -140,7 +141,8 @@ def _topics(version: int, group: GroupRow, plural: str) -> tuple[Any, ...]:
     )
 
 
-def _partition(version: int, plural: str, index: int, value: OffsetValue | None, error: ErrorCode) -> Any:
+def _partition(version: int, plural: str, index: int, found: Fetched, error: ErrorCode) -> Any:
+    value = None if isinstance(found, ErrorCode) else found
     return build(
         KEY,
         version,
@@ -149,7 +151,7 @@ def _partition(version: int, plural: str, index: int, value: OffsetValue | None,
         committed_offset=NO_OFFSET if value is None else value.offset,
         committed_leader_epoch=-1 if value is None else value.leader_epoch,
         metadata="" if value is None else value.metadata,
-        error_code=error,
+        error_code=found if isinstance(found, ErrorCode) else error,
     )
 
 

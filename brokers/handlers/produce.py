@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from typing import Final
 
-import structlog
 from kio.schema.errors import ErrorCode
 
 from brokers.errors import KafkaError
 from brokers.handlers import leaders, table
 from brokers.handlers.context import RequestContext
 from brokers.handlers.errors import count_error
+from brokers.handlers.produce_appends import TransactionalAppends, append
 from brokers.handlers.services import Services
 from brokers.handlers.topic_rules import INTERNAL_TOPICS
 from brokers.partitions.partition_log import PartitionLog
-from brokers.partitions.pending import AppendOrigin, AppendResult
+from brokers.partitions.pending import AppendResult
 from brokers.protocol.produce_codec import (
     PartitionAnswer,
     ProduceRequest,
@@ -28,8 +28,6 @@ from brokers.protocol.produce_codec import (
     encode_produce_response,
 )
 from brokers.protocol.tags import NodeEndpoint
-
-logger = structlog.get_logger(__name__)
 
 ACKS: Final = (-1, 0, 1)
 ADMIN_CLIENT: Final = "__admin_client"
@@ -86,7 +84,10 @@ class _Produce:
 
     def begin(self, request: ProduceRequest) -> None:
         services = self.ctx.services
-        refusal = _refusal(request)
+        refusal, transactional = _judge(request)
+        held = None
+        if transactional and request.transactional_id is not None:
+            held = TransactionalAppends(services, request.transactional_id, self.ctx.api_version)
         internal_allowed = self.ctx.client_id == ADMIN_CLIENT
         old = self.ctx.api_version < ZSTD_KNOWN
         for topic, partitions in request.topics:
@@ -107,7 +108,12 @@ class _Produce:
                 except KafkaError as error:
                     part(AppendResult(error.code, error_message=error.message))
                 else:
-                    _append(log, records, part)
+                    if held is None or len(records) <= _ATTRIBUTES or not records[_ATTRIBUTES] & _TRANSACTIONAL:
+                        append(log, records, part)
+                    else:
+                        held.add(log, records, part)
+        if held is not None:
+            held.begin()
         self.ctx.body = memoryview(b"")  # the batches are the logs' now; an answer needs no frame
         self.pending -= 1
         if not self.pending:
@@ -181,27 +187,17 @@ def handle(ctx: RequestContext) -> None:
     _Produce(ctx, request).begin(request)
 
 
-def _append(log: PartitionLog, records: memoryview, part: _Part) -> None:
-    log.traffic.came_in(len(records))
-    try:
-        log.append(records, AppendOrigin.CLIENT, part)
-    except Exception:  # one partition's unforeseen fault stays its own
-        logger.exception("append failed", partition=log.name)
-        part(AppendResult(ErrorCode.unknown_server_error))
-
-
-def _refusal(request: ProduceRequest) -> KafkaError | None:
-    """Why the request as a whole cannot be carried out."""
+def _judge(request: ProduceRequest) -> tuple[KafkaError | None, bool]:
+    """Why the request as a whole cannot be carried out, and whether there are transactional batches in it."""
     if request.acks not in ACKS:
-        return KafkaError(ErrorCode.invalid_required_acks)
+        return KafkaError(ErrorCode.invalid_required_acks), False
     for _, partitions in request.topics:
         for _, records in partitions:
             if records is not None and len(records) > _ATTRIBUTES and records[_ATTRIBUTES] & _TRANSACTIONAL:
                 if request.transactional_id is None:
-                    return KafkaError(ErrorCode.transactional_id_authorization_failed)
-                # No transaction can have been begun here: there is no transaction coordinator.
-                return KafkaError(ErrorCode.invalid_txn_state, "Partition was not added to the transaction")
-    return None
+                    return KafkaError(ErrorCode.transactional_id_authorization_failed), False
+                return None, True
+    return None, False
 
 
 def _log(services: Services, topic: Topic, partition: int) -> PartitionLog:

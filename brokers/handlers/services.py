@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from brokers.handlers.read_replicas import ReadReplicas
     from brokers.partitions.followed import Followed
     from brokers.partitions.manager import PartitionManager
+    from brokers.transactions.coordinator import TransactionCoordinator
+    from brokers.transactions.enlistment import Enlistment
     from metadata.store import Metadata
     from s3stream.storage import Storage
 
@@ -38,6 +40,9 @@ class Services:
     config: BrokerConfig
     partitions: PartitionManager
     groups: GroupCoordinator
+    transactions: TransactionCoordinator
+    enlistment: Enlistment
+    """Coordinators of transactions, wherever they are: asked before a transaction writes to a partition here."""
     metadata: Metadata
     storage: Storage
     clock: Clock

@@ -63,6 +63,11 @@ _HANDLERS: Final[dict[str, str]] = {
     "DeleteRecords": "delete_records",
     "InitProducerId": "init_producer_id",
     "OffsetForLeaderEpoch": "offset_for_leader_epoch",
+    "AddPartitionsToTxn": "add_partitions_to_txn",
+    "AddOffsetsToTxn": "add_offsets_to_txn",
+    "EndTxn": "end_txn",
+    "WriteTxnMarkers": "write_txn_markers",
+    "TxnOffsetCommit": "txn_offset_commit",
     "DescribeConfigs": "describe_configs",
     "AlterConfigs": "alter_configs",
     "DescribeLogDirs": "describe_log_dirs",
@@ -74,6 +79,9 @@ _HANDLERS: Final[dict[str, str]] = {
     "ListPartitionReassignments": "list_partition_reassignments",
     "OffsetDelete": "offset_delete",
     "DescribeCluster": "describe_cluster",
+    "DescribeProducers": "describe_producers",
+    "DescribeTransactions": "describe_transactions",
+    "ListTransactions": "list_transactions",
     "DescribeTopicPartitions": "describe_topic_partitions",
 }
 

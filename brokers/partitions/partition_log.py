@@ -22,12 +22,12 @@ from brokers.partitions import checkpoint, validation
 from brokers.partitions.epoch_cache import EpochCache
 from brokers.partitions.log_config import LogConfig
 from brokers.partitions.pending import NO_OFFSET, WITHOUT_LOG_START, AppendOrigin, AppendResult, Done, PendingAppend
-from brokers.partitions.producer_state import AbortedTransaction, DurableBatch, ProducerState
+from brokers.partitions.producer_state import AbortedTransaction, DurableBatch, ProducerState, Verification
 from brokers.partitions.snapshots import Snapshot, Snapshots, SnapshotSource
 from brokers.partitions.timestamps import TimestampOffset, first_at_or_after, first_of_newest
 from brokers.partitions.traffic import Traffic
 from brokers.partitions.validation import NotOneBatch, RecordsRefused
-from brokers.partitions.waiters import Waiters, call
+from brokers.partitions.waiters import Waiters, call, refuse
 from brokers.records.batch import (
     CONTROL,
     LOG_APPEND_TIME,
@@ -47,8 +47,7 @@ log = structlog.get_logger(__name__)
 
 READ_FAILURE_QUIET_S = 1.0
 """Clients ask again at once for what could not be read: the log says it at most so often for a partition."""
-READ_UNCOMMITTED = 0
-READ_COMMITTED = 1
+READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 HIGH_WATERMARK = -1
 """DeleteRecords: everything that can be deleted."""
 
@@ -130,22 +129,39 @@ class PartitionLog:
 
     # --- append --------------------------------------------------------------------------------
 
-    def append(self, records: memoryview, origin: AppendOrigin, done: Done) -> None:
+    def append(
+        self, records: memoryview, origin: AppendOrigin, done: Done, verified: Verification | None = None,
+        transaction_version: int = 0,
+    ) -> None:  # fmt: skip
         """Append the one batch in `records`, stamping it in place (read-only memory is copied first).
 
         `done` is called exactly once: before this returns when nothing is appended, else at durability or failure,
-        in the order of the appends.
+        in the order of the appends. `verified`: what `begin_verification` gave, where the batch begins a transaction;
+        `transaction_version`: of a marker.
         """
         try:
-            self._append(records, origin, done)
+            self._append(records, origin, done, verified, transaction_version)
         except (KafkaError, PonorError) as error:
             done(self._failed(error))
 
-    def append_records(self, batch: bytearray, done: Done) -> None:
-        """A batch made by one of this broker's coordinators."""
-        self.append(memoryview(batch), AppendOrigin.COORDINATOR, done)
+    def append_records(
+        self, batch: bytearray, done: Done, verified: Verification | None = None, transaction_version: int = 0
+    ) -> None:
+        """A batch made by a coordinator: records of this broker's own, or a marker."""
+        self.append(memoryview(batch), AppendOrigin.COORDINATOR, done, verified, transaction_version)
 
-    def _append(self, records: memoryview, origin: AppendOrigin, done: Done) -> None:
+    def begin_verification(self, producer_id: int, sequence: int, epoch: int, bumps_epoch: bool) -> Verification | None:
+        """Before a transaction's first batch: what its append has to show. None: it is open here. Raises KafkaError."""
+        if self._refusal is not None:
+            raise KafkaError(self._refusal)
+        if self._producers is None:
+            self._producers = ProducerState()
+        now_ms = self._clock.now_ms()
+        return self._producers.begin_verification(producer_id, sequence, epoch, bumps_epoch, now_ms)
+
+    def _append(
+        self, records: memoryview, origin: AppendOrigin, done: Done, verified: Verification | None, version: int
+    ) -> None:
         if self._refusal is not None:
             raise KafkaError(self._refusal)
         config = self.config
@@ -158,34 +174,30 @@ class PartitionLog:
         marker = None
         if header.producer_id != NO_PRODUCER_ID:
             last = last_sequence(header.base_sequence, header.last_offset_delta)
-            duplicate, marker = self._check_producer(batch, header, last, origin)
+            duplicate, marker = self._check_producer(batch, header, last, origin, verified, version)
             if duplicate is not None:
                 self._answer_duplicate(duplicate, done)
                 return
         self._give(batch, header, last, marker, now_ms if config.log_append_time else NO_TIMESTAMP, done)
 
     def _check_producer(
-        self, batch: memoryview, header: BatchHeader, last: int, origin: AppendOrigin
-    ) -> tuple[PendingAppend | DurableBatch | None, EndMarker | None]:
+        self, batch: memoryview, header: BatchHeader, last: int, origin: AppendOrigin,
+        verified: Verification | None, version: int,
+    ) -> tuple[PendingAppend | DurableBatch | None, EndMarker | None]:  # fmt: skip
         producers = self._producers
         if producers is None:
             producers = self._producers = ProducerState()
         if header.attributes & CONTROL:
             marker = end_marker(batch)
             if marker is not None:
-                producers.check_marker(header, marker)
+                producers.check_marker(header, marker, version)
             return None, marker
-        return producers.check(header, last, origin), None
+        return producers.check(header, last, origin, verified), None
 
     def _give(
-        self,
-        batch: memoryview,
-        header: BatchHeader,
-        last: int,
-        marker: EndMarker | None,
-        log_append_time_ms: int,
+        self, batch: memoryview, header: BatchHeader, last: int, marker: EndMarker | None, log_append_time_ms: int,
         done: Done,
-    ) -> None:
+    ) -> None:  # fmt: skip
         stream = self.stream
         base_offset = stream.next_offset
         count = header.last_offset_delta + 1
@@ -254,7 +266,7 @@ class PartitionLog:
         finished = self._advance(durable_end)
         failed = self._drop_pending()
         self._answer(finished)
-        self._refuse(failed, AppendResult(code, error_message=str(error)))
+        refuse(failed, AppendResult(code, error_message=str(error)))
         self._waiters.wake()
 
     # State moves first and whole, then whoever waits is told: a callback may append, and finds the log in order.
@@ -288,13 +300,6 @@ class PartitionLog:
             for retry in append.retries or ():
                 call(retry, self._repeated(append.base_offset, append.max_timestamp))
 
-    @staticmethod
-    def _refuse(failed: list[PendingAppend], result: AppendResult) -> None:
-        for append in failed:
-            call(append.done, result)
-            for retry in append.retries or ():
-                call(retry, result)
-
     def _update_last_stable_offset(self) -> None:
         first = None if self._producers is None else self._producers.first_open_offset
         self.last_stable_offset = self.high_watermark if first is None else min(first, self.high_watermark)
@@ -311,7 +316,7 @@ class PartitionLog:
     def shut(self, code: ErrorCode) -> None:
         """Retire, and answer `code` to whatever still waits: nobody is left without an answer."""
         self._refusal = code
-        self._refuse(self._drop_pending(), AppendResult(code))
+        refuse(self._drop_pending(), AppendResult(code))
         self._waiters.wake()
 
     # --- checkpoints (StreamListener) ----------------------------------------------------------

@@ -8,7 +8,7 @@ lies in `_pending` alone, so that a failed append is forgotten whole and a check
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from kio.schema.errors import ErrorCode
@@ -28,6 +28,9 @@ from brokers.records.record import EndMarker
 from s3stream.types import NO_TIMESTAMP
 
 NO_TRANSACTION = -1
+BUMPS_EPOCH = 2
+"""First transaction.version in which a producer's epoch grows with every transaction (KIP-890)."""
+EPOCH_MAX = (1 << 15) - 1
 
 
 class DurableBatch(NamedTuple):
@@ -40,6 +43,43 @@ class DurableBatch(NamedTuple):
     @property
     def base_offset(self) -> int:
         return self.last_offset - self.offset_delta
+
+
+class Verification:
+    """A producer's first batch of a transaction is on its way to this partition, and the transaction coordinator is
+    being asked (KIP-890). The object itself is what the append has to show: a marker that comes first makes it void."""
+
+    __slots__ = ("bumps_epoch", "epoch", "followers", "lowest_sequence", "since_ms")
+
+    def __init__(self, sequence: int, epoch: int, bumps_epoch: bool, since_ms: int) -> None:
+        self.lowest_sequence = sequence
+        self.epoch = epoch
+        self.bumps_epoch = bumps_epoch
+        """Of a producer whose epoch grows with every transaction (transaction.version 2)."""
+        self.since_ms = since_ms
+        self.followers: list[Callable[[], None]] | None = None
+        """While somebody asks the coordinator: who came after, in order. A producer sends on without waiting for
+        answers, and what it sent first is to be appended first."""
+
+    def lead(self) -> bool:
+        """Whether the caller is to ask: nobody does. It must `release`."""
+        if self.followers is not None:
+            return False
+        self.followers = []
+        return True
+
+    def release(self) -> None:
+        """The one who asked has appended, or was refused: the others go on."""
+        followers, self.followers = self.followers, None
+        for go_on in followers or ():
+            go_on()
+
+    def seen(self, sequence: int, epoch: int) -> None:
+        """Another batch of the same producer asks."""
+        if epoch == self.epoch:
+            self.lowest_sequence = min(self.lowest_sequence, sequence)
+        elif epoch > self.epoch:
+            self.epoch, self.lowest_sequence = epoch, sequence
 
 
 class ProducerEntry:
@@ -68,7 +108,7 @@ class AbortedTransaction(NamedTuple):
 
 
 class ProducerState:
-    __slots__ = ("_aborted", "_entries", "_open", "_pending", "producers_max")
+    __slots__ = ("_aborted", "_entries", "_open", "_pending", "_verifying", "producers_max")
 
     def __init__(self, producers_max: int = PRODUCERS_PER_PARTITION_MAX) -> None:
         self.producers_max = producers_max
@@ -79,13 +119,16 @@ class ProducerState:
         """Producer id → first offset of its open transaction."""
         self._aborted: list[AbortedTransaction] = []
         """In the order of their markers."""
+        self._verifying: dict[int, Verification] = {}
+        """By producer id, oldest first; in memory alone: after a restart their batches are verified again."""
 
     # --- before an append ----------------------------------------------------------------------
 
     def check(
-        self, header: BatchHeader, last_sequence: int, origin: AppendOrigin
+        self, header: BatchHeader, last_sequence: int, origin: AppendOrigin, verified: Verification | None = None
     ) -> PendingAppend | DurableBatch | None:
-        """The batch that `header` repeats, or None for a new one that may follow.
+        """The batch that `header` repeats, or None for a new one that may follow. `verified`: what
+        `begin_verification` gave, where the batch begins a transaction.
 
         Raises KafkaError: INVALID_PRODUCER_EPOCH, OUT_OF_ORDER_SEQUENCE_NUMBER, INVALID_TXN_STATE.
         """
@@ -105,16 +148,15 @@ class ProducerState:
                 duplicate = _find_duplicate(entry, pending, epoch, header.base_sequence, last_sequence)
                 if duplicate is not None:
                     return duplicate
-            ongoing = in_transaction and header.producer_epoch == epoch
-            if header.transactional and not ongoing and header.producer_epoch >= epoch:
-                raise KafkaError(
-                    ErrorCode.invalid_txn_state, f"producer {producer_id} has no transaction open on this partition"
-                )
             _check_epoch(producer_id, header.producer_epoch, epoch)
+            verifying = self._check_verified(header, in_transaction and header.producer_epoch == epoch, verified)
+            if verifying is not None:
+                _check_first_sequence(header, verifying, entry, pending)
             if not follows:
                 _check_sequence(header, epoch, last)
         else:
             _check_epoch(producer_id, header.producer_epoch, epoch)
+            self._check_verified(header, in_transaction and header.producer_epoch == epoch, verified)
         if in_transaction and not header.transactional:
             raise KafkaError(
                 ErrorCode.invalid_txn_state,
@@ -122,11 +164,51 @@ class ProducerState:
             )
         return None
 
-    def check_marker(self, header: BatchHeader, marker: EndMarker) -> None:
-        """Raises KafkaError: INVALID_PRODUCER_EPOCH, TRANSACTION_COORDINATOR_FENCED."""
+    def _check_verified(self, header: BatchHeader, ongoing: bool, verified: Verification | None) -> Verification | None:
+        """A transaction begins here only when its coordinator knows of it, and no marker has come since it said so.
+        Returns the verification that is under way for the producer, if any."""
+        verifying = self._verifying.get(header.producer_id) if self._verifying else None
+        if header.transactional and not ongoing and (verified is None or verified is not verifying):
+            raise KafkaError(
+                ErrorCode.invalid_txn_state, f"producer {header.producer_id} has no transaction open on this partition"
+            )
+        return verifying
+
+    def begin_verification(
+        self, producer_id: int, sequence: int, epoch: int, bumps_epoch: bool, now_ms: int
+    ) -> Verification | None:
+        """What the first batch of a transaction has to show once its coordinator was asked; None: the transaction is
+        open here already. Raises KafkaError INVALID_PRODUCER_EPOCH."""
+        entry = self._entries.get(producer_id)
+        pending = self._pending.get(producer_id)
+        known = self._epoch(entry, pending)
+        _check_epoch(producer_id, epoch, known)
+        if epoch == known and self._in_transaction(entry, pending):
+            return None
+        found = self._verifying.get(producer_id)
+        if found is None:
+            if len(self._verifying) >= self.producers_max:
+                del self._verifying[next(iter(self._verifying))]  # its producer is told to try again
+            found = self._verifying[producer_id] = Verification(sequence, epoch, bumps_epoch, now_ms)
+        found.seen(sequence, epoch)
+        return found
+
+    def check_marker(self, header: BatchHeader, marker: EndMarker, transaction_version: int = 0) -> None:
+        """Raises KafkaError: INVALID_PRODUCER_EPOCH, TRANSACTION_COORDINATOR_FENCED.
+
+        From transaction.version 2 on a marker's epoch is above its transaction's: a marker of an earlier transaction
+        that was long on its way ends no later one. The same marker once more, with nothing open, is a retry.
+        """
         entry = self._entries.get(header.producer_id)
         pending = self._pending.get(header.producer_id)
-        _check_epoch(header.producer_id, header.producer_epoch, self._epoch(entry, pending))
+        epoch = self._epoch(entry, pending)
+        _check_epoch(header.producer_id, header.producer_epoch, epoch)
+        own_epoch = transaction_version >= BUMPS_EPOCH and header.producer_epoch == epoch < EPOCH_MAX
+        if own_epoch and self._in_transaction(entry, pending):
+            raise KafkaError(
+                ErrorCode.invalid_producer_epoch,
+                f"a marker of producer {header.producer_id} has epoch {epoch}, as the transaction that is open",
+            )
         known = -1 if entry is None else entry.coordinator_epoch
         for append in pending or ():
             if append.marker is not None:
@@ -158,6 +240,17 @@ class ProducerState:
             self._pending[append.producer_id] = [append]
         else:
             pending.append(append)
+        if append.transactional and self._verifying:
+            self._verified(append)
+
+    def _verified(self, append: PendingAppend) -> None:
+        """The transaction is open here now, or ended. A marker whose producer has begun its next transaction
+        meanwhile (its epoch is the marker's) leaves that one's verification alone."""
+        found = self._verifying.get(append.producer_id)
+        if found is not None and not (
+            append.marker is not None and found.bumps_epoch and found.epoch == append.producer_epoch
+        ):
+            del self._verifying[append.producer_id]
 
     def completed(self, append: PendingAppend) -> None:
         """It is durable. Called in log order."""
@@ -255,6 +348,9 @@ class ProducerState:
         ]
         for producer_id in expired:
             del self._entries[producer_id]
+        for producer_id, found in list(self._verifying.items()):
+            if now_ms - found.since_ms >= expiration_ms:
+                del self._verifying[producer_id]
         return len(expired)
 
     def trimmed(self, log_start_offset: int) -> None:
@@ -265,7 +361,7 @@ class ProducerState:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to remember."""
-        return not (self._entries or self._pending or self._aborted)
+        return not (self._entries or self._pending or self._aborted or self._verifying)
 
     def entries(self) -> Iterator[tuple[int, ProducerEntry]]:
         """The durable state, in order."""
@@ -339,6 +435,20 @@ def _check_epoch(producer_id: int, producer_epoch: int, known: int) -> None:
         raise KafkaError(
             ErrorCode.invalid_producer_epoch,
             f"producer {producer_id} sent epoch {producer_epoch}, this partition has seen {known}",
+        )
+
+
+def _check_first_sequence(
+    header: BatchHeader, verifying: Verification, entry: ProducerEntry | None, pending: list[PendingAppend] | None
+) -> None:
+    """While verifications are under way nothing overtakes: the transaction begins with the lowest sequence seen, and
+    with 0 where the epoch is the transaction's own and nothing is known of the producer."""
+    first = header.base_sequence
+    unknown = not pending and (entry is None or not entry.batches)
+    if (verifying.bumps_epoch and first and unknown) or first > verifying.lowest_sequence:
+        raise KafkaError(
+            ErrorCode.out_of_order_sequence_number,
+            f"producer {header.producer_id} sent sequence {first}, and {verifying.lowest_sequence} before it",
         )
 
 

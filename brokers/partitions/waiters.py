@@ -1,11 +1,13 @@
-"""Who waits for a partition to move: readers at the high watermark. Most partitions have none."""
+"""Who waits for a partition to move: readers at the high watermark, those who appended. Most partitions have none."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import ParamSpec
 
 import structlog
+
+from brokers.partitions.pending import AppendResult, PendingAppend
 
 log = structlog.get_logger(__name__)
 P = ParamSpec("P")
@@ -17,6 +19,14 @@ def call(callback: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None
         callback(*args, **kwargs)
     except Exception as error:
         log.error("a callback of a partition failed", error=repr(error), exc_info=error)
+
+
+def refuse(failed: Iterable[PendingAppend], result: AppendResult) -> None:
+    """Tell all who wait for these appends."""
+    for append in failed:
+        call(append.done, result)
+        for retry in append.retries or ():
+            call(retry, result)
 
 
 class Waiters:

@@ -9,6 +9,7 @@ Invariant: importing this module imports no message module (all of them cost 1.2
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from datetime import timedelta
@@ -41,6 +42,11 @@ def request_class(api_key: int, version: int) -> EntityClass:
     return _payload_class(api_key, version, "request")
 
 
+def request_module(api_key: int, version: int) -> Any:
+    """Where the request's class and those nested in it are."""
+    return sys.modules[request_class(api_key, version).__module__]
+
+
 @cache
 def response_class(api_key: int, version: int) -> EntityClass:
     return _payload_class(api_key, version, "response")
@@ -69,6 +75,12 @@ def decode_request(api_key: int, version: int, body: Buffer) -> Entity:
 def decode_latest_request(api_key: int, version: int, body: Buffer) -> Entity:
     """The request as the latest version's class: fields its version lacks have their defaults."""
     return _decode(request_class(api_key, version), request_class(api_key, APIS[api_key].max), body)
+
+
+def decode_response(api_key: int, version: int, body: Buffer) -> Entity:
+    """Another broker's answer, as its own version's class. Raises MalformedRequest."""
+    cls = response_class(api_key, version)
+    return _decode(cls, cls, body)
 
 
 def _decode(source: EntityClass, target: EntityClass, body: Buffer) -> Entity:

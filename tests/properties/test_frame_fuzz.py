@@ -19,13 +19,18 @@ from brokers.protocol.messages import decode_request, encode, milliseconds, requ
 from brokers.protocol.primitives import MalformedRequest
 from brokers.server.kafka_server import KafkaServer
 from brokers.server.settings import ServerSettings
+from brokers.transactions.enlistment import Enlistment
 from s3stream.tasks import Tasks
+from tests.support.coordinator import CoordinatorRig
 from tests.support.handler_world import World
 from tests.support.kafka_wire import WireClient, request_frame, sample_message
 from tests.support.partitions import batch, idempotent
+from tests.support.transactions import TransactionRig
 
 KEYS = {"Produce": 0, "Fetch": 1, "ListOffsets": 2, "ApiVersions": 18, "DeleteRecords": 21, "InitProducerId": 22,
-        "OffsetForLeaderEpoch": 23}  # fmt: skip
+        "OffsetForLeaderEpoch": 23, "AddPartitionsToTxn": 24, "AddOffsetsToTxn": 25, "EndTxn": 26,
+        "WriteTxnMarkers": 27, "TxnOffsetCommit": 28, "DescribeProducers": 61, "DescribeTransactions": 65,
+        "ListTransactions": 66}  # fmt: skip
 SECONDS = 1.0
 """Of mutation for each API."""
 
@@ -34,6 +39,10 @@ PLAUSIBLE: dict[str, Any] = {
     "name": lambda chance: chance.choice(["t", "gone"]),
     "topic": lambda chance: chance.choice(["t", "gone"]),
     "records": lambda chance: bytes(chance.choice([batch(2), idempotent(0, 3)])),
+    "transactional_id": lambda chance: chance.choice(["x", "y", "z" * 30_000]),
+    "v3_and_below_transactional_id": lambda chance: chance.choice(["x", "y"]),
+    "transactional_ids": lambda chance: ("x", "z" * 30_000),
+    "group_id": lambda chance: chance.choice(["g", ""]),
     "client_software_name": lambda chance: "fuzz",
     "client_software_version": lambda chance: "1.0",
     "max_wait": lambda chance: milliseconds(chance.choice([0, 1])),
@@ -76,7 +85,14 @@ async def test_mutated_requests_end_their_own_connection_at_most(name: str) -> N
         start = next(block)
         return start, start + count
 
-    world = World(producer_ids=ProducerIds(allocate, Tasks()))
+    rig, groups = TransactionRig(), CoordinatorRig()
+    await rig.start()
+    await groups.start()
+    await rig.coordinator.initialize("x", 60_000, None)
+    world = World(
+        producer_ids=ProducerIds(allocate, Tasks()), transactions=rig.coordinator, groups=groups.coordinator,
+        enlistment=Enlistment(1, rig.coordinator, nobody, Tasks()),
+    )  # fmt: skip
     world.topic("t", 2)
     server = KafkaServer(world.services, ServerSettings(port=0))
     await server.start()
@@ -101,6 +117,12 @@ async def test_mutated_requests_end_their_own_connection_at_most(name: str) -> N
     assert failed == 0, f"{failed} of {sent} requests failed unforeseen (seed {seed})"
     assert sent
     await server.close()
+    await rig.close()
+    await groups.close()
+
+
+async def nobody(*_: Any) -> Any:
+    raise AssertionError("no other broker coordinates")
 
 
 def raises_only_malformed(decode: Any, *args: Any) -> None:

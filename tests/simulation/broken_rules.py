@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-import brokers.groups.shard
+import brokers.coordinators.shard
 import brokers.partitions.manager
 import metadata.commits
 import metadata.streams
@@ -142,4 +142,4 @@ def a_coordinator_loads_without_its_log(patch: pytest.MonkeyPatch) -> None:
         durable.end = source.high_watermark
         return 0
 
-    patch.setattr(brokers.groups.shard, "replay", nothing)
+    patch.setattr(brokers.coordinators.shard, "replay", nothing)

@@ -39,6 +39,8 @@ def make_services(**given: Any) -> Services:
         "config": SimpleNamespace(),
         "partitions": SimpleNamespace(image=empty_image()),
         "groups": SimpleNamespace(),
+        "transactions": SimpleNamespace(),
+        "enlistment": SimpleNamespace(),
         "metadata": SimpleNamespace(),
         "storage": SimpleNamespace(throttled=False),
         "clock": SystemClock(),

@@ -18,7 +18,7 @@ from brokers.handlers.fetch_session import FetchSessionCache
 from brokers.partitions.log_config import LogConfig
 from brokers.partitions.partition_log import PartitionLog
 from brokers.partitions.successors import Place, Successors
-from brokers.protocol.messages import decode_latest_request, encode, encode_response, request_class
+from brokers.protocol.messages import decode_latest_request, decode_request, encode, encode_response, request_class
 from metadata.image import NO_LEADER, NodeImage, PartitionImage, TopicImage
 from s3stream.metrics import Metrics
 from s3stream.tasks import Tasks
@@ -77,7 +77,11 @@ class World:
         self.services = make_services(
             partitions=self.partitions,
             metrics=self.metrics,
-            config=SimpleNamespace(fetch_max_bytes=1 << 20),
+            config=SimpleNamespace(
+                fetch_max_bytes=1 << 20,
+                add_partitions_to_txn_retry_backoff_ms=20,
+                add_partitions_to_txn_retry_backoff_max_ms=100,
+            ),
             **given | services,
         )
         if "fetch_sessions" not in services:
@@ -191,12 +195,13 @@ class World:
         """A request to an entity handler, as dispatch makes it."""
         api = table.handler(key)
         context = RequestContext(self.services, key, version, 1, "test", memoryview(b""), lambda _: None)
-        latest = decode_latest_request(key, version, encode(request_class(key, version), request))
+        body = encode(request_class(key, version), request)
+        decoded = (decode_request if api.raw else decode_latest_request)(key, version, body)
         try:
-            response = await api.handle(context, latest)
+            response = await api.handle(context, decoded)
         except KafkaError as error:
             assert api.error_response is not None
-            response = api.error_response(latest, error.code, version)
+            response = api.error_response(decoded, error.code, version)
         return decode_response(key, version, encode_response(key, version, response))
 
 

@@ -11,7 +11,7 @@ from brokers.partitions.log_config import LogConfig
 from brokers.partitions.opening import open_log
 from brokers.partitions.partition_log import PartitionLog
 from brokers.partitions.pending import AppendOrigin, AppendResult
-from brokers.records.batch import Compression
+from brokers.records.batch import Compression, parse_header
 from brokers.records.builder import RecordBatchBuilder
 from tests.support.fake_stream import FakeStream
 
@@ -78,6 +78,15 @@ def batch(
 
 def idempotent(sequence: int, count: int = 1, producer_id: int = 9, epoch: int = 0, **more: Any) -> memoryview:
     return batch(count, producer_id=producer_id, producer_epoch=epoch, base_sequence=sequence, **more)
+
+
+def append_first(log: PartitionLog, records: memoryview) -> Answers:
+    """The first batch of a transaction, as a client's whose coordinator knows of it."""
+    header = parse_header(records)
+    answers = Answers()
+    verified = log.begin_verification(header.producer_id, header.base_sequence, header.producer_epoch, False)
+    log.append(records, AppendOrigin.CLIENT, answers, verified)
+    return answers
 
 
 def append(log: PartitionLog, records: memoryview, origin: AppendOrigin = AppendOrigin.CLIENT) -> Answers:

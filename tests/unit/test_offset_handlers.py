@@ -15,7 +15,7 @@ from s3stream.errors import Fenced, PonorError, Unavailable
 from s3stream.tasks import Tasks
 from tests.support.fake_stream import FakeStream
 from tests.support.handler_world import World
-from tests.support.partitions import NOW_MS, append, batch, idempotent
+from tests.support.partitions import NOW_MS, append, append_first, batch, idempotent
 from tests.support.virtual_time import VirtualClock, virtual
 
 LIST_OFFSETS, DELETE_RECORDS, INIT_PRODUCER_ID, OFFSET_FOR_LEADER_EPOCH = 2, 21, 22, 23
@@ -133,11 +133,9 @@ async def test_list_offsets_errors_by_partition() -> None:
 
 @virtual
 async def test_latest_is_the_last_stable_offset_for_read_committed_consumers() -> None:
-    from brokers.partitions.pending import AppendOrigin
-
     world = make_world()
     produce(world)
-    append(world.log("t"), idempotent(0, transactional=True), AppendOrigin.COORDINATOR)
+    append_first(world.log("t"), idempotent(0, transactional=True))
     world.stream("t").make_durable()
     for isolation, replica, latest in ((0, -1, 2), (1, -1, 1), (1, -2, 2)):
         (row,) = await list_offsets(world, 5, ("t", 0, -1), isolation_level=isolation, replica_id=replica)
@@ -324,8 +322,6 @@ async def test_no_id_is_a_retriable_error(error: PonorError, code: str) -> None:
 @pytest.mark.parametrize(
     ("values", "code"),
     [
-        ({"transactional_id": "tx"}, "coordinator_not_available"),
-        ({"transactional_id": ""}, "invalid_request"),
         ({"producer_id": 5}, "invalid_request"),
         ({"producer_epoch": 0}, "invalid_request"),
     ],

@@ -12,13 +12,14 @@ from kio.schema.errors import ErrorCode
 from brokers.errors import KafkaError
 from brokers.partitions.partition_log import READ_COMMITTED, PartitionLog
 from brokers.partitions.pending import AppendOrigin
+from brokers.partitions.producer_state import ProducerState, Verification
 from brokers.records.batch import parse_header, stored_crc_is_right
 from brokers.records.builder import marker_batch
 from brokers.records.record import EndMarker, iter_records
 from s3stream.errors import Corrupt, Fenced, NotFound, Overloaded, Unavailable
 from s3stream.types import StreamBatch
 from tests.support.fake_stream import FakeStream
-from tests.support.partitions import Answers, append, batch, fake, idempotent, make_log
+from tests.support.partitions import Answers, append, append_first, batch, fake, idempotent, make_log
 
 
 def test_an_append_is_answered_when_it_is_durable_and_not_before() -> None:
@@ -182,7 +183,7 @@ def test_the_last_stable_offset_stays_below_an_open_transaction_until_its_marker
     log = make_log()
     append(log, batch(2))
     transactional = idempotent(0, count=2, transactional=True)
-    append(log, transactional, AppendOrigin.COORDINATOR)
+    append_first(log, transactional)
     append(log, batch(1))
     fake(log).make_durable()
     assert (log.last_stable_offset, log.high_watermark) == (2, 5)
@@ -202,11 +203,112 @@ def test_the_last_stable_offset_stays_below_an_open_transaction_until_its_marker
 def test_a_client_cannot_write_outside_of_what_its_producer_has_open() -> None:
     log = make_log()
     assert append(log, idempotent(0, transactional=True)).errors == [ErrorCode.invalid_txn_state]
-    append(log, idempotent(0, transactional=True), AppendOrigin.COORDINATOR)
+    append_first(log, idempotent(0, transactional=True))
     assert append(log, idempotent(1)).errors == [ErrorCode.invalid_txn_state]
     more = append(log, idempotent(1, transactional=True))
     fake(log).make_durable()
     assert more.errors == [ErrorCode.none]
+
+
+# --- the first batch of a transaction (KIP-890) -----------------------------------------------------
+
+
+def marker(epoch: int, commit: bool = True, coordinator_epoch: int = 1) -> memoryview:
+    return memoryview(marker_batch(9, epoch, EndMarker(commit, coordinator_epoch), 1))
+
+
+def append_marker(log: PartitionLog, epoch: int, version: int, coordinator_epoch: int = 1) -> list[ErrorCode]:
+    answers = Answers()
+    log.append(marker(epoch, coordinator_epoch=coordinator_epoch), AppendOrigin.COORDINATOR, answers, None, version)
+    fake(log).make_durable()
+    return answers.errors
+
+
+def verified_append(log: PartitionLog, records: memoryview, verified: Verification | None) -> list[ErrorCode]:
+    answers = Answers()
+    log.append(records, AppendOrigin.CLIENT, answers, verified)
+    fake(log).make_durable()
+    return answers.errors
+
+
+def test_a_transaction_begins_only_with_its_own_verification() -> None:
+    log = make_log()
+    first = idempotent(0, transactional=True)
+    verified = log.begin_verification(9, 0, 0, False)
+    assert verified is log.begin_verification(9, 0, 0, False), "one for all batches that wait"
+    assert verified_append(log, first, Verification(0, 0, False, 0)) == [ErrorCode.invalid_txn_state]
+    assert verified_append(log, first, verified) == [ErrorCode.none]
+    assert log.begin_verification(9, 1, 0, False) is None, "it is open by now"
+
+
+def test_a_marker_that_comes_first_makes_a_verification_void() -> None:
+    """The transaction was ended between the coordinator's answer and the append."""
+    log = make_log()
+    verified = log.begin_verification(9, 0, 0, False)
+    assert append_marker(log, 0, 0) == [ErrorCode.none]
+    assert verified_append(log, idempotent(0, transactional=True), verified) == [ErrorCode.invalid_txn_state]
+
+
+def test_the_marker_of_the_transaction_before_leaves_the_next_ones_verification_alone() -> None:
+    """From transaction.version 2 on: the marker's epoch is that of the producer's next transaction."""
+    log = make_log()
+    append_first(log, idempotent(0, transactional=True))
+    verified = log.begin_verification(9, 0, 1, True)
+    assert append_marker(log, 1, 2) == [ErrorCode.none]
+    assert verified_append(log, idempotent(0, transactional=True, epoch=1), verified) == [ErrorCode.none]
+
+
+def test_correctness_6_a_marker_of_an_earlier_transaction_does_not_end_a_later_one() -> None:
+    log = make_log()
+    append_first(log, idempotent(0, transactional=True, epoch=4))
+    for epoch in (3, 4):
+        assert append_marker(log, epoch, 2) == [ErrorCode.invalid_producer_epoch]
+    assert append_marker(log, 5, 2) == [ErrorCode.none]
+    assert append_marker(log, 5, 2) == [ErrorCode.none], "the same marker once more"
+    assert append_marker(log, 5, 2, coordinator_epoch=0) == [ErrorCode.transaction_coordinator_fenced]
+
+
+def test_what_a_producer_sent_later_does_not_begin_its_transaction() -> None:
+    out_of_order = [ErrorCode.out_of_order_sequence_number]
+    log = make_log()
+    log.begin_verification(9, 0, 0, False)
+    later = log.begin_verification(9, 5, 0, False)
+    assert verified_append(log, idempotent(5, transactional=True), later) == out_of_order
+    unknown = make_log()
+    alone = unknown.begin_verification(9, 5, 0, True)
+    assert verified_append(unknown, idempotent(5, transactional=True), alone) == out_of_order
+
+
+def test_an_older_epoch_is_refused_before_anybody_is_asked_and_verifications_are_bounded() -> None:
+    log = make_log()
+    append_first(log, idempotent(0, transactional=True, epoch=4))
+    with pytest.raises(KafkaError) as caught:
+        log.begin_verification(9, 0, 3, True)
+    assert caught.value.code is ErrorCode.invalid_producer_epoch
+    state = ProducerState(producers_max=2)
+    kept = [state.begin_verification(producer, 0, 0, True, 0) for producer in (1, 2, 3)]
+    assert state.begin_verification(3, 0, 0, True, 0) is kept[2]
+    assert state.begin_verification(1, 0, 0, True, 0) is not kept[0]
+    assert not state.empty
+    state.expire(100, 100)
+    assert state.empty
+
+
+async def test_a_log_that_serves_no_more_verifies_nothing() -> None:
+    log = make_log()
+    log.retire(ErrorCode.not_leader_or_follower)
+    with pytest.raises(KafkaError):
+        log.begin_verification(9, 0, 0, False)
+
+
+def test_those_who_came_after_go_on_in_order_once_the_first_is_decided() -> None:
+    verified = Verification(0, 0, True, 0)
+    assert verified.lead() and not verified.lead()
+    went_on: list[int] = []
+    assert verified.followers is not None
+    verified.followers += [lambda: went_on.append(1), lambda: went_on.append(2)]
+    verified.release()
+    assert went_on == [1, 2] and verified.lead()
 
 
 # --- reads, waiters, the end ------------------------------------------------------------------------
@@ -224,7 +326,7 @@ def test_reads_stop_at_the_high_watermark_and_at_the_last_stable_offset() -> Non
     fake(log).make_durable()
     append(log, batch(3))
     assert sizes(log, 0) == [2] and sizes(log, 2) == [] and sizes(log, 5) == []
-    append(log, idempotent(0, transactional=True), AppendOrigin.COORDINATOR)
+    append_first(log, idempotent(0, transactional=True))
     fake(log).make_durable()
     assert sizes(log, 0) == [2, 3, 1] and sizes(log, 0, READ_COMMITTED) == [2, 3]
 

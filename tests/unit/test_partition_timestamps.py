@@ -16,7 +16,7 @@ from brokers.records.batch import Compression, write_crc
 from brokers.records.builder import marker_batch
 from brokers.records.record import EndMarker
 from tests.support.fake_stream import FakeStream
-from tests.support.partitions import append, batch, fake, idempotent, make_log, reopen
+from tests.support.partitions import append, append_first, batch, fake, idempotent, make_log, reopen
 
 times = st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=4), min_size=1, max_size=6)
 
@@ -52,7 +52,7 @@ async def test_the_first_record_with_the_greatest_time(batches: list[list[int]])
 
 async def test_what_readers_cannot_see_is_not_found() -> None:
     log = written([[5]])
-    append(log, idempotent(0, transactional=True, timestamps=[9]), AppendOrigin.COORDINATOR)
+    append_first(log, idempotent(0, transactional=True, timestamps=[9]))
     fake(log).make_durable()
     append(log, batch(1, timestamps=[20]))
     assert await log.offset_for_timestamp(10) is None
@@ -123,7 +123,7 @@ async def test_delete_records() -> None:
 
 async def test_aborted_transactions_are_forgotten_below_the_log_start() -> None:
     log = make_log()
-    append(log, idempotent(0, transactional=True), AppendOrigin.COORDINATOR)
+    append_first(log, idempotent(0, transactional=True))
     append(log, memoryview(marker_batch(9, 0, EndMarker(False, 0), 1)), AppendOrigin.COORDINATOR)
     append(log, batch())
     fake(log).make_durable()

@@ -223,11 +223,9 @@ async def test_unknown_acks_are_refused_and_nothing_is_appended(world: World, ac
     assert world.log("t").log_end_offset == 0
 
 
-async def test_transactional_batches_have_no_transaction_here(world: World) -> None:
+async def test_transactional_batches_name_their_transaction(world: World) -> None:
     records = bytes(idempotent(0, transactional=True))
-    with_id = world.hot(PRODUCE, 9, request(9, [("t", 0, records)], transactional_id="tx"))
     without = world.hot(PRODUCE, 9, request(9, [("t", 0, records)]))
-    assert errors(with_id) == ["invalid_txn_state"]
     assert errors(without) == ["transactional_id_authorization_failed"]
     assert world.log("t").log_end_offset == 0
 

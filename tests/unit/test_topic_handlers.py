@@ -436,7 +436,7 @@ async def test_a_topic_that_cannot_be_created_on_first_use_is_unknown() -> None:
         answer = await world.call("Metadata", 8, **metadata_request(8, ("dot_ted",), allow_auto_topic_creation=True))
         assert answer.topics[0].error_code == ErrorCode.unknown_topic_or_partition
         # Made on first use by a client's question, it would have the wrong shape for whoever will keep state in it.
-        names = ("__transaction_state",)
+        names = ("__share_group_state",)
         answer = await world.call("Metadata", 8, **metadata_request(8, names, allow_auto_topic_creation=True))
         assert answer.topics[0].error_code == ErrorCode.unknown_topic_or_partition
         assert set(world.image.topics) == {"dot.ted"}

@@ -1,0 +1,54 @@
+"""EndTxn: commit or abort. Answers when the decision is durable; the markers follow. From version 5 on the answer names
+the epoch of the producer's next transaction (KIP-890)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kio.schema.end_txn.v5.response import EndTxnResponse
+from kio.schema.errors import ErrorCode
+from kio.schema.types import ProducerId
+from kio.static.primitive import i16
+
+from brokers.errors import KafkaError
+from brokers.handlers.context import RequestContext
+from brokers.handlers.table import Api
+from brokers.protocol.messages import NO_TIME
+from brokers.transactions.messages import ProducerAnswer
+from brokers.transactions.transaction import BUMPS_EPOCH, Producer
+
+NONE = -1
+FENCED_VERSION = 2
+"""First version whose clients know PRODUCER_FENCED."""
+EPOCH_VERSION = 5
+"""First version of clients whose epoch grows with every transaction."""
+
+
+async def handle(ctx: RequestContext, request: Any) -> EndTxnResponse:
+    producer = Producer(request.producer_id, request.producer_epoch)
+    client_version = BUMPS_EPOCH if ctx.api_version >= EPOCH_VERSION else 0
+    try:
+        answer = await ctx.services.transactions.end(
+            request.transactional_id, producer, request.committed, client_version
+        )
+    except KafkaError as error:
+        if error.code is ErrorCode.producer_fenced and ctx.api_version < FENCED_VERSION:
+            raise KafkaError(ErrorCode.invalid_producer_epoch) from None
+        raise
+    return _response(ErrorCode.none, answer)
+
+
+def _response(code: ErrorCode, answer: ProducerAnswer) -> EndTxnResponse:
+    return EndTxnResponse(
+        throttle_time=NO_TIME,
+        error_code=code,
+        producer_id=ProducerId(answer.producer_id),
+        producer_epoch=i16(answer.producer_epoch),
+    )
+
+
+def error_response(request: Any, code: ErrorCode, version: int) -> EndTxnResponse:
+    return _response(code, ProducerAnswer(NONE, NONE))
+
+
+API = Api(26, "EndTxn", 0, 5, handle, error_response=error_response)

@@ -1,0 +1,248 @@
+"""Transactions with stock clients: librdkafka speaks the older protocol, Java that of transaction.version 2."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+
+from tests.support.ponor_cluster import PonorCluster
+from tests.support.ponor_process import PonorProcess
+from tests.support.tools import find_tool, requires
+
+PATIENCE_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PonorProcess]:
+    process = PonorProcess(
+        tmp_path_factory.mktemp("transactions"),
+        settings={"transaction.abort.timed.out.transaction.cleanup.interval.ms": "500"},
+    )
+    process.start()
+    yield process
+    process.stop()
+
+
+def fresh_topic(broker: PonorProcess, partitions: int = 1) -> str:
+    topic = f"tx-{uuid.uuid4().hex[:8]}"
+    broker.create_topic(topic, partitions)
+    return topic
+
+
+def transactional(bootstrap: str, transactional_id: str, **more: Any) -> Producer:
+    producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": transactional_id, "linger.ms": 0, **more})
+    producer.init_transactions(PATIENCE_S)
+    return producer
+
+
+def read(bootstrap: str, topic: str, isolation: str = "read_committed", partitions: int = 1) -> list[bytes]:
+    """What a reader finds up to the end that it may see now."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap, "group.id": f"r-{uuid.uuid4().hex}", "isolation.level": isolation,
+            "enable.partition.eof": True, "auto.offset.reset": "earliest",
+        }
+    )  # fmt: skip
+    consumer.assign([TopicPartition(topic, partition, 0) for partition in range(partitions)])
+    found: list[bytes] = []
+    ended: set[int] = set()
+    deadline = time.monotonic() + PATIENCE_S
+    while len(ended) < partitions and time.monotonic() < deadline:
+        message = consumer.poll(1)
+        if message is None:
+            continue
+        if message.error() is None:
+            found.append(message.value())
+        else:
+            ended.add(message.partition())
+    consumer.close()
+    assert len(ended) == partitions
+    return found
+
+
+def until_read(bootstrap: str, topic: str, expected: Sequence[bytes], partitions: int = 1) -> None:
+    """Markers follow the answer to the commit: what it promised is seen soon."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        found = read(bootstrap, topic, partitions=partitions)
+        if sorted(found) == sorted(expected) or time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    assert sorted(found) == sorted(expected)
+
+
+def test_readers_of_committed_records_see_a_transaction_whole_or_not_at_all(broker: PonorProcess) -> None:
+    topic = fresh_topic(broker, 3)
+    producer = transactional(broker.bootstrap, f"id-{topic}")
+    producer.begin_transaction()
+    for partition in range(3):
+        producer.produce(topic, b"aborted", partition=partition)
+    producer.flush(PATIENCE_S)
+    assert read(broker.bootstrap, topic, partitions=3) == []
+    assert read(broker.bootstrap, topic, "read_uncommitted", 3) == [b"aborted"] * 3
+    producer.abort_transaction(PATIENCE_S)
+    committed = [f"{number}".encode() for number in range(30)]
+    producer.begin_transaction()
+    for number, value in enumerate(committed):
+        producer.produce(topic, value, partition=number % 3)
+    producer.commit_transaction(PATIENCE_S)
+    until_read(broker.bootstrap, topic, committed, 3)
+
+
+def test_a_new_producer_fences_the_one_before_it(broker: PonorProcess) -> None:
+    topic = fresh_topic(broker)
+    zombie = transactional(broker.bootstrap, f"id-{topic}")
+    zombie.begin_transaction()
+    zombie.produce(topic, b"zombie")
+    zombie.flush(PATIENCE_S)
+    successor = transactional(broker.bootstrap, f"id-{topic}")
+    successor.begin_transaction()
+    successor.produce(topic, b"successor")
+    successor.commit_transaction(PATIENCE_S)
+    with pytest.raises(KafkaException):
+        zombie.commit_transaction(PATIENCE_S)
+    until_read(broker.bootstrap, topic, [b"successor"])
+
+
+def test_a_transaction_that_takes_too_long_is_aborted(broker: PonorProcess) -> None:
+    topic = fresh_topic(broker)
+    silent = transactional(broker.bootstrap, f"id-{topic}", **{"transaction.timeout.ms": 1_000})
+    silent.begin_transaction()
+    silent.produce(topic, b"silent")
+    silent.flush(PATIENCE_S)
+    other = transactional(broker.bootstrap, f"other-{topic}")
+    other.begin_transaction()
+    other.produce(topic, b"behind it")
+    other.commit_transaction(PATIENCE_S)
+    until_read(broker.bootstrap, topic, [b"behind it"])
+    with pytest.raises(KafkaException):
+        silent.commit_transaction(PATIENCE_S)
+
+
+def test_consume_transform_produce_counts_each_record_once(broker: PonorProcess) -> None:
+    source, target = fresh_topic(broker), fresh_topic(broker)
+    values = [f"{number}".encode() for number in range(20)]
+    feed = Producer({"bootstrap.servers": broker.bootstrap})
+    for value in values:
+        feed.produce(source, value)
+    assert feed.flush(PATIENCE_S) == 0
+    group = f"g-{source}"
+    for attempt in range(4):
+        _chain(broker.bootstrap, source, target, group, abort=attempt % 2 == 0)
+    until_read(broker.bootstrap, target, values)
+
+
+def _chain(bootstrap: str, source: str, target: str, group: str, abort: bool) -> None:
+    """Copies up to ten records from where the group is; an aborted attempt leaves no trace."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap, "group.id": group, "enable.auto.commit": False,
+            "auto.offset.reset": "earliest", "isolation.level": "read_committed",
+        }
+    )  # fmt: skip
+    consumer.subscribe([source])
+    producer = transactional(bootstrap, f"chain-{group}")
+    producer.begin_transaction()
+    deadline = time.monotonic() + PATIENCE_S
+    copied = 0
+    while copied < 10 and time.monotonic() < deadline:
+        message = consumer.poll(0.5)
+        if message is not None and message.error() is None:
+            producer.produce(target, message.value())
+            copied += 1
+    assert copied == 10
+    positions = consumer.position(consumer.assignment())
+    producer.send_offsets_to_transaction(positions, consumer.consumer_group_metadata(), PATIENCE_S)
+    if abort:
+        producer.abort_transaction(PATIENCE_S)
+    else:
+        producer.commit_transaction(PATIENCE_S)
+    consumer.close()
+
+
+def test_transactions_survive_the_death_of_the_broker(tmp_path: Path) -> None:
+    """kill -9 with one transaction decided and one open: one is seen whole, the other never (CORRECTNESS 6, 18)."""
+    broker = PonorProcess(tmp_path)
+    broker.start()
+    try:
+        topic = fresh_topic(broker, 2)
+        decided = transactional(broker.bootstrap, "decided")
+        undecided = transactional(broker.bootstrap, "undecided")
+        for producer, value in ((decided, b"decided"), (undecided, b"undecided")):
+            producer.begin_transaction()
+            for partition in range(2):
+                producer.produce(topic, value, partition=partition)
+            producer.flush(PATIENCE_S)
+        decided.commit_transaction(PATIENCE_S)
+        broker.kill()
+        broker.start()
+        successor = transactional(broker.bootstrap, "undecided")
+        successor.begin_transaction()
+        successor.produce(topic, b"after", partition=0)
+        successor.commit_transaction(PATIENCE_S)
+        until_read(broker.bootstrap, topic, [b"decided", b"decided", b"after"], 2)
+        with pytest.raises(KafkaException):
+            undecided.commit_transaction(PATIENCE_S)
+    finally:
+        broker.stop()
+
+
+def test_three_brokers_end_a_transaction_on_partitions_of_each_other(tmp_path: Path) -> None:
+    with PonorCluster(tmp_path, 3) as cluster:
+        cluster.create_topic("t", 6)
+        cluster.until("all lead a part", lambda: len(set(cluster.leaders(0, "t")) - {-1}) == 3)
+        producer = transactional(cluster.bootstrap, "spread")
+        for value, commit in ((b"aborted", False), (b"committed", True)):
+            producer.begin_transaction()
+            for partition in range(6):
+                producer.produce("t", value, partition=partition)
+            producer.flush(PATIENCE_S)
+            (producer.commit_transaction if commit else producer.abort_transaction)(PATIENCE_S)
+        until_read(cluster.bootstrap, "t", [b"committed"] * 6, 6)
+        _java(cluster.bootstrap, "t", 300)
+        assert len(read(cluster.bootstrap, "t", partitions=6)) == 306
+
+
+JAVA = ("java", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp")
+
+
+def _tool(name: str, *args: str) -> str:
+    command = [*JAVA, f"{find_tool('kafka')}/*", f"org.apache.kafka.tools.{name}", *args]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def _java(bootstrap: str, topic: str, records: int) -> None:
+    """Kafka 4.3's producer: partitions added by Produce itself, an epoch for each transaction."""
+    _tool(
+        "ProducerPerformance", "--bootstrap-server", bootstrap, "--topic", topic, "--num-records", str(records),
+        "--record-size", "100", "--throughput", "1000", "--transactional-id", "java",
+        "--transaction-duration-ms", "50",
+    )  # fmt: skip
+
+
+def test_kafkas_own_producer_and_transaction_tools(broker: PonorProcess) -> None:
+    requires("kafka")
+    topic = fresh_topic(broker, 3)
+    _java(broker.bootstrap, topic, 1_000)
+    deadline = time.monotonic() + PATIENCE_S
+    while len(read(broker.bootstrap, topic, partitions=3)) < 1_000 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(read(broker.bootstrap, topic, partitions=3)) == 1_000
+    bootstrap = ("--bootstrap-server", broker.bootstrap)
+    assert "CompleteCommit" in _tool("TransactionsCommand", *bootstrap, "describe", "--transactional-id", "java")
+    assert "java" in _tool("TransactionsCommand", *bootstrap, "list")
+    described = _tool("TransactionsCommand", *bootstrap, "describe-producers", "--topic", topic, "--partition", "0")
+    assert "None" in described, "no transaction is open there"
+    hanging = _tool("TransactionsCommand", *bootstrap, "find-hanging", "--topic", topic)
+    assert topic not in hanging
+    features = _tool("FeatureCommand", *bootstrap, "describe")
+    assert "transaction.version" in features and "FinalizedVersionLevel: 2" in features
