@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from kafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 
 from brokers.records import compression
-from brokers.records.batch import Compression, iter_headers, parse_header, stamp_in_place, stored_crc_is_right
+from brokers.records.batch import (
+    HEADER_BYTES,
+    LOG_OVERHEAD,
+    Compression,
+    iter_headers,
+    parse_header,
+    stamp_in_place,
+    stored_crc_is_right,
+)
 from brokers.records.builder import RecordBatchBuilder, marker_batch, record_bytes_max
 from brokers.records.record import EndMarker, Record, end_marker, find_timestamp, iter_records
 from brokers.records.varint import read_varint, varint_bytes, write_varint
@@ -195,6 +203,30 @@ def test_a_count_that_does_not_fit_is_corrupt() -> None:
         struct.pack_into(">i", batch, 57, count)
         with pytest.raises(Corrupt):
             list(iter_records(batch))
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (b"\x00\x80", "ends too soon"),
+        (b"\x00\x00\x00\x01\x01\x02\x01\x01", "header without a name"),
+        (b"\x00\x00\x00\x01\x01\x04", "claims 2 headers in 0 bytes"),
+        (b"\x00\x00\x00\x01\x01\x00\x00", "of 7 bytes ends after 6"),
+    ],
+    ids=("half a timestamp", "a header's null name", "headers that are not there", "a byte too many"),
+)
+def test_a_record_that_is_not_what_it_says_is_corrupt(record: bytes, message: str) -> None:
+    section = bytes([len(record) << 1]) + record
+    batch = built([(5, None, None, [])], Compression.NONE)[:HEADER_BYTES] + section
+    struct.pack_into(">i", batch, 8, len(batch) - LOG_OVERHEAD)
+    with pytest.raises(Corrupt, match=message):
+        list(iter_records(batch))
+
+
+def test_a_gzip_stream_that_is_cut_short_is_corrupt() -> None:
+    packed = compression.compress(Compression.GZIP, b"abc" * 1_000)
+    with pytest.raises(Corrupt, match="cut short"):
+        compression.decompress(Compression.GZIP, packed[:-9])
 
 
 def test_headers_are_found_batch_by_batch_and_nonsense_is_corrupt() -> None:

@@ -322,6 +322,16 @@ async def test_check_refuses_a_store_that_does_not_show_what_was_created() -> No
 
 
 @virtual
+async def test_check_refuses_a_store_that_does_not_list_what_was_created() -> None:
+    class Blind(MemoryStore):
+        def list(self, prefix: str, after: str = "") -> AsyncIterator[ObjectInfo]:
+            return super().list("somewhere else", after)
+
+    with pytest.raises(BadSetting, match="missing in a listing"):
+        await Blind(VirtualClock()).check()
+
+
+@virtual
 async def test_check_refuses_a_store_that_lets_a_late_comer_in() -> None:
     """Its race has one winner; a conflict that is not a race goes unnoticed."""
 
