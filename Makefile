@@ -42,11 +42,9 @@ up: $(VENV)/.installed
 	@exec $(BIN)/ponor up $(ARGS)
 
 # What cannot be installed here is named at the end of the run, with the command that would bring it.
-# COVERAGE=1 measures which lines are run (twice the CPU time of what runs in the tests' own process), and fails when
-# an error path is not: tools/error_paths.py.
+# COVERAGE=1 records which lines unit tests and contracts run, and fails when an error path is not: tools/error_paths.py.
 test: $(VENV)/.installed-tests tools
-	@$(BIN)/python -m $(if $(COVERAGE),coverage run -m) pytest $(ARGS)
-	@$(if $(COVERAGE),$(BIN)/python tools/error_paths.py)
+	@$(BIN)/python tools/run_tests.py $(if $(COVERAGE),--coverage) $(ARGS)
 
 # A failing seed is named with the command that shows what happened in it.
 sim: $(VENV)/.installed-tests
