@@ -59,6 +59,8 @@ class Model:
         if isinstance(decision, Store | Fence):
             before = self.txn.value
             self.check_epochs(decision.value)
+            if isinstance(decision, Fence) and before.producer_epoch <= LAST_EPOCH:
+                assert decision.value.producer_epoch > before.producer_epoch, "whoever had it is fenced"
             self.txn.begin(decision.value)
             assert isinstance(rules.initialize(self.txn, 1, None, self.now, 1), Refuse), "one change at a time"
             self.txn.settle(durable=True)
@@ -122,6 +124,7 @@ class Model:
             assert self.decided[-1] == (producer, commit)
             if self.version >= rules.BUMPS_EPOCH:
                 after = rules.completed(self.txn.value, self.now)
+                assert Producer(after.producer_id, after.producer_epoch) != producer, "each transaction has its own"
                 self.give(who, Producer(after.producer_id, after.producer_epoch))
 
     def repeat(self, who: int, producer: Producer, commit: bool) -> None:

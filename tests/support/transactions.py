@@ -19,7 +19,7 @@ from brokers.transactions.coordinator import TransactionCoordinator
 from brokers.transactions.messages import Marker
 from brokers.transactions.records import TopicPartition
 from brokers.transactions.shard import TransactionShard
-from s3stream.errors import Unavailable
+from s3stream.errors import PonorError, Unavailable
 from s3stream.metrics import Metrics
 from s3stream.tasks import Tasks
 from tests.support.coordinator import cluster, topic_image
@@ -46,7 +46,8 @@ class TransactionRig:
             )
         )
         self.next_id = 100
-        self.ids_unavailable = False
+        self.refused: PonorError | None = None
+        """Why there are no producer ids."""
         self.written: list[Marker] = []
         self.answers: dict[TopicPartition, list[ErrorCode]] = {}
         """What a partition answers to the markers that come, one after another; then NONE."""
@@ -88,8 +89,8 @@ class TransactionRig:
         self.created += 1
 
     async def _take_id(self) -> int:
-        if self.ids_unavailable:
-            raise Unavailable("no database")
+        if self.refused is not None:
+            raise self.refused
         self.next_id += 1
         return self.next_id
 

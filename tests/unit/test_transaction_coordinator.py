@@ -12,7 +12,7 @@ from kio.schema.errors import ErrorCode
 from brokers.errors import KafkaError
 from brokers.transactions.messages import ListFilter, ProducerAnswer
 from brokers.transactions.transaction import LAST_EPOCH, Producer
-from s3stream.errors import Overloaded
+from s3stream.errors import Fenced, Overloaded, Unavailable
 from tests.support.coordinator import cluster, errors_of
 from tests.support.manual_clock import settle
 from tests.support.transactions import TransactionRig, rig
@@ -254,11 +254,11 @@ class TestTime:
         await begun(rig, HERE)
         txn = rig.shard.state.transactions["x"]
         txn.value = txn.value._replace(producer_epoch=LAST_EPOCH)
-        rig.ids_unavailable = True
+        rig.refused = Unavailable("no database")
         await rig.clock.advance(62)
         await settle()
         assert rig.state("x") == "Ongoing"
-        rig.ids_unavailable = False
+        rig.refused = None
         await rig.clock.advance(2)
         await settle()
         assert rig.coordinator.describe("x").producer_id == 102
@@ -297,9 +297,12 @@ class TestRequests:
             coordinator.list_transactions(ListFilter())
 
     async def test_without_producer_ids_the_client_comes_again(self, rig: TransactionRig) -> None:
-        rig.ids_unavailable = True
-        refused = await errors_of(rig.coordinator.initialize("x", 60_000, None))
-        assert refused is ErrorCode.coordinator_load_in_progress
+        for fault, told in (
+            (Unavailable("no database"), ErrorCode.coordinator_load_in_progress),
+            (Fenced("taken for dead"), ErrorCode.not_coordinator),
+        ):
+            rig.refused = fault
+            assert await errors_of(rig.coordinator.initialize("x", 60_000, None)) is told
 
     async def test_a_second_producer_fences_the_first_and_waits_for_the_abort(self, rig: TransactionRig) -> None:
         first = await begun(rig, HERE)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -439,14 +440,17 @@ class TestOffsets:
         await self.commit(world, 5, producer)
         blob = world.group_rig.checkpoint()
         for restored in (None, blob):
-            await world.group_rig.restart(restored)
-            world.world.services = type(world.world.services)(
-                **{name: getattr(world.world.services, name) for name in world.world.services.__slots__}
-                | {"groups": world.group_rig.coordinator}
-            )
+            await self.restart(world, restored)
             assert await self.fetched(world, stable=True) == (ErrorCode.unstable_offset_commit, -1)
         await self.end(world, producer, True, 1)
+        for restored in (None, blob):
+            assert await self.fetched(world, stable=True) == (ErrorCode.none, 7)
+            await self.restart(world, restored)
         assert await self.fetched(world, stable=True) == (ErrorCode.none, 7)
+
+    async def restart(self, world: TransactionWorld, blob: bytes | None) -> None:
+        await world.group_rig.restart(blob)
+        world.world.services = replace(world.world.services, groups=world.group_rig.coordinator)
 
     async def test_a_deleted_group_takes_open_offsets_along(self, world: TransactionWorld) -> None:
         producer = await world.producer()
