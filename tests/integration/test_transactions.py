@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,14 @@ def test_consume_transform_produce_counts_each_record_once(broker: PonorProcess)
     until_read(broker.bootstrap, target, values)
 
 
-def _chain(bootstrap: str, source: str, target: str, group: str, abort: bool) -> None:
+def _chain(
+    bootstrap: str,
+    source: str,
+    target: str,
+    group: str,
+    abort: bool,
+    before_end: Callable[[], None] = lambda: None,
+) -> None:
     """Copies up to ten records from where the group is; an aborted attempt leaves no trace."""
     consumer = Consumer(
         {
@@ -160,6 +168,7 @@ def _chain(bootstrap: str, source: str, target: str, group: str, abort: bool) ->
     assert copied == 10
     positions = consumer.position(consumer.assignment())
     producer.send_offsets_to_transaction(positions, consumer.consumer_group_metadata(), PATIENCE_S)
+    before_end()
     if abort:
         producer.abort_transaction(PATIENCE_S)
     else:
@@ -192,6 +201,48 @@ def test_transactions_survive_the_death_of_the_broker(tmp_path: Path) -> None:
             undecided.commit_transaction(PATIENCE_S)
     finally:
         broker.stop()
+
+
+def test_a_chain_counts_each_record_once_across_the_death_of_the_broker(tmp_path: Path) -> None:
+    """kill -9 between the offsets' write and the commit, whatever then becomes of that transaction."""
+    broker = PonorProcess(tmp_path)
+    broker.start()
+    try:
+        source, target = fresh_topic(broker), fresh_topic(broker)
+        values = [f"{number}".encode() for number in range(20)]
+        feed = Producer({"bootstrap.servers": broker.bootstrap})
+        for value in values:
+            feed.produce(source, value)
+        assert feed.flush(PATIENCE_S) == 0
+        group = f"g-{source}"
+        _chain(broker.bootstrap, source, target, group, abort=False, before_end=lambda: _die(broker))
+        while len(read(broker.bootstrap, target)) < len(values):
+            _chain(broker.bootstrap, source, target, group, abort=False)
+        until_read(broker.bootstrap, target, values)
+    finally:
+        broker.stop()
+
+
+def _die(broker: PonorProcess) -> None:
+    broker.kill()
+    broker.start()
+
+
+async def test_aiokafka_commits_and_aborts(broker: PonorProcess) -> None:
+    from aiokafka import AIOKafkaProducer
+
+    topic = fresh_topic(broker)
+    producer = AIOKafkaProducer(bootstrap_servers=broker.bootstrap, transactional_id=f"id-{topic}")
+    await producer.start()
+    try:
+        async with producer.transaction():
+            await producer.send_and_wait(topic, b"committed")
+        await producer.begin_transaction()
+        await producer.send_and_wait(topic, b"aborted")
+        await producer.abort_transaction()
+    finally:
+        await producer.stop()
+    await asyncio.to_thread(until_read, broker.bootstrap, topic, [b"committed"])
 
 
 def test_three_brokers_end_a_transaction_on_partitions_of_each_other(tmp_path: Path) -> None:
@@ -242,6 +293,16 @@ def test_kafkas_own_producer_and_transaction_tools(broker: PonorProcess) -> None
     assert "java" in _tool("TransactionsCommand", *bootstrap, "list")
     described = _tool("TransactionsCommand", *bootstrap, "describe-producers", "--topic", topic, "--partition", "0")
     assert "None" in described, "no transaction is open there"
+    aborted = transactional(broker.bootstrap, f"id-{topic}")
+    aborted.begin_transaction()
+    aborted.produce(topic, b"aborted", partition=0)
+    aborted.flush(PATIENCE_S)
+    aborted.abort_transaction(PATIENCE_S)
+    seen = _tool(
+        "consumer.ConsoleConsumer", *bootstrap, "--topic", topic, "--from-beginning", "--timeout-ms", "5000",
+        "--isolation-level", "read_committed",
+    )  # fmt: skip
+    assert len(seen.splitlines()) == 1_000 and "aborted" not in seen
     hanging = _tool("TransactionsCommand", *bootstrap, "find-hanging", "--topic", topic)
     assert topic not in hanging
     features = _tool("FeatureCommand", *bootstrap, "describe")
