@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from heapq import heapify, heappop, heapreplace
+from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
 from brokers.controller.snapshot import Move, PlannedNode, PlannedPartition, Snapshot, receivers, weight
@@ -213,9 +214,13 @@ def _even_count(world: _World, evening: bool) -> bool:
             stuck.add(source)
 
 
+_Rank: TypeAlias = tuple[int, bool, float, StreamId, PlannedPartition]
+
+
 class _Choice:
     """What a broker could give another one, by topic, the best of each topic first: looked through once for a plan of
-    a thousand moves, not once for each of them."""
+    a thousand moves, not once for each of them. Topics wait in the order of their best; as a move makes the rank of its
+    own topic worse, and hardly ever that of another better, only the first has to be ranked anew."""
 
     def __init__(self, world: _World, source: NodeId, target: NodeId) -> None:
         self.source = source
@@ -224,24 +229,36 @@ class _Choice:
         self._of_topic: dict[UUID, list[PlannedPartition]] = defaultdict(list)
         for one in sorted(world.movable(source), key=self._within_topic, reverse=True):
             self._of_topic[one.topic].append(one)
+        self._ranked: list[tuple[_Rank, UUID]] | None = None
 
     def _within_topic(self, one: PlannedPartition) -> tuple[bool, float, StreamId]:
         return self.target not in one.replicas, one.cost, one.stream_id
 
     def best(self, held: Mapping[StreamId, PlannedPartition], load_most: float) -> PlannedPartition | None:
         """The least loaded, of a topic that has most here and fewest there; only what fits below `load_most`."""
-        found = None
-        for topic, some in self._of_topic.items():
-            while some and some[-1].stream_id not in held:  # given to a third broker meanwhile
-                some.pop()
-            fits = next(
-                (one for one in reversed(some) if one.stream_id in held and (one.cost <= load_most or not one.cost)),
-                None,
-            )
-            if fits is not None:
-                rank = (self._there[topic] - self._here[topic], *self._within_topic(fits), fits)
-                found = rank if found is None else min(found, rank)
-        return None if found is None else found[-1]
+        if self._ranked is None:
+            ranks = ((self._rank(topic, held, load_most), topic) for topic in self._of_topic)
+            self._ranked = [(rank, topic) for rank, topic in ranks if rank is not None]
+            heapify(self._ranked)
+        while self._ranked:
+            known, topic = self._ranked[0]
+            rank = self._rank(topic, held, load_most)
+            if rank is None:
+                heappop(self._ranked)
+            elif rank <= known:
+                return rank[-1]
+            else:
+                heapreplace(self._ranked, (rank, topic))
+        return None
+
+    def _rank(self, topic: UUID, held: Mapping[StreamId, PlannedPartition], load_most: float) -> _Rank | None:
+        some = self._of_topic[topic]
+        while some and some[-1].stream_id not in held:  # given away meanwhile
+            some.pop()
+        for one in reversed(some):
+            if one.stream_id in held and (one.cost <= load_most or not one.cost):
+                return self._there[topic] - self._here[topic], *self._within_topic(one), one
+        return None
 
 
 def _emptiest(world: _World, source: NodeId, counts: dict[NodeId, int], mean: float) -> NodeId:

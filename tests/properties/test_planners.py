@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+from unittest.mock import patch
 from uuid import UUID
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from brokers.controller import balancer
 from brokers.controller.balancer import Bounds, balance
 from brokers.controller.planner import Placer, drain, reassign_dead
 from brokers.controller.snapshot import Move, PlannedNode, PlannedPartition, Snapshot
@@ -387,3 +392,46 @@ def test_ten_partitions_without_load_count_as_one_move(cost: float, many: int) -
     fewer = snapshot._replace(partitions=(under_way, *parts[1:]))
     plan = balance(fewer, Bounds(moves_max=4, moves_per_node_max=4, idle_per_move=10))
     assert len(plan.moves) == many - 1, "what is under way counts as much"
+
+
+def looked_through(choice: Any, held: Mapping[int, PlannedPartition], load_most: float) -> PlannedPartition | None:
+    """The best of all topics, each ranked anew."""
+    ranks = [choice._rank(topic, held, load_most) for topic in choice._of_topic]
+    return min((rank for rank in ranks if rank is not None), default=(None,))[-1]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_topics_in_order_give_the_moves_that_looking_through_all_of_them_gives(seed: int) -> None:
+    chance = random.Random(seed)
+    topics = [UUID(int=1 + chance.randrange(number)) for number in (1, 3, 9, 27) for _ in range(30)]
+    partitions = []
+    for number, topic in enumerate(topics):
+        home, settled = int(chance.random() < 0.2), chance.random() < 0.8
+        cost = chance.choice([0.0, 0.0, 0.001, 0.2])
+        partitions.append(PlannedPartition(number, topic, home, (chance.randrange(2),), cost, home, settled=settled))
+    snapshot = Snapshot((PlannedNode(0), PlannedNode(1)), tuple(partitions))
+    found = balance(snapshot, Bounds(), evening_count=True)
+    assert len(found.moves) > 10
+    with patch.object(balancer._Choice, "best", looked_through):
+        assert balance(snapshot, Bounds(), evening_count=True) == found
+
+
+def test_a_plan_of_many_moves_does_not_rank_every_topic_for_each() -> None:
+    topics, each = 100, 20
+    partitions = tuple(
+        PlannedPartition(number, UUID(int=1 + number // each), number % 2, (0,), leader=number % 2)
+        for number in range(topics * each)
+    )
+    ranked = 0
+    rank = balancer._Choice._rank
+
+    def counted(self: Any, *args: Any) -> Any:
+        nonlocal ranked
+        ranked += 1
+        return rank(self, *args)
+
+    with patch.object(balancer._Choice, "_rank", counted):
+        plan = balance(
+            Snapshot(tuple(map(PlannedNode, range(3))), partitions), Bounds(moves_max=500, moves_per_node_max=500)
+        )
+    assert len(plan.moves) == 500 and ranked < 4 * (topics + len(plan.moves))
