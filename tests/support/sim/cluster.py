@@ -35,6 +35,7 @@ FILES, OBJECTS = "files", "objects"
 KINDS: Final = (FILES, OBJECTS)
 KAFKA_PORT: Final = 9092
 HTTP_PORT: Final = 9080
+PEERS_PORT: Final = 9070
 ENGINE: Final = EngineSettings(
     flush_bytes=6_000, flush_interval_ms=3_000, stream_object_bytes=1_500, object_bytes_max=4_000, block_bytes=400,
     collect_interval_ms=20_000, object_delete_grace_ms=60_000,
@@ -90,6 +91,7 @@ class Node:
                 "listeners": f"PLAINTEXT://{host}:{port}",
                 "ponor.http.host": host,
                 "ponor.http.port": str(HTTP_PORT + 1 + 10 * self.node_id),
+                "ponor.peers.port": str(PEERS_PORT + self.node_id),
                 "ponor.data.dir": str(cluster.folder),
                 "ponor.wal.url": wal,
                 "ponor.metadata.url": cluster.database_url,

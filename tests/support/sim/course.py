@@ -44,7 +44,7 @@ class Course:
         self._events: dict[Callable[[], Awaitable[None]], int] = {
             self.killed: 2, self.killed_at_a_step: 2, self.paused: 2, self.paused_at_a_step: 4, self.stopped: 1,
             self.power_lost: 1, self.heartbeats_lost: 2, self.database_away: 1, self.database_lost_by_one: 1,
-            self.store_lost_by_one: 1, self.storm: 1, self.cut_off: 1, self.moved: 2, self.clock_jumps: 1,
+            self.store_lost_by_one: 1, self.storm: 1, self.cut_off: 1, self.moved: 4, self.clock_jumps: 1,
         }  # fmt: skip
         """What may happen, and how often beside the others."""
 

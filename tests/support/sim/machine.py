@@ -120,9 +120,6 @@ class Wire:
 class SimMachine(Outside):
     """Of one process."""
 
-    has_channel = False
-    """Sockets would bring in real time: `sim_takeover.py` simulates tails handed over from memory."""
-
     def __init__(
         self, store: FaultyStore, database: DatabaseFaults, files: SimFiles, random: Random, skew_ms: int, tasks: Tasks
     ) -> None:
