@@ -297,7 +297,6 @@ class Tails:
             return
         if segment is not None and segment in stream.table.segments:
             self._appender.forget(stream, segment)
-            stream.ranges.clear()
         stream.committed_end = max(stream.committed_end, awaited.tail.end)
         stream.committed_bytes = row.size_bytes
 

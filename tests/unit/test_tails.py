@@ -12,7 +12,7 @@ from s3stream import closing
 from s3stream.errors import Fenced, Unavailable
 from s3stream.limits import TAIL_OTHERS_S
 from s3stream.stream import Stream
-from s3stream.types import StreamBatch, StreamState, TailRow
+from s3stream.types import CommitResult, FlushCommit, StreamBatch, StreamState, TailRow
 from tests.support.engine import append, read_all
 from tests.support.faulty_metadata import FaultyMetadata, answer_lost, refused
 from tests.support.holding_store import HoldingStore
@@ -41,6 +41,20 @@ async def pair(kind: str = "files", held: bool = True) -> tuple[Cluster, Holding
 async def tail_of(cluster: Cluster, stream: Stream) -> TailRow | None:
     [row] = await cluster.world.metadata.streams([stream.stream_id])
     return row.tail
+
+
+def commits_of(cluster: Cluster) -> list[tuple[int, int]]:
+    """The ranges that are offered to the database from now on."""
+    metadata: Any = cluster.world.metadata
+    commit, offered = metadata.commit, []
+
+    async def watched(flush: FlushCommit) -> CommitResult:
+        offered.extend((one.start, one.end) for built in flush.objects for one in built.ranges)
+        result: CommitResult = await commit(flush)
+        return result
+
+    metadata.commit = watched
+    return offered
 
 
 async def hand_over(source: Node, stream: Stream) -> None:
@@ -226,7 +240,7 @@ async def test_a_target_commits_the_tail_itself_when_its_source_is_slow() -> Non
 async def test_both_commit_the_tail_at_once() -> None:
     cluster, store, source, target, stream = await pair()
     target_store = HoldingStore(cluster.world.objects)
-    target.engine.storage._flusher._uploader._objects = target_store
+    target.engine.storage._flusher._uploader._store = target_store
     await hand_over(source, stream)
     [moved] = await target.open([stream.stream_id])
     target_store.hold = 1
@@ -234,10 +248,18 @@ async def test_both_commit_the_tail_at_once() -> None:
     store.release()
     await asyncio.sleep(1)
     assert await tail_of(cluster, stream) is None
+    assert len(target_store.creates) == 1, "its own commit is under way"
     target_store.release()
     await asyncio.sleep(1)
     assert (moved.committed_end, moved.table.segments) == (6, [])
     assert await read_all(moved) == expected(stream, *TAIL)
+    # The commit that came second has ended too: nothing waits for it, and no stop does.
+    append(moved)
+    await durable(moved)
+    async with asyncio.timeout(5):
+        await target.storage.flush()
+        assert moved.committed_end == 7
+        await target.storage.stop()
 
 
 @virtual
@@ -417,9 +439,13 @@ async def test_3_a_target_that_restarts_waits_for_the_tail(kind: str) -> None:
     await durable(moved)
     await target.kill()
     again = await cluster.start(1)
+    offered = commits_of(cluster)
     with pytest.raises(Unavailable, match="not committed"):
         await again.open([stream.stream_id])
     await again.storage.flush()
+    await asyncio.sleep(TAIL_OTHERS_S)
+    # It would be answered GAP, and written to the WAL and uploaded again with every flush until the tail is there.
+    assert offered == []
     flusher.seal = real  # type: ignore[method-assign]
     await asyncio.sleep(10)
     [reopened] = await again.open([stream.stream_id])
