@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable, Coroutine
+import gc
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -89,7 +90,23 @@ async def inline(function: Callable[..., T], /, *args: Any) -> T:
 
 def run_virtual(main: Coroutine[Any, Any, T], turns_max: int = TURNS_MAX) -> T:
     """Run to the end on a loop of its own; what is still running then is cancelled. Raises Stuck if there is no end."""
-    loop = VirtualLoop(turns_max)
+    with uncollected():
+        return _run(VirtualLoop(turns_max), main)
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Without the garbage collector, which takes a tenth of a run's time, and closes coroutines whenever it comes."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _run(loop: VirtualLoop, main: Coroutine[Any, Any, T]) -> T:
     asyncio.set_event_loop(loop)
     try:
         result = loop.run_until_complete(main)

@@ -6,9 +6,8 @@ Everything follows from the seed. A broken promise is a `Violation`.
 from __future__ import annotations
 
 import asyncio
-import gc
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from random import Random
 from typing import Any, Final
 
@@ -20,6 +19,7 @@ from tests.support.sim.cluster import FILES, Cluster, Node
 from tests.support.sim.kafka import Client, Gone, entity
 from tests.support.sim.processes import Process, ProcessLoop
 from tests.support.sim.workload import Member, Producer, Reader, Worker
+from tests.support.virtual_time import uncollected
 
 TOPIC: Final = "t"
 PARTITIONS: Final = 4
@@ -50,13 +50,16 @@ class Course:
 
     # --- the course ----------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        cluster = self.cluster
-        for node in cluster.nodes:
+    async def begin(self) -> None:
+        """Brokers and clients, and nothing that befalls them."""
+        for node in self.cluster.nodes:
             node.start()
-        await self._until(lambda: all(node.serving for node in cluster.nodes), "the brokers start")
+        await self.until(lambda: all(node.serving for node in self.cluster.nodes), "the brokers start")
         await self._create_topic()
         self._start_clients()
+
+    async def run(self) -> None:
+        await self.begin()
         for _ in range(ROUNDS):
             self.trouble()
             await asyncio.sleep(self.random.uniform(0.2, 2))
@@ -83,7 +86,7 @@ class Course:
         self.ledger.check()
 
     async def read_all(self) -> None:
-        reader = Reader("reader", self._client("reader"), self.ledger, PARTITIONS)
+        reader = Reader("reader", self.client("reader"), self.ledger, PARTITIONS)
         try:
             async with asyncio.timeout(CALM_S):
                 for partition in range(PARTITIONS):
@@ -92,7 +95,7 @@ class Course:
             raise self.ledger.violated(f"not everything can be read within {CALM_S:.0f} s") from None
         reader.client.close()
 
-    async def _until(self, reached: Callable[[], bool], what: str) -> None:
+    async def until(self, reached: Callable[[], bool], what: str) -> None:
         for _ in range(round(CALM_S / 0.05)):
             if reached():
                 return
@@ -100,7 +103,7 @@ class Course:
         raise self.ledger.violated(f"{what}: not within {CALM_S:.0f} s")
 
     async def _create_topic(self) -> None:
-        client = self._client("admin")
+        client = self.client("admin")
         topic = entity(name=TOPIC, num_partitions=PARTITIONS, replication_factor=1, assignments=(), configs=())
         request = entity(topics=(topic,), timeout=milliseconds(5_000), validate_only=False)
         while True:
@@ -114,13 +117,13 @@ class Course:
                 pass
             await asyncio.sleep(0.2)
 
-    def _client(self, name: str) -> Client:
+    def client(self, name: str) -> Client:
         bootstrap = [node.address for node in self.cluster.nodes]
         return Client(self.cluster.loop, Random(self.random.getrandbits(64)), bootstrap, TOPIC)
 
     def _start_clients(self) -> None:
         def worker(kind: Any, name: str, **options: Any) -> None:
-            made = kind(name, self._client(name), self.ledger, PARTITIONS, **options)
+            made = kind(name, self.client(name), self.ledger, PARTITIONS, **options)
             process = Process(self.cluster.loop, name)
             self.workers.append(made)
             self._running.append(process.spawn(made.run(), "run"))
@@ -278,7 +281,7 @@ class Course:
 
     async def moved(self) -> None:
         """Partitions are reassigned while they are written to."""
-        client = self._client("mover")
+        client = self.client("mover")
         chosen = self.random.sample(range(PARTITIONS), self.random.randint(1, PARTITIONS))
         parts = tuple(
             entity(partition_index=partition, replicas=(self.random.randrange(BROKERS),)) for partition in chosen
@@ -345,19 +348,20 @@ async def simulate(seed: int, kind: str, trace: list[str]) -> None:
 
 def run_seed(seed: int, kind: str, trace: list[str] | None = None) -> None:
     """One whole run on a loop of its own. `trace` is told what happens, also when it fails."""
+    run_processes(simulate(seed, kind, [] if trace is None else trace))
+
+
+def run_processes(main: Coroutine[Any, Any, None]) -> None:
+    """On a loop of its own; what is left of its processes then is cleared away."""
     loop = ProcessLoop()
     asyncio.set_event_loop(loop)
-    # It would close what is left of dead processes whenever it runs, and cost a tenth of the time.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        loop.run_until_complete(simulate(seed, kind, [] if trace is None else trace))
-    finally:
-        loop.bury()
-        asyncio.set_event_loop(None)
-        loop.close()
-        if collecting:
-            gc.enable()
+    with uncollected():
+        try:
+            loop.run_until_complete(main)
+        finally:
+            loop.bury()
+            asyncio.set_event_loop(None)
+            loop.close()
 
 
 def digest(trace: list[str]) -> str:
