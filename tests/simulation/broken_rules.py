@@ -10,11 +10,13 @@ import brokers.coordinators.shard
 import brokers.partitions.manager
 import metadata.commits
 import metadata.streams
+import metadata.tails
 import s3stream.objectstore.exists
 import wal.object_put
 from metadata.commits import Decision, decide
 from s3stream.flusher import Flush, Flusher
 from s3stream.recovery import Recovery
+from s3stream.tails import Tails
 from s3stream.takeover_chunks import ChunkPipeline
 from s3stream.types import OpenRequest, RangeOutcome
 from tests.support.sim_files import SimFiles
@@ -62,6 +64,21 @@ def streams_are_opened_before_what_was_read_is_committed(patch: pytest.MonkeyPat
 
 def a_restart_does_not_read_its_wal(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Recovery, "_take_in", lambda self, group, owned: None)
+
+
+# --- handing over ------------------------------------------------------------------------------------
+
+
+def a_stream_is_closed_and_its_tail_not_written_down(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(metadata.tails, "add", lambda tx, tails: None)
+
+
+def a_source_forgets_the_tails_that_it_closed_with(patch: pytest.MonkeyPatch) -> None:
+    def forget(self: Tails, streams: Any) -> None:
+        for stream in streams:
+            self._appender.streams.pop(stream.stream_id, None)
+
+    patch.setattr(Tails, "keep", forget)
 
 
 # --- committing --------------------------------------------------------------------------------------

@@ -25,6 +25,8 @@ MUTATIONS: list[tuple[Break, str, int]] = [
     (rules.a_put_is_durable_when_it_is_sent, OBJECTS, 1),
     (rules.streams_are_opened_before_what_was_read_is_committed, FILES, 1),
     (rules.groups_are_written_and_not_synced, FILES, 1),
+    (rules.a_stream_is_closed_and_its_tail_not_written_down, FILES, 0),
+    (rules.a_source_forgets_the_tails_that_it_closed_with, OBJECTS, 2),
     (rules.a_coordinator_loads_without_its_log, FILES, 15),
 ]
 
