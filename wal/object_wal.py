@@ -80,7 +80,10 @@ class ObjectWal:
         assert self._sequencer is None, "recover before start"
         sealer = Sealer(self._store, self._name, self._clock, self._chance)
         granted = self._node_epoch
-        logs = await sealer.seal_listed(trim, None if granted is None else granted - 1)
+        try:
+            logs = await sealer.seal_listed(trim, None if granted is None else granted - 1)
+        except Corrupt as error:
+            raise _left_alone(error) from error
         if granted is not None and sealer.newest is not None and sealer.newest >= granted:
             raise self._not_ours(sealer.newest, granted)
         reader = LogReader(self._store, self._name, logs, trim, self._settings, self._clock, self._chance, self._tasks)
@@ -92,10 +95,7 @@ class ObjectWal:
                     if found.batches:
                         yield found.batches
         except Corrupt as error:
-            raise Corrupt(
-                f"{error}. The WAL is left as it is and nothing is served: restore its objects, or see "
-                "docs/runbooks/wal-corrupt.md"
-            ) from error
+            raise _left_alone(error) from error
         for node_epoch, number in reader.obsolete:
             self._janitor.owe(node_epoch, number)
         self._note_end(logs, trim)
@@ -203,6 +203,13 @@ class ObjectWal:
             if sequencer is not None:
                 sequencer.abandon()
             await self._tasks.close()
+
+
+def _left_alone(error: Corrupt) -> Corrupt:
+    return Corrupt(
+        f"{error}. The WAL is left as it is and nothing is served: restore its objects, or see "
+        "docs/runbooks/wal-corrupt.md"
+    )
 
 
 CLEAN_TIMEOUT_S = 1.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Final
 
 import structlog
@@ -40,6 +40,14 @@ def fault_of(error: Exception, doing: str) -> tuple[ErrorCode, str | None]:
         return error_code(error), str(error)
     log.error("admin request failed", doing=doing, exc_info=error)
     return ErrorCode.unknown_server_error, None
+
+
+async def carried_out(change: Awaitable[None], doing: str) -> None:
+    """A change that a whole request is about. Raises KafkaError: what its client is told."""
+    try:
+        await change
+    except PonorError as error:
+        raise KafkaError(*fault_of(error, doing)) from error
 
 
 def duplicates(names: Iterable[str]) -> set[str]:

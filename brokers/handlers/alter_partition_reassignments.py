@@ -20,7 +20,7 @@ from kio.static.primitive import i32
 
 from brokers.errors import KafkaError
 from brokers.handlers import topic_rules
-from brokers.handlers.admin import fault_of
+from brokers.handlers.admin import carried_out, fault_of
 from brokers.handlers.context import RequestContext
 from brokers.handlers.placement import home
 from brokers.handlers.table import Api
@@ -51,7 +51,7 @@ async def handle(ctx: RequestContext, request: Any) -> AlterPartitionReassignmen
                 results.append(_result(wanted.partition_index, *fault_of(error, doing)))
         responses.append(ReassignableTopicResponse(name=TopicName(topic.name), partitions=tuple(results)))
     if placements:
-        await services.metadata.place(placements)
+        await carried_out(services.metadata.place(placements), "reassign partitions")
         await services.refresh()
     return _answer(responses, allowed)
 

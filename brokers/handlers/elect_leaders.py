@@ -15,7 +15,7 @@ from kio.schema.types import TopicName
 from kio.static.primitive import i32
 
 from brokers.errors import KafkaError
-from brokers.handlers.admin import fault_of
+from brokers.handlers.admin import carried_out, fault_of
 from brokers.handlers.context import RequestContext
 from brokers.handlers.placement import home
 from brokers.handlers.table import Api
@@ -52,7 +52,7 @@ async def handle(ctx: RequestContext, request: Any) -> ElectLeadersResponse:
                 found.append(PartitionResult(partition_id=i32(number), error_code=code, error_message=message))
         results.append(ReplicaElectionResult(topic=TopicName(name), partition_result=tuple(found)))
     if moves:
-        await services.metadata.assign(moves)
+        await carried_out(services.metadata.assign(moves), "elect leaders")
         await services.refresh()
     return _answer(results)
 

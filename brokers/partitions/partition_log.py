@@ -479,7 +479,9 @@ class PartitionLog:
             await self.stream.trim(start_offset)
         except PonorError as error:
             self._serving()
-            raise KafkaError(error_code(error), str(error)) from error
+            # Only the database is asked: what other changes of it are told in its outage, and not of a broken disk.
+            away = isinstance(error, Unavailable)
+            raise KafkaError(ErrorCode.request_timed_out if away else error_code(error), str(error)) from error
         self.retention_hint_ms = 0
         self._epochs.trimmed(self.log_start_offset)
         if self._producers is not None:

@@ -15,6 +15,7 @@ from brokers.partitions.pending import AppendOrigin
 from brokers.records.batch import Compression, write_crc
 from brokers.records.builder import marker_batch
 from brokers.records.record import EndMarker
+from s3stream.errors import NotFound, PonorError, Unavailable
 from tests.support.fake_stream import FakeStream
 from tests.support.partitions import append, append_first, batch, fake, idempotent, make_log, reopen
 
@@ -119,6 +120,27 @@ async def test_delete_records() -> None:
             with pytest.raises(KafkaError) as caught:
                 await other.delete_records(HIGH_WATERMARK)
             assert caught.value.code is ErrorCode.policy_violation
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Unavailable("the database does not answer"), ErrorCode.request_timed_out),  # as changes of topics are told
+        (NotFound("the topic is gone"), ErrorCode.unknown_topic_or_partition),
+    ],
+)
+async def test_records_are_not_deleted_without_the_database_and_the_client_is_told_to_ask_again(
+    error: PonorError, code: ErrorCode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = written([[1], [2], [3]])
+
+    async def trim(start_offset: int) -> None:
+        raise error
+
+    monkeypatch.setattr(fake(log), "trim", trim)
+    with pytest.raises(KafkaError) as caught:
+        await log.delete_records(1)
+    assert caught.value.code is code and log.log_start_offset == 0
 
 
 async def test_aborted_transactions_are_forgotten_below_the_log_start() -> None:

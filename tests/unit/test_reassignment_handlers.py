@@ -9,6 +9,7 @@ from kio.schema.errors import ErrorCode
 
 from brokers.protocol.messages import NO_TIME
 from metadata.image import NO_LEADER
+from s3stream.errors import Unavailable
 from tests.support.admin_world import AdminWorld
 from tests.unit.test_topic_handlers import create, create_one, topic_of
 
@@ -341,3 +342,22 @@ async def controllers(world: AdminWorld) -> set[int]:
         "Metadata", 12, topics=(), allow_auto_topic_creation=False, include_topic_authorized_operations=False
     )
     return {described.controller_id, answer.controller_id}
+
+
+# --- without the database ------------------------------------------------------------------------
+
+
+async def test_a_database_that_does_not_answer_is_told_as_by_every_other_change() -> None:
+    async def away(*_: object) -> None:
+        raise Unavailable("locked")
+
+    async with AdminWorld(nodes=3) as world:
+        await made(world, [1, 2])
+        world.metadata.place = world.metadata.assign = away  # type: ignore[method-assign, assignment]
+        kio = of(ALTER, 1)
+        wanted = kio.ReassignablePartition(partition_index=0, replicas=(3, 2))
+        topics = (kio.ReassignableTopic(name="t", partitions=(wanted,)),)
+        answer = await world.call(ALTER, 1, topics=topics, timeout=NO_TIME, allow_replication_factor_change=True)
+        assert answer.error_code == ErrorCode.request_timed_out
+        await gone(world, 1)
+        assert await elect(world, {"t": [0]}, election=1) == [(0, ErrorCode.request_timed_out)]
