@@ -24,9 +24,8 @@ def take(tx: Transaction, name: str, count: int) -> range:
     return range(end - count, end)
 
 
-def allocate_producer_ids(tx: Transaction, node: NodeIdentity, count: int) -> tuple[int, int]:
-    """Producer ids [start, end), for this node to hand out."""
+def allocate(tx: Transaction, node: NodeIdentity, name: str, count: int) -> range:
+    """As `take`, for this node to hand out in its own time. The row that everybody wants is locked for this alone."""
     fencing.check(tx, node)
     fencing.count(tx, node)
-    block = take(tx, "producer", count)
-    return block.start, block.stop
+    return take(tx, name, count)

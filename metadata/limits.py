@@ -2,6 +2,9 @@
 
 from s3stream.limits import RANGES_PER_CHUNK, RANGES_PER_COMMIT_MAX
 
+OBJECT_IDS_PER_BLOCK = 256
+"""Object ids that a process fetches at a time: of 2^63, so what a restart leaves unused does not matter."""
+
 IDS_PER_STATEMENT = 1_000
 """Ids named by one statement. SQLite binds at most 32,766 values, PostgreSQL 65,535."""
 assert IDS_PER_STATEMENT < 32_766

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import bindparam, delete, insert, select, update
 
-from metadata import fencing, ids
+from metadata import fencing
 from metadata.engine import Transaction
 from metadata.packing import EMPTY
 from metadata.schema import ObjectState, objects
@@ -59,10 +59,10 @@ _LOCK_MARKED = (
 _FORGET = delete(objects).where(objects.c.object_id.in_(bindparam("ids", expanding=True)))
 
 
-def prepare(tx: Transaction, node: NodeIdentity, count: int, expires_ms: int) -> list[ObjectId]:
+def prepare(tx: Transaction, node: NodeIdentity, object_ids: Sequence[ObjectId], expires_ms: int) -> None:
+    """Rows of objects under ids that nobody has used."""
     fencing.check(tx, node)
     fencing.count(tx, node)
-    object_ids = list(ids.take(tx, "object", count))
     row = {
         "incarnation": node.incarnation,
         "state": ObjectState.PREPARED,
@@ -73,7 +73,6 @@ def prepare(tx: Transaction, node: NodeIdentity, count: int, expires_ms: int) ->
         "ranges": EMPTY,
     }
     tx.connection.execute(insert(objects), [{"object_id": object_id, **row} for object_id in object_ids])
-    return object_ids
 
 
 def refs(tx: Transaction, object_ids: Iterable[ObjectId]) -> dict[ObjectId, ObjectRef]:

@@ -43,6 +43,7 @@ from metadata import seen_file as seen
 from metadata.cluster_types import Lease, LoadReport, Loss, NewTopic, NodeBeat, Placement
 from metadata.engine import Engine, Transaction
 from metadata.forgetting import GivingUp, Holdings
+from metadata.held_ids import HeldIds
 from metadata.image import ClusterImage, TopicImage
 from metadata.restoring import Found, Known
 from metadata.schema import REVISION
@@ -148,6 +149,7 @@ class Metadata:
         self._watch = Watch(clock, self._image_version, self._pushed)
         self._listener = engine.listener(self._watch, clock, metrics, chance)
         self._keeper = None if seen_file is None else SeenKeeper(seen_file, engine.history, clock, run_blocking)
+        self._object_ids = HeldIds(self._object_id_block)
         self._tasks: list[asyncio.Task[None]] = []
         self.failure: str | None = None
         """Why the last transaction was not done, when the database did not answer; None when it did."""
@@ -356,7 +358,10 @@ class Metadata:
     # --- objects -------------------------------------------------------------------------------
 
     async def prepare_objects(self, node: NodeIdentity, count: int, expires_ms: int) -> list[ObjectId]:
-        return await self._write("prepare_objects", objects.prepare, node, count, expires_ms)
+        # Two transactions: brokers that prepare at the same time do not wait for each other's rows.
+        object_ids = await self._object_ids.take(node, count)
+        await self._write("prepare_objects", objects.prepare, node, object_ids, expires_ms)
+        return object_ids
 
     async def commit(self, commit: FlushCommit) -> CommitResult:
         return await self._write("commit", commits.commit, commit)
@@ -412,7 +417,8 @@ class Metadata:
 
     async def allocate_producer_ids(self, node: NodeIdentity, count: int) -> tuple[int, int]:
         """Producer ids [start, end), never given before and never again."""
-        return await self._write("allocate_producer_ids", ids.allocate_producer_ids, node, count)
+        block = await self._write("allocate_producer_ids", ids.allocate, node, "producer", count)
+        return block.start, block.stop
 
     # --- the image -----------------------------------------------------------------------------
 
@@ -441,6 +447,9 @@ class Metadata:
 
     async def _image_version(self) -> int:
         return await self._read("image_version", cluster.image_version)
+
+    async def _object_id_block(self, node: NodeIdentity, count: int) -> range:
+        return await self._write("allocate_object_ids", ids.allocate, node, "object", count)
 
     async def _drop_deleted(self) -> None:
         while not await self._write("drop_deleted", topics.drop_deleted):

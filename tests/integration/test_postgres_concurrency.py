@@ -20,7 +20,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import select, update
 
-from metadata import migrate, schema, topics
+from metadata import migrate, objects, schema, topics
 from metadata.engine import Transaction
 from metadata.limits import CONFLICT_ATTEMPTS
 from metadata.postgres import PostgresEngine
@@ -29,6 +29,7 @@ from s3stream.clock import SystemClock
 from s3stream.errors import BadSetting, Fenced, Unavailable
 from s3stream.metrics import Metrics
 from s3stream.types import CommittedRange, FlushCommit, OpenRequest, RangeOutcome
+from tests.support.interleave import held
 from tests.support.metadata import FAR_MS, Node, make_streams, marked, open_for_test
 from tests.support.postgres import database, shared_server
 
@@ -398,3 +399,32 @@ async def test_a_commit_is_on_disk_whatever_the_servers_default(database: str) -
 
     assert engine.read(0, CHANCE, shown) == ["on", "5s", "4s", "5s"]
     engine.close()
+
+
+async def test_brokers_that_prepare_objects_at_the_same_time_do_not_wait_for_each_other(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is held before its commit, with its rows inserted; the other has a block of ids, or needs one first."""
+    async with brokers(database, 3) as stores:
+        nodes = [await Node.register(store, number) for number, store in enumerate(stores)]
+        taken = [await nodes[0].prepare(), await nodes[1].prepare()]
+        ended: list[int] = []
+
+        async def prepare(number: int) -> None:
+            taken.append(await nodes[number].prepare())
+            ended.append(number)
+
+        async def others() -> None:
+            await asyncio.gather(prepare(1), prepare(2))
+
+        await held(monkeypatch, objects, "prepare", lambda: prepare(0), others)
+        assert ended[-1] == 0 and sorted(ended) == [0, 1, 2]
+        assert len(set(taken)) == 5
+
+
+async def test_ids_of_objects_are_given_once_to_whom_asks_at_the_same_time(database: str) -> None:
+    async with brokers(database, 2) as stores:
+        nodes = [await Node.register(store, number) for number, store in enumerate(stores)]
+        asked = [nodes[number % 2] for number in range(12)]
+        given = await asyncio.gather(*(one.metadata.prepare_objects(one.identity, 70, FAR_MS) for one in asked))
+        assert len({object_id for ids in given for object_id in ids}) == 12 * 70
