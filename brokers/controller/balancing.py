@@ -18,6 +18,7 @@ import structlog
 
 from brokers.controller.balancer import Bounds, balance
 from brokers.controller.decisions import Decisions
+from brokers.controller.duty import Duty
 from brokers.controller.load import LoadBook, read_reports
 from brokers.controller.load_reporter import KEEP_SECONDS
 from brokers.controller.planner import drain
@@ -62,7 +63,7 @@ class BalancingMetadata(Protocol):
     async def assign(self, moves: Mapping[StreamId, NodeId], lease: Lease | None) -> None: ...
 
 
-class Balancing:
+class Balancing(Duty):
     """Run by whoever holds the controller's lease: `start`, and `stop` when it is lost or given back."""
 
     def __init__(
@@ -76,11 +77,11 @@ class Balancing:
         settings: BalancingSettings | None = None,
     ) -> None:
         """`image()`: the newest that this broker knows."""
+        super().__init__(tasks, "balance the cluster")
         self._metadata = metadata
         self._image = image
         self._decisions = decisions
         self._clock = clock
-        self._tasks = tasks
         self._settings = settings or BalancingSettings()
         self._moved = metrics.counter(
             "ponor_partitions_moved_total", "Partitions that this broker, as the controller, has sent to another one."
@@ -92,22 +93,13 @@ class Balancing:
         self._under_way: dict[StreamId, tuple[NodeId, float]] = {}
         """(where to, since when this was seen) of partitions that are not open where they are assigned."""
         self._evening_load = self._evening_count = False
-        self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
 
     def start(self, lease: Lease) -> None:
-        assert self._task is None
         self._moved_at.clear()
         self._under_way.clear()
         self._evening_load = self._evening_count = False
-        self._task = self._tasks.spawn(self._run(lease), "balance the cluster")
-
-    async def stop(self) -> None:
-        """Moves that were decided go on; whoever is the controller next sees them in the image."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        super().start(lease)
 
     def image_changed(self) -> None:
         """Look again at once: what has arrived makes room for the next."""

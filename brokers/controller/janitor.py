@@ -8,12 +8,12 @@ should it come back, can go on with.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Final, Protocol
 
 import structlog
 
+from brokers.controller.duty import Duty
 from metadata.cluster_types import Lease
 from s3stream.errors import Corrupt, Fenced, PonorError, Unavailable
 from s3stream.metrics import Metrics
@@ -48,31 +48,20 @@ class CleanupMetadata(Protocol):
     async def retire_wal(self, lease: Lease, node_id: int, node_epoch: int) -> None: ...
 
 
-class Janitor:
+class Janitor(Duty):
     """Work of whoever holds the controller's lease (`controller.Upkeep`)."""
 
     def __init__(
         self, metadata: CleanupMetadata, wals: ClearableWals, clock: Clock, tasks: Tasks, metrics: Metrics
     ) -> None:
+        super().__init__(tasks, "clean up dead brokers' WALs")
         self._metadata = metadata
         self._wals = wals
         self._clock = clock
-        self._tasks = tasks
         self._retired = metrics.counter(
             "ponor_controller_wals_retired_total", "WALs of dead brokers that were cleaned up here."
         )
-        self._task: asyncio.Task[None] | None = None
         self._next = self._next_again = 0
-
-    def start(self, lease: Lease) -> None:
-        assert self._task is None
-        self._task = self._tasks.spawn(self._run(lease), "clean up dead brokers' WALs")
-
-    async def stop(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
     def image_changed(self) -> None:
         """Nothing here is urgent."""
