@@ -328,31 +328,15 @@ class _Node:
             config, metadata.cluster_id, storage, tasks, lambda: self.identity, lambda: self.partitions.image
         )
         self.partitions = PartitionManager(
-            storage,
-            metadata,
-            config.node_id,
-            self.configs.log_config,
-            clock,
-            tasks,
-            metrics,
-            settings.partition_settings(config),
-            self.channel.reachable,
-        )
+            storage, metadata, config.node_id, self.configs.log_config, clock, tasks, metrics,
+            settings.partition_settings(config), self.channel.reachable,
+        )  # fmt: skip
         self.follower = ImageFollower(metadata, self.partitions, clock)
         self.heartbeat = Heartbeat(
             metadata, clock, metrics, config.heartbeat_ms / 1000, lambda: self.storage.fenced, fenced
         )
         self.load_reporter = LoadReporter(metadata, self.partitions.logs, clock, outside.cpu_seconds)
-        decisions = Decisions(clock)
-        balancing = Balancing(
-            metadata, lambda: self.partitions.image, decisions, clock, tasks, metrics,
-            settings.balancing_settings(config),
-        )  # fmt: skip
-        self.controller = Controller(
-            metadata, lambda: self.partitions.image, ByLoad(metadata, clock), wals, clock, tasks, metrics,
-            settings.controller_settings(config), decisions,
-            [balancing, Janitor(metadata, wals, clock, tasks, metrics)],
-        )  # fmt: skip
+        self.controller = self._make_controller(wals)
         self.health = Health(
             storage, self.partitions, crashed, metadata, self.heartbeat.silent_seconds, config.lease_ms / 1000,
             self.controller.waiting,
@@ -365,15 +349,34 @@ class _Node:
         self.groups = self.coordination.groups
         self.follower.on_change(self.groups.image_changed)
         self.follower.on_change(self.controller.image_changed)
-        self.services = Services(
+        self.services = self._services(chance, budget, producer_ids)
+
+    def _make_controller(self, wals: ReachableWals) -> Controller:
+        """With what it does besides taking over."""
+        config, metadata, clock, tasks, metrics = self.config, self.metadata, self._clock, self._tasks, self._metrics
+        decisions = Decisions(clock)
+        balance = settings.balancing_settings(config)
+        return Controller(
+            metadata, lambda: self.partitions.image, ByLoad(metadata, clock), wals, clock, tasks, metrics,
+            settings.controller_settings(config), decisions,
+            [
+                Balancing(metadata, lambda: self.partitions.image, decisions, clock, tasks, metrics, balance),
+                Janitor(metadata, wals, clock, tasks, metrics),
+            ],
+        )  # fmt: skip
+
+    def _services(self, chance: Random, budget: MemoryBudget, producer_ids: ProducerIds) -> Services:
+        """What handlers use."""
+        config, clock, tasks, metrics = self.config, self._clock, self._tasks, self._metrics
+        return Services(
             node_id=config.node_id,
             config=config,
             partitions=self.partitions,
             groups=self.groups,
             transactions=self.coordination.transactions,
             enlistment=self.coordination.enlistment,
-            metadata=metadata,
-            storage=storage,
+            metadata=self.metadata,
+            storage=self.storage,
             clock=clock,
             tasks=tasks,
             metrics=metrics,
@@ -386,7 +389,7 @@ class _Node:
             refresh=self.follower.refresh_everywhere,
             configs=self.configs,
             chance=chance,
-            followed=Followed(storage, clock, tasks, metrics),
+            followed=Followed(self.storage, clock, tasks, metrics),
             read_replicas=read_replicas(config, clock, metrics),
             metadata_answers=MetadataAnswers(config.rack_aware),
         )
