@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 from kio.schema.errors import ErrorCode
-from sqlalchemy import delete, insert
+from sqlalchemy import delete, insert, select, update
 
 from brokers import forgetting
 from brokers.records.batch import iter_headers
 from metadata.engine import Transaction
 from metadata.forgetting import GivingUp
-from metadata.schema import node_wals, tail_rows
+from metadata.image import NO_LEADER
+from metadata.image_loader import CONTROLLER_LEASE
+from metadata.schema import node_wals, stream_chunks, streams, tail_rows
 from metadata.store import Metadata
 from s3stream.errors import BadSetting, Corrupt, NotFound, Unavailable
 from s3stream.limits import GIB, MIB, OFFSETS_PER_BATCH_MAX, RANGES_PER_CHUNK
@@ -181,6 +183,42 @@ async def test_an_earlier_lifes_directory_is_for_its_node() -> None:
         await plan_of(cluster)
 
 
+@virtual
+async def test_an_earlier_lifes_directory_is_for_its_node_also_when_that_was_fenced() -> None:
+    """Its streams name an incarnation that never wrote there: nobody else may say that they are lost."""
+    cluster = await Cluster.create("files", 1)
+    metadata = cluster.world.metadata
+    owner, other = Broker(await cluster.start(0)), await cluster.start(1)
+    await owner.serves()
+    await owner.produce(0)
+    await owner.node.kill()
+    again = await metadata.register_node(0, cluster.uri(0), {"PLAINTEXT": "127.0.0.1:9092"})
+    lease = await metadata.acquire_lease(CONTROLLER_LEASE, other.identity, None)
+    assert lease is not None and await metadata.fence_node(lease, 0, again.identity.node_epoch, 0) is not None
+    with pytest.raises(BadSetting, match="an earlier life's of the same node"):
+        await plan_of(cluster)
+
+
+@virtual
+async def test_of_a_wal_that_lacks_offsets_only_the_streams_that_they_are_of_are_given_up() -> None:
+    cluster = await Cluster.create("files", 2)
+    owner, survivor = Broker(await cluster.start(0)), await cluster.start(1)
+    for partition in (0, 1):
+        await owner.serves(partition)
+    for sequence in range(5):
+        if sequence == 3:
+            await owner.node.storage.flush()
+        for partition in (0, 1):
+            await owner.produce(sequence, partition)
+    await owner.node.kill()
+    await cluster.bury(owner.node, survivor)
+    # As if what lies in the trimmed part of the WAL had never been committed.
+    await write(cluster.world.metadata, update(streams).where(streams.c.stream_id == 1).values(committed_end=1), {})
+    [lost] = (await plan_of(cluster)).lost
+    assert (lost.stream.partition, lost.start) == (0, 1)
+    assert lost.reason.startswith("offsets from 1 to 3 are missing")
+
+
 async def with_a_hole() -> tuple[Cluster, Broker, Broker]:
     """A WAL on objects that lacks one of partition 1's first records; partition 0 is whole. Sealed."""
     cluster = await Cluster.create("objects", 2)
@@ -257,6 +295,47 @@ async def test_giving_up_is_all_or_nothing_and_refuses_what_has_changed() -> Non
 
 
 @virtual
+async def test_10_a_stream_that_a_survivor_has_opened_meanwhile_is_not_given_up() -> None:
+    cluster = await Cluster.create("files", 2)
+    metadata = cluster.world.metadata
+    owner, survivor = await cluster.start(0), await cluster.start(1)
+    await owner.open([1, 2])
+    await owner.kill()
+    wal = await cluster.bury(owner, survivor)
+    found = await metadata.holdings(0)
+    await survivor.storage.take_over(wal, [1])
+    await survivor.open([1])
+    hole = await forgetting.upload_hole(metadata, cluster.store)
+    what = GivingUp(0, found.node_epoch, found.heartbeat, dict.fromkeys([1, 2], wal.node_epoch), GAP, hole)
+    with pytest.raises(Unavailable, match="stream 1 is not node 0's any more"):
+        await metadata.give_up(what)
+    rows = await metadata.streams([1, 2])
+    assert [(row.state, row.owner) for row in rows] == [(StreamState.OPEN, 1), (StreamState.OPEN, 0)]
+    image = await metadata.load_image()
+    assert [loss.stream_id for loss in await metadata.give_up(what._replace(streams={2: wal.node_epoch}))] == [2]
+    [topic] = (await metadata.load_image(image)).topics.values()
+    assert [part.leader for part in topic.partitions] == [1, NO_LEADER], "whoever follows the image hears of it"
+
+
+@virtual
+async def test_10_a_node_that_has_registered_anew_lives_though_its_heartbeats_count_from_the_start() -> None:
+    cluster, owner = await dead_owner(3, 2)
+    metadata = cluster.world.metadata
+    plan = await plan_of(cluster)
+    again = await metadata.register_node(0, cluster.uri(0), {})
+    assert plan.holdings.heartbeat == 0 and again.identity.node_epoch > owner.node.identity.node_epoch
+    with pytest.raises(Unavailable, match="lives: it has beaten, or registered"):
+        await forgetting.give_up(plan, metadata, cluster.store)
+
+
+@virtual
+async def test_of_records_that_were_deleted_before_they_were_in_objects_none_are_lost() -> None:
+    cluster, _ = await dead_owner(3, 2)
+    await write(cluster.world.metadata, update(streams).values(start_offset=5), {})
+    assert await forget(cluster) == [(0, 5, 5 + GAP)]
+
+
+@virtual
 async def test_3_a_node_in_whose_wal_a_tail_lies_is_not_forgotten() -> None:
     cluster, _ = await dead_owner(3, 2)
     metadata = cluster.world.metadata
@@ -322,6 +401,10 @@ async def test_a_gap_may_fill_a_chunk_of_ranges() -> None:
     [(_, start, end)] = await forget(cluster)
     ranges = await cluster.world.metadata.object_ranges(1, 0, 1000)
     assert [(part.start, part.end) for part in ranges[-2:]] == [(start - 1, start), (start, end)]
+    # A full chunk is a row of its own: the one that each commit rewrites stays small.
+    query = select(stream_chunks.c.start_offset, stream_chunks.c.end_offset)
+    chunks = await cluster.world.metadata._read("test", lambda tx: tx.connection.execute(query).all())
+    assert [tuple(row) for row in chunks] == [(0, end)]
 
 
 @virtual

@@ -17,6 +17,7 @@ from s3stream.types import FencedWal, StreamState, WalState
 from tests.support.engine import append
 from tests.support.survivors import KINDS, Cluster, Node, durable
 from tests.support.virtual_time import virtual
+from wal import cleanup
 from wal.object_format import HEADER_BYTES
 from wal.object_names import LogName, list_log
 
@@ -210,6 +211,32 @@ async def test_10_a_directory_is_left_alone_without_its_lock_and_when_it_is_not_
     await dead.step()
     with pytest.raises(Unavailable, match="epoch"):
         await dead.wals.clear(dead.wal._replace(trim=20))
+
+
+@virtual
+async def test_a_clearing_of_objects_is_bounded_and_done_when_a_listing_shows_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dead = await Dead.create("objects")
+    monkeypatch.setattr(cleanup, "KEYS_PER_ROUND", 2)
+    monkeypatch.setattr(cleanup, "KEYS_PER_REQUEST", 2)
+    left = len(await dead.records())
+    assert left > 4
+    while left:
+        assert not await dead.wals.clear(dead.wal)
+        left = max(0, left - 2)
+        assert len(await dead.records()) == left
+    assert await dead.wals.clear(dead.wal)
+
+
+@virtual
+async def test_10_a_directory_of_another_incarnation_under_the_same_epoch_is_left_alone() -> None:
+    """The metadata gave the epoch twice."""
+    dead = await Dead.create("files")
+    before = await dead.records()
+    with pytest.raises(Unavailable, match="not of node 0"):
+        await dead.wals.clear(dead.wal._replace(trim=20, incarnation=dead.wal.incarnation ^ 1))
+    assert await dead.records() == before
 
 
 @virtual
