@@ -90,8 +90,13 @@ def append_first(log: PartitionLog, records: memoryview) -> Answers:
 
 
 def append(log: PartitionLog, records: memoryview, origin: AppendOrigin = AppendOrigin.CLIENT) -> Answers:
+    """A coordinator has seen to it that its transaction is known."""
     answers = Answers()
-    log.append(records, origin, answers)
+    verified = None
+    header = parse_header(records) if origin is AppendOrigin.COORDINATOR else None
+    if header is not None and header.transactional and not header.control:
+        verified = log.begin_verification(header.producer_id, header.base_sequence, header.producer_epoch, False)
+    log.append(records, origin, answers, verified)
     return answers
 
 

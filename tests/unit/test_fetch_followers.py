@@ -16,14 +16,13 @@ from brokers.handlers.metadata_answers import MetadataAnswers
 from brokers.handlers.read_replicas import ReadReplicas, read_replicas
 from brokers.handlers.topic_view import partition_view, racks_of
 from brokers.limits import FOLLOWED_LOOKS_APART_S, REFERRALS_APART_S
-from brokers.partitions.pending import AppendOrigin
 from brokers.partitions.successors import Place
 from metadata.image import NO_LEADER, NodeImage, TopicImage
 from s3stream.metrics import Metrics
 from tests.support.fake_stream import FakeStream
 from tests.support.followers import FakeViews, commit, make_followed
 from tests.support.handler_world import Call, World
-from tests.support.partitions import Answers, batch, idempotent
+from tests.support.partitions import append_first, batch, idempotent
 from tests.support.virtual_time import VirtualClock, virtual
 from tests.unit.test_fetch_handler import asked, errors, fetch, offsets, produce, rows
 
@@ -179,7 +178,7 @@ async def test_17_committed_reads_behind_an_open_transaction_are_sent_nowhere() 
     world = make_world()
     produce(world)
     log, stream = world.log("t"), world.stream("t")
-    log.append(idempotent(0, transactional=True), AppendOrigin.COORDINATOR, Answers())
+    append_first(log, idempotent(0, transactional=True))
     stream.make_durable()
     commit(stream)
     assert preferred(fetch(world, 12, [asked("t", offset=1)], rack_id=FAR, isolation_level=1)) == -1

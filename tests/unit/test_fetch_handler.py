@@ -21,7 +21,7 @@ from s3stream.errors import Corrupt, Unavailable
 from s3stream.types import ReadResult
 from tests.support.fake_stream import FakeStream
 from tests.support.handler_world import Call, ColdStream, World
-from tests.support.partitions import Answers, append, batch, idempotent
+from tests.support.partitions import Answers, append, append_first, batch, idempotent
 from tests.support.virtual_time import VirtualClock, virtual
 
 FETCH = 1
@@ -313,7 +313,7 @@ async def test_read_committed_stops_at_the_last_stable_offset_and_names_aborted(
     world = make_world()
     log, stream = world.log("t"), world.stream("t")
     produce(world)
-    log.append(idempotent(0, transactional=True), AppendOrigin.COORDINATOR, Answers())
+    append_first(log, idempotent(0, transactional=True))
     stream.make_durable()
     (row,) = rows(fetch(world, 11, [asked("t")], isolation_level=1))
     assert (offsets(row.records), row.last_stable_offset, row.high_watermark) == ([0], 1, 2)
