@@ -362,3 +362,21 @@ async def test_a_node_takes_nothing_back_over_another_wal(metadata: Metadata) ->
     wal = await seal(metadata, await controller(metadata, other), dead)
     assert (await back(metadata, dead, "file:///elsewhere")).owned == []
     assert await metadata.fenced_wals() == [wal]
+
+
+async def test_7_a_newer_log_is_not_finished_while_a_stream_names_an_older_one_of_its_node(metadata: Metadata) -> None:
+    """What clears a log on objects clears the older ones below it too."""
+    [stream] = await make_streams(metadata, 1)
+    dead, other = await Node.register(metadata, 0), await Node.register(metadata, 1)
+    await dead.open(stream)
+    await seal(metadata, await controller(metadata, other), dead)
+    elsewhere = await Node.register(metadata, 0, "file:///elsewhere")
+    lease = await controller(metadata, other)
+    await fence(metadata, lease, elsewhere)
+    await metadata.wal_sealed(lease, *elsewhere.identity[:2], 7)
+    assert await metadata.finished_wals(WalState.SEALED, 10) == []
+    assert not await metadata.trim_finished(lease, *elsewhere.identity[:2], 7)
+    await commit_tail(other, stream, 0, 0, 20)
+    await open_from(other, dead, stream, 0, 20)
+    finished = await metadata.finished_wals(WalState.SEALED, 10)
+    assert [wal.node_epoch for wal in finished] == [dead.identity.node_epoch, elsewhere.identity.node_epoch]
