@@ -11,17 +11,24 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import chain, islice
+from typing import Final, NamedTuple
 
 import structlog
 
 from tests.support.sim.cluster import KINDS
 from tests.support.sim.course import digest, run_seed
+
+AHEAD: Final = 4
+RUNS_MAX: Final = 64
+"""Of one process: what is left of dead brokers stays in it, some 4 MiB a run."""
 
 
 class Outcome(NamedTuple):
@@ -54,11 +61,36 @@ def one(kind: str, seed: int, keep: bool = False) -> Outcome:
     return Outcome(kind, seed, error, digest(trace), trace if keep else [])
 
 
-def _of(work: tuple[str, int]) -> Outcome:
+Work = tuple[str, int]
+"""(kind of WAL, seed)."""
+
+
+def again(work: Work) -> str:
+    """The command that repeats a run and shows what happens in it."""
+    return f"make sim ARGS='--kind {work[0]} --first {work[1]} --seeds 1 --trace'"
+
+
+def _of(work: Work) -> Outcome:
     return one(*work)
 
 
-def _work(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
+def many(works: Iterable[Work], jobs: int) -> Iterator[Outcome]:
+    """Outcomes in the order of the work, in processes of their own, a few runs ahead in each."""
+    left = iter(works)
+    while first := list(islice(left, 1)):
+        # Not forked: who asks may have threads. And behind whatever runs beside them: nobody waits for one run.
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, spawn, initializer=os.nice, initargs=(5,)) as pool:
+            waiting: deque[Future[Outcome]] = deque()
+            for work in chain(first, islice(left, RUNS_MAX * jobs - 1)):
+                waiting.append(pool.submit(_of, work))
+                if len(waiting) >= AHEAD * jobs:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+
+def _work(options: argparse.Namespace) -> Iterator[Work]:
     until = time.monotonic() + options.minutes * 60 if options.minutes else None
     seed = options.first
     while time.monotonic() < until if until else seed < options.first + options.seeds:
@@ -85,32 +117,20 @@ def main() -> int:
                 sep="\n",
             )
         return any(outcome.error for outcome in outcomes)
-    return _many(options)
+    return _report(options)
 
 
-def _many(options: argparse.Namespace) -> int:
+def _report(options: argparse.Namespace) -> int:
     runs = failures = 0
     began = time.monotonic()
-    with ProcessPoolExecutor(options.jobs) as pool:
-        for outcome in _bounded(pool, options):
-            runs += 1
-            if outcome.error:
-                failures += 1
-                print(f"FAILED {outcome.kind} {outcome.seed}: {outcome.error}", flush=True)
-                print(f"  make sim ARGS='--kind {outcome.kind} --first {outcome.seed} --seeds 1 --trace'", flush=True)
+    for outcome in many(_work(options), options.jobs):
+        runs += 1
+        if outcome.error:
+            failures += 1
+            print(f"FAILED {outcome.kind} {outcome.seed}: {outcome.error}", flush=True)
+            print(f"  {again((outcome.kind, outcome.seed))}", flush=True)
     print(f"{runs} runs, {failures} failed, {time.monotonic() - began:.0f} s")
     return failures > 0
-
-
-def _bounded(pool: ProcessPoolExecutor, options: argparse.Namespace) -> Iterator[Outcome]:
-    """Outcomes in the order of the seeds, with a few runs per process ahead."""
-    waiting = []
-    for work in _work(options):
-        waiting.append(pool.submit(_of, work))
-        if len(waiting) >= 4 * options.jobs:
-            yield waiting.pop(0).result()
-    for future in waiting:
-        yield future.result()
 
 
 if __name__ == "__main__":

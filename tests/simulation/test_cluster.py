@@ -2,8 +2,8 @@
 simulated sockets, real metadata and WALs, over a store, a database, a disk and a network that fail; Kafka clients that
 retry. What was acknowledged is there, once, at its offset, whatever happens (CORRECTNESS 1, 2, 5, 6, 7, 9, 10, 12, 19).
 
-Each seed is one run: `pytest tests/simulation/test_cluster.py -k "seed-7-files"`; `make sim` runs thousands, and shows
-what happened in one: `make sim ARGS='--kind files --first 7 --seeds 1 --trace'`. A failing seed becomes a named test.
+Each seed is one run: `make sim` runs thousands, and shows what happened in one:
+`make sim ARGS='--kind files --first 7 --seeds 1 --trace'`. A failing seed becomes a named test.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from pathlib import Path
 import pytest
 import structlog
 
-from tests.simulation.run import one
+from tests.simulation.run import again, many, one
 from tests.support.sim.cluster import KINDS
 
 SEEDS = 20
+"""One by one, in this process, where coverage is measured: `pytest … -k seed-7-files`."""
+MORE_SEEDS = 80
+"""All at once, on all cores."""
 of_each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -27,9 +30,15 @@ of_each_kind = pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(SEEDS), ids=lambda seed: f"seed-{seed}")
 def test_the_promises_hold_whatever_happens(seed: int, kind: str) -> None:
     outcome = one(kind, seed)
-    assert outcome.error is None, (
-        f"{outcome.error}\nrun it again: make sim ARGS='--kind {kind} --first {seed} --seeds 1 --trace'"
-    )
+    assert outcome.error is None, f"{outcome.error}\nrun it again: {again((kind, seed))}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_800)
+def test_the_promises_hold_over_hundreds_of_seeds() -> None:
+    works = [(kind, seed) for seed in range(SEEDS, SEEDS + MORE_SEEDS) for kind in KINDS]
+    failed = [outcome for outcome in many(works, os.cpu_count() or 1) if outcome.error]
+    assert not failed, "\n".join(f"{found.error}\n  {again((found.kind, found.seed))}" for found in failed)
 
 
 def test_the_same_seed_is_the_same_run_to_the_byte() -> None:

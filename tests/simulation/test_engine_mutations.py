@@ -109,18 +109,19 @@ def memory_is_dropped_before_the_commit(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Outcomes, "_apply", put_back)
 
 
-MUTATIONS: list[Break] = [
-    flushes_do_not_wait_for_earlier_ones,
-    an_opening_does_not_wait_for_flushes,
-    a_commit_names_the_epochs_of_its_batches,
-    a_commit_under_an_old_stream_epoch_counts,
-    what_is_committed_is_committed_again,
-    a_hole_is_not_seen,
-    memory_is_dropped_before_the_commit,
+MUTATIONS: list[tuple[Break, int]] = [
+    (flushes_do_not_wait_for_earlier_ones, 0),
+    (an_opening_does_not_wait_for_flushes, 15),
+    (a_commit_names_the_epochs_of_its_batches, 0),
+    (a_commit_under_an_old_stream_epoch_counts, 2),
+    (what_is_committed_is_committed_again, 5),
+    (a_hole_is_not_seen, 0),
+    (memory_is_dropped_before_the_commit, 0),
 ]
+"""And where the search begins: the first seed that found it when the table was made."""
 
 
-@pytest.mark.parametrize("broken", MUTATIONS, ids=lambda broken: broken.__name__)
-def test_a_broken_engine_is_found_out(broken: Break, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("broken", "first"), MUTATIONS, ids=[broken.__name__ for broken, _ in MUTATIONS])
+def test_a_broken_engine_is_found_out(broken: Break, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(monkeypatch)
-    found_out(lambda seed: run_virtual(simulate(seed)), range(SEEDS))
+    found_out(lambda seed: run_virtual(simulate(seed)), [*range(first, SEEDS), *range(first)])
