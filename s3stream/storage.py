@@ -1,16 +1,16 @@
 """The engine's facade: streams over a WAL, objects and metadata, all handed in.
 
-Owns: the order of start and stop, opening and closing streams, when to seal, pressure. Does not own: the paths
-themselves (appender.py: append, flusher.py: upload and commit, reads.py: read, closing.py, recovery.py: restart,
-takeover.py: a dead node's streams).
-Invariant: a stream is open here only after its row says so, under this node's epoch, with everything below its
-recovered end readable (CORRECTNESS 1).
+Owns: the order of start and stop, when to seal, pressure. Does not own: the paths themselves (appender.py: append,
+flusher.py: upload and commit, reads.py: read, opening.py, closing.py, recovery.py: restart, takeover.py: a dead node's
+streams).
+Invariant: no append is taken once a stop has begun; nothing is acknowledged, flushed or closed once another owner has fenced
+this node.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from random import Random
 
 import structlog
@@ -27,6 +27,7 @@ from s3stream.flusher import Flusher
 from s3stream.limits import CLOSE_PAUSE_MAX_S, CLOSE_TIMEOUT_S, MEMTABLE_SHARE, READS_SHARE, THROTTLE_AT
 from s3stream.metrics import Metrics
 from s3stream.object_ids import ObjectIds, ids_for
+from s3stream.opening import Opening
 from s3stream.outcomes import Outcomes
 from s3stream.reads import Reads
 from s3stream.recovery import Recovery
@@ -44,19 +45,16 @@ from s3stream.seams import (
 )
 from s3stream.settings import EngineSettings
 from s3stream.stream import Stream
-from s3stream.tails import Tails, as_closed, behind_tail
+from s3stream.tails import Tails, as_closed
 from s3stream.takeover import Takeover
 from s3stream.tasks import Tasks
 from s3stream.types import (
     FencedWal,
-    NodeId,
     NodeIdentity,
-    OpenRequest,
     StreamBatch,
     StreamId,
     StreamSnapshot,
     StreamState,
-    WalState,
 )
 from s3stream.uploader import Uploader
 
@@ -117,17 +115,10 @@ class Storage:
             self._appender, self._flusher, metadata, self._account, clock, tasks, metrics, Backoff(random), fetch_tails
         )
         self._closing = Closing(self._appender, self._flusher, self._tails, metadata, clock, random)
-        self._takeover = Takeover(metadata, uploader, cache, self._account, clock, tasks, random, settings, metrics)
-        self._read_sealed = read_sealed
+        takeover = Takeover(metadata, uploader, cache, self._account, clock, tasks, random, settings, metrics)
+        self._opening = Opening(self._appender, self._tails, takeover, metadata, self._make, read_sealed)
         self._collector = Collector(metadata, objects, cache, clock, settings, metrics)
         self._background: list[asyncio.Task[None]] = []
-        self._recovered: set[StreamId] = set()
-        """Streams that this node had open before its restart, not opened again yet."""
-        self._broken: dict[StreamId, Corrupt] = {}
-        self._taken_over: dict[StreamId, tuple[NodeId, int]] = {}
-        """From which dead (node, node epoch) streams were recovered here that are not opened yet."""
-        self._unanswered: dict[StreamId, int] = {}
-        """Openings that may have been done, by the epoch that they expected."""
         self._node: NodeIdentity | None = None
         self._stopping = False
 
@@ -160,10 +151,10 @@ class Storage:
             self._wal.registered(node.node_epoch)
         if isinstance(self._wal, NamesOwner):
             await self._wal.owned_by(node)
-        owned = [self._left_open(snapshot) for snapshot in registration.owned]
-        closed = [self._left_closed(as_closed(snapshot)) for snapshot in registration.closed]
+        owned = [self._opening.left_open(snapshot) for snapshot in registration.owned]
+        closed = [self._opening.left_closed(as_closed(snapshot)) for snapshot in registration.closed]
         recovery = Recovery(self._wal, self._appender, self._flusher)
-        self._broken = await recovery.run(registration.wal_trim, [*owned, *closed])
+        self._opening.broken = await recovery.run(registration.wal_trim, [*owned, *closed])
         if owned and self._wal.never_started:
             # A stream is opened only after the WAL has started: this is another place than it was opened over, and
             # to go on would give offsets of acknowledged records to others.
@@ -188,21 +179,6 @@ class Storage:
         ]
         return node
 
-    def _left_open(self, snapshot: StreamSnapshot) -> tuple[Stream, StreamSnapshot]:
-        """A stream that this node had open, to be recovered."""
-        tail, snapshot = snapshot.tail, behind_tail(snapshot)
-        stream = self._appender.streams[snapshot.stream_id] = self._make(snapshot)
-        self._recovered.add(snapshot.stream_id)
-        if tail is not None:
-            self._tails.await_commit(stream, tail)
-        return stream, snapshot
-
-    def _left_closed(self, snapshot: StreamSnapshot) -> tuple[Stream, StreamSnapshot]:
-        """A stream that this node had closed with a tail, to be recovered and committed."""
-        stream = self._appender.streams[snapshot.stream_id] = self._make(snapshot)
-        stream.refusal = Fenced(f"stream {snapshot.stream_id} was closed here")
-        return stream, snapshot
-
     async def stop(self) -> None:
         """Take no more appends; make everything durable, flushed, committed; close streams and WAL.
 
@@ -212,7 +188,7 @@ class Storage:
         self._stopping = True
         try:
             if self._node is not None and not self._appender.fenced:
-                not_open = self._recovered | set(self._tails.kept)
+                not_open = self._opening.recovered | set(self._tails.kept)
                 open_now = [s for s in self._appender.streams.values() if s.stream_id not in not_open]
                 await self.close_streams(open_now, timeout_s=None, pause_max_s=None)
                 await self._tails.settled()
@@ -235,53 +211,12 @@ class Storage:
         Raises Fenced, NotFound and Unavailable as `MetadataStore.open_streams`, and Corrupt when the WAL lacks
         records of one of them: its `args` name it, and the others can be opened without it.
         """
-        node = self._identity()
-        for stream_id, _ in requests:
-            if stream_id in self._broken:
-                raise Corrupt(*self._broken[stream_id].args)
-        rows, failures = await self._tails.look([stream_id for stream_id, _ in requests])
-        for failure in failures.values():
-            raise failure
-        found = {stream_id: self._appender.streams.get(stream_id) for stream_id, _ in requests}
-        recovered = [stream for stream in found.values() if stream is not None]
-        release: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        try:
-            await self._take_turn(recovered, release)
-            ends = self._ends(found, rows)
-            opening = [
-                OpenRequest(
-                    stream_id, self._expected(stream_id, epoch), ends[stream_id], self._taken_over.get(stream_id)
-                )
-                for stream_id, epoch in requests
-            ]
-            snapshots = await self._ask(node, opening)
-            return [self._opened(snapshot) for snapshot in snapshots]
-        finally:
-            release.set_result(None)
+        return await self._opening.open(self._identity(), requests)
 
     def owes(self, stream_id: StreamId) -> bool:
         """Whether the database may have the stream open here, and nobody else may open it, while it is not: from before
         a restart, or by an opening whose answer was lost. Wherever it belongs, it has to be opened here and closed."""
-        return stream_id in self._recovered or stream_id in self._unanswered
-
-    def _expected(self, stream_id: StreamId, epoch: int) -> int:
-        """Who asks may have seen the epoch that an opening of ours made whose answer was lost."""
-        asked = self._unanswered.get(stream_id, epoch)
-        return asked if epoch == asked + 1 else epoch
-
-    async def _ask(self, node: NodeIdentity, opening: list[OpenRequest]) -> list[StreamSnapshot]:
-        self._unanswered.update((request.stream_id, request.expected_epoch) for request in opening)
-        try:
-            snapshots = await self._metadata.open_streams(node, opening)
-        except (Fenced, NotFound):
-            self._answered(opening)
-            raise
-        self._answered(opening)
-        return snapshots
-
-    def _answered(self, opening: list[OpenRequest]) -> None:
-        for request in opening:
-            self._unanswered.pop(request.stream_id, None)
+        return self._opening.owes(stream_id)
 
     async def fetch_tails(self, stream_ids: Sequence[StreamId]) -> dict[StreamId, PonorError]:
         """Have what lies between the committed end and the log's end of these streams, which are to be opened, where it
@@ -293,45 +228,6 @@ class Storage:
         """For another broker: batches of the tail of a stream that was closed here, from the one that holds `start`;
         none when they are not here any more."""
         return self._tails.batches(stream_id, start, end, bytes_max)
-
-    def _ends(
-        self, found: Mapping[StreamId, Stream | None], rows: Mapping[StreamId, StreamSnapshot]
-    ) -> dict[StreamId, int]:
-        """Where the log of each ends, as far as is known here: what has changed since, the opening itself notices."""
-        ends = {}
-        for stream_id, stream in found.items():
-            if stream is not None:
-                ends[stream_id] = stream.durable_end
-            elif stream_id in rows:
-                row = rows[stream_id]
-                ends[stream_id] = max(row.committed_end, row.start_offset, self._tails.fetched_end(row) or 0)
-            else:
-                raise NotFound(f"stream {stream_id} does not exist")
-        return ends
-
-    async def _take_turn(self, streams: Iterable[Stream], release: asyncio.Future[None]) -> None:
-        """Wait for the flushes under way of these streams, and hold later commits back until `release`: a commit
-        names the stream's epoch, and that is about to change."""
-        turns = set()
-        for stream in streams:
-            if stream.turn is not None and not stream.turn.done():
-                turns.add(stream.turn)
-            stream.turn = release
-        if turns:
-            await asyncio.wait(turns)
-
-    def _opened(self, snapshot: StreamSnapshot) -> Stream:
-        stream = self._appender.streams.get(snapshot.stream_id)
-        if stream is None:
-            stream = self._make(snapshot)
-            self._appender.streams[snapshot.stream_id] = stream
-            self._tails.attach(stream, snapshot)
-        else:
-            stream.opened(snapshot)
-        stream.refusal = None
-        self._recovered.discard(snapshot.stream_id)
-        self._taken_over.pop(snapshot.stream_id, None)
-        return stream
 
     def _make(self, snapshot: StreamSnapshot) -> Stream:
         return Stream(snapshot, self, self._reads)
@@ -363,25 +259,7 @@ class Storage:
         Waits for store and database as a flush does. Raises Fenced when this node is fenced, Unavailable when the WAL
         is not within reach; call again. Cancelled, it leaves work that anybody can do again.
         """
-        assert self._read_sealed is not None, "this storage was not told how to read others' WALs"
-        assert wal.state == WalState.SEALED, f"the WAL of node {wal.node_id} epoch {wal.node_epoch} is not sealed"
-        rows = await self._metadata.streams(sorted(stream_ids))
-        done = [row.stream_id for row in rows if row.state == StreamState.CLOSED]
-        owner = (wal.node_id, wal.node_epoch)
-        owned = [row for row in rows if row.state == StreamState.OPEN and (row.owner, row.owner_epoch) == owner]
-        # What this WAL has of a stream lies behind the tail of an earlier owner: that is committed first.
-        held = [row for row in owned if row.tail is None]
-        if owned and not held:
-            raise Unavailable(f"tails of {len(owned)} streams are not committed yet, first {owned[0].tail}")
-        if held:
-            recovered = await self._takeover.recover(self._identity(), wal, held, self._read_sealed)
-            done += recovered.done
-            self._broken.update(recovered.broken)
-            for stream_id in recovered.done:
-                self._broken.pop(stream_id, None)
-                self._taken_over[stream_id] = owner
-            return done, recovered.broken
-        return done, {}
+        return await self._opening.take_over(self._identity(), wal, stream_ids)
 
     async def recover_tails(
         self, wal: FencedWal, stream_ids: Collection[StreamId]
@@ -389,9 +267,7 @@ class Storage:
         """Commit what a dead node's sealed WAL holds of the tails of these streams, which it had closed: (those that
         have no tail there any more, those of which it lacks records). They are not opened for that (CORRECTNESS 1).
         As `take_over` otherwise."""
-        assert self._read_sealed is not None, "this storage was not told how to read others' WALs"
-        recovered = await self._takeover.recover_tails(self._identity(), wal, stream_ids, self._read_sealed)
-        return recovered.done, recovered.broken
+        return await self._opening.recover_tails(self._identity(), wal, stream_ids)
 
     async def flush_streams(self, streams: Sequence[Stream], timeout_s: float | None = CLOSE_TIMEOUT_S) -> None:
         """Flush these streams, and only them, while appends to them go on, until little is left to be committed: what
@@ -418,13 +294,11 @@ class Storage:
 
     def given_up(self, stream_id: StreamId) -> None:
         """What a dead owner's WAL lacked of it is not waited for any more: it may be opened from its committed end."""
-        self._broken.pop(stream_id, None)
+        self._opening.broken.pop(stream_id, None)
 
     def drop_stream(self, stream_id: StreamId) -> None:
         """Its topic is deleted: forget everything of it. The listener hears append_failed(NotFound) at most once."""
-        self._recovered.discard(stream_id)
-        self._broken.pop(stream_id, None)
-        self._taken_over.pop(stream_id, None)
+        self._opening.forget(stream_id)
         self._tails.drop(stream_id)
         stream = self._appender.streams.get(stream_id)
         if stream is not None:
@@ -520,7 +394,7 @@ class Storage:
             "uploaded_uncommitted_bytes": self._queue.uploaded_bytes,
             "object_ids_left": self._ids.left,
             "streams": len(self._appender.streams),
-            "streams_not_recovered": {stream_id: str(error) for stream_id, error in self._broken.items()},
+            "streams_not_recovered": {stream_id: str(error) for stream_id, error in self._opening.broken.items()},
         }
 
     def _identity(self) -> NodeIdentity:

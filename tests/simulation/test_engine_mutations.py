@@ -11,8 +11,8 @@ import metadata.commits
 from metadata.commits import Decision, decide
 from s3stream.flush import Flush
 from s3stream.flusher import Flusher
+from s3stream.opening import Opening
 from s3stream.outcomes import Outcomes
-from s3stream.storage import Storage
 from s3stream.stream import Stream
 from s3stream.types import CommitResult, FlushCommit, RangeOutcome
 from tests.simulation.mutations import Break, found_out
@@ -40,10 +40,10 @@ def flushes_do_not_wait_for_earlier_ones(patch: pytest.MonkeyPatch) -> None:
 
 
 def an_opening_does_not_wait_for_flushes(patch: pytest.MonkeyPatch) -> None:
-    async def at_once(self: Storage, streams: Any, release: Any) -> None:
+    async def at_once(self: Opening, streams: Any, release: Any) -> None:
         pass
 
-    patch.setattr(Storage, "_take_turn", at_once)
+    patch.setattr(Opening, "_take_turn", at_once)
 
 
 def a_commit_names_the_epochs_of_its_batches(patch: pytest.MonkeyPatch) -> None:

@@ -467,6 +467,6 @@ async def test_a_sealed_wal_that_lacks_a_tail_keeps_the_stream_offline() -> None
         return
         yield
 
-    target.storage._read_sealed = nothing  # type: ignore[assignment]
+    target.storage._opening._read_sealed = nothing  # type: ignore[assignment]
     done, broken = await target.storage.recover_tails(wal, [stream.stream_id])
     assert done == [] and "lacks the tail" in str(broken[stream.stream_id])
