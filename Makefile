@@ -42,7 +42,8 @@ up: $(VENV)/.installed
 	@exec $(BIN)/ponor up $(ARGS)
 
 # What cannot be installed here is named at the end of the run, with the command that would bring it.
-# COVERAGE=1 records which lines unit tests and contracts run, and fails when an error path is not: tools/error_paths.py.
+# COVERAGE=1 records which lines are run in the tests' own processes, and fails when an error path is not:
+# tools/error_paths.py.
 test: $(VENV)/.installed-tests tools
 	@$(BIN)/python tools/run_tests.py $(if $(COVERAGE),--coverage) $(ARGS)
 

@@ -2,7 +2,7 @@
 
 One runs what waits (real brokers and clients: tests/integration, tests/compatibility) and shows its progress; the other
 what computes (every other folder, simulations on virtual time among them), at lower priority, and is shown at its end.
-Given arguments, pytest alone is run with them. With `--coverage` the lines that unit tests and contracts run are
+Given arguments, pytest alone is run with them. With `--coverage` the lines that the tests run in their own process are
 recorded, and an error path that none of them runs fails it (error_paths.py, docs/decisions/0004).
 """
 
@@ -20,9 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 TESTS = ROOT / "tests"
 WAITING = ("compatibility", "integration")
-MEASURED = ("contracts", "unit")
-"""Where each error path has a test of its own. What properties and simulations meet depends on chance, and recording it
-doubles what they take."""
+UNMEASURED = ("simulation",)
+"""Which error paths these meet is chance, and recording it doubles what they take."""
 COMPUTING = "--computing"
 """The second process: this program again."""
 LOWER_PRIORITY = 5
@@ -34,9 +33,11 @@ def main(arguments: Sequence[str]) -> int:
     if COMPUTING in arguments:
         os.nice(LOWER_PRIORITY)
         return _computing(coverage)
+    if coverage:
+        python("-m", "coverage", "erase")
     code = pytest(given, coverage) if given else side_by_side(coverage)
     if coverage and not code:
-        code = subprocess.run([sys.executable, "tools/error_paths.py"], cwd=ROOT).returncode
+        code = python("-m", "coverage", "combine", "-q") or python("tools/error_paths.py")
     return code
 
 
@@ -47,7 +48,7 @@ def side_by_side(coverage: bool) -> int:
         other = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, process_group=0)
         try:
             say("tests that wait for brokers and clients; those that compute run beside them and are shown below")
-            code = pytest(folders(WAITING))
+            code = pytest(folders(WAITING), coverage)
             other.wait()
         except BaseException:
             os.killpg(other.pid, signal.SIGINT)
@@ -64,8 +65,8 @@ def side_by_side(coverage: bool) -> int:
 def _computing(coverage: bool) -> int:
     names = sorted({path.relative_to(TESTS).parts[0] for path in TESTS.rglob("test_*.py")} - set(WAITING))
     codes = [
-        pytest(folders(name for name in names if name in MEASURED), coverage),
-        pytest(folders(name for name in names if name not in MEASURED)),
+        pytest(folders(name for name in names if name not in UNMEASURED), coverage),
+        pytest(folders(UNMEASURED)),
     ]
     return max(codes)
 
@@ -75,8 +76,12 @@ def folders(names: Iterable[str]) -> list[str]:
 
 
 def pytest(arguments: Sequence[str], coverage: bool = False) -> int:
-    measured = ["-m", "coverage", "run"] if coverage else []
-    return subprocess.run([sys.executable, *measured, "-m", "pytest", *arguments], cwd=ROOT).returncode
+    measured = ["-m", "coverage", "run", "--parallel-mode"] if coverage else []
+    return python(*measured, "-m", "pytest", *arguments)
+
+
+def python(*arguments: str) -> int:
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT).returncode
 
 
 def say(text: str) -> None:

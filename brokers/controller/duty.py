@@ -7,12 +7,13 @@ Invariant: one task at a time; when `stop` has returned nothing of it runs any m
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 
 from metadata.cluster_types import Lease
 from s3stream.tasks import Tasks
 
 
-class Duty:
+class Duty(ABC):
     def __init__(self, tasks: Tasks, name: str) -> None:
         self._tasks = tasks
         self._name = name
@@ -29,6 +30,6 @@ class Duty:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
+    @abstractmethod
     async def _run(self, lease: Lease) -> None:
         """Until the lease is another's."""
-        raise NotImplementedError
