@@ -3,8 +3,8 @@
 Owns: the order of start and stop, when to seal, pressure. Does not own: the paths themselves (appender.py: append,
 flusher.py: upload and commit, reads.py: read, opening.py, closing.py, recovery.py: restart, takeover.py: a dead node's
 streams).
-Invariant: no append is taken once a stop has begun; nothing is acknowledged, flushed or closed once another owner has fenced
-this node.
+Invariant: no append is taken once a stop has begun; nothing is acknowledged, flushed or closed once another owner has
+fenced this node.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ NOT_COORDINATOR, and what it may still have under way is refused by the epoch in
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any
 
 from kio.schema.errors import ErrorCode
 
@@ -275,19 +275,24 @@ def _shown(shard: TransactionShard) -> list[Transaction]:
     return [txn for txn in shard.state.transactions.values() if not txn.is_new]
 
 
-def _pattern(text: str | None) -> re.Pattern[str] | None:
+def _pattern(text: str | None) -> Any:
+    """RE2's syntax, as Kafka's, and its linear time: a client's pattern must not hold the event loop."""
     if not text:
         return None
+    import re2  # only here: few ask, and it takes a while to load
+
+    options = re2.Options()
+    options.log_errors = False
     try:
-        return re.compile(text)
-    except re.error as error:
+        return re2.compile(text, options)
+    except re2.error as error:
         raise KafkaError(
             ErrorCode.invalid_regular_expression,
-            f"Transaction ID pattern `{text}` is not a valid regular expression: {error}.",
+            f"Transaction ID pattern `{text}` is not a valid regular expression: {error.args[0].decode()}.",
         ) from None
 
 
-def _is_wanted(txn: Transaction, wanted: ListFilter, pattern: re.Pattern[str] | None, now_ms: int) -> bool:
+def _is_wanted(txn: Transaction, wanted: ListFilter, pattern: Any, now_ms: int) -> bool:
     value = txn.value
     return (
         (not wanted.producer_ids or value.producer_id in wanted.producer_ids)
