@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import exc
 
 from metadata import postgres
+from metadata.limits import OBJECT_IDS_PER_BLOCK
 from metadata.store import Metadata, open_metadata
 from s3stream.clock import SystemClock
 from s3stream.errors import BadSetting, Unavailable
@@ -180,8 +181,13 @@ async def test_what_is_asked_for_again_after_a_lost_commit_is_given_once(databas
                        metadata.close_streams(node.identity, {row.stream_id: 0}))  # fmt: skip
             first = await lost(metadata.prepare_objects(node.identity, 2, 10**15),
                                metadata.prepare_objects(node.identity, 2, 10**15))  # fmt: skip
-            assert first == [3, 4]  # 1 and 2 were given to nobody: they expire
-            assert proxy.stolen == 4
+            # Ids come in blocks (decision 0181): the block whose commit was lost is given to nobody.
+            block = [OBJECT_IDS_PER_BLOCK + 1, OBJECT_IDS_PER_BLOCK + 2]
+            assert first == block
+            second = await lost(metadata.prepare_objects(node.identity, 2, 10**15),
+                                metadata.prepare_objects(node.identity, 2, 10**15))  # fmt: skip
+            assert second == [each + 4 for each in block]  # the two between were prepared for nobody: they expire
+            assert proxy.stolen == 5
 
 
 @pytest.mark.parametrize("fault", ["away", "password", "database", "silent"])
