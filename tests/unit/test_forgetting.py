@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from random import Random
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from metadata.schema import node_wals, stream_chunks, streams, tail_rows
 from metadata.store import Metadata
 from s3stream.errors import BadSetting, Corrupt, NotFound, Unavailable
 from s3stream.limits import GIB, MIB, OFFSETS_PER_BATCH_MAX, RANGES_PER_CHUNK
+from s3stream.objectstore.faulty import FaultyStore
+from s3stream.seams import ObjectStore
 from s3stream.types import ObjectRef, StreamState
 from tests.support.survivor_partitions import Broker
 from tests.support.survivors import KINDS, Cluster
@@ -29,8 +32,8 @@ WAL_BYTES = 4 * MIB
 GAP = forgetting.gap_beyond(WAL_BYTES)
 
 
-async def plan_of(cluster: Cluster, node_id: int = 0) -> forgetting.Plan:
-    access = cluster.access(cluster.store, cluster.process_files(), cluster._tasks)
+async def plan_of(cluster: Cluster, node_id: int = 0, store: ObjectStore | None = None) -> forgetting.Plan:
+    access = cluster.access(store or cluster.store, cluster.process_files(), cluster._tasks)
     return await forgetting.plan(cluster.world.metadata, node_id, access, cluster.world.clock, LEASE_SECONDS, WAL_BYTES)
 
 
@@ -168,6 +171,25 @@ async def test_10_a_wal_that_can_be_read_is_not_given_up(kind: str) -> None:
             await plan_of(cluster)
     await cluster.seal(wal)
     assert (await plan_of(cluster)).lost == [], "everything is there: it is for survivors to recover"
+
+
+@pytest.mark.parametrize("fenced", [False, True], ids=["open", "sealing"])
+@virtual
+async def test_10_a_log_on_objects_whose_store_does_not_answer_is_not_given_up(fenced: bool) -> None:
+    cluster = await Cluster.create("objects", 1)
+    owner = Broker(await cluster.start(0))
+    await owner.serves()
+    await owner.produce(0)
+    await owner.node.kill()
+    if fenced:
+        await cluster.fence(0, 1, (await cluster.start(1)).identity)
+    store = FaultyStore(cluster.store, cluster.world.clock, Random(1), cluster._tasks)
+    store.faults.storm = True
+    with pytest.raises(Unavailable, match="503"):
+        await plan_of(cluster, store=store)
+    store.faults.storm = False
+    with pytest.raises(BadSetting, match="can be read"):
+        await plan_of(cluster, store=store)
 
 
 @virtual
