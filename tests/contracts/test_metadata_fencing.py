@@ -380,3 +380,33 @@ async def test_7_a_newer_log_is_not_finished_while_a_stream_names_an_older_one_o
     await open_from(other, dead, stream, 0, 20)
     finished = await metadata.finished_wals(WalState.SEALED, 10)
     assert [wal.node_epoch for wal in finished] == [dead.identity.node_epoch, elsewhere.identity.node_epoch]
+
+
+async def test_2_the_trim_of_a_finished_log_never_goes_down(metadata: Metadata) -> None:
+    dead, other = await Node.register(metadata, 0), await Node.register(metadata, 1)
+    lease = await controller(metadata, other)
+    await fence(metadata, lease, dead)
+    await metadata.wal_sealed(lease, *dead.identity[:2], 42)
+    for end, trim in ((20, 20), (5, 20), (21, 21)):
+        assert await metadata.trim_finished(lease, *dead.identity[:2], end)
+        assert [wal.trim for wal in await metadata.finished_wals(WalState.SEALED, 10)] == [trim]
+
+
+@pytest.mark.parametrize("tail", [False, True], ids=["an open stream", "a tail"])
+async def test_2_a_log_that_is_named_is_neither_trimmed_nor_retired_by_who_thought_it_finished(
+    metadata: Metadata, tail: bool
+) -> None:
+    """The janitor's list may be older than the row it acts on: what counts is what names the log then."""
+    [stream] = await make_streams(metadata, 1)
+    dead, other = await Node.register(metadata, 0), await Node.register(metadata, 1)
+    await dead.open(stream)
+    if tail:
+        await metadata.close_streams(dead.identity, {stream: 20}, with_tails=True)
+    await seal(metadata, await controller(metadata, other), dead)
+    lease = await controller(metadata, other)
+    assert not await metadata.trim_finished(lease, *dead.identity[:2], 20)
+    await metadata.retire_wal(lease, *dead.identity[:2])
+    await commit_tail(other, stream, 0, 0, 20)
+    await open_from(other, dead, stream, 0, 20)
+    [wal] = await metadata.finished_wals(WalState.SEALED, 10)
+    assert (wal.node_epoch, wal.trim) == (dead.identity.node_epoch, 0)
