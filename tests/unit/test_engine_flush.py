@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from random import Random
+from uuid import UUID
 
 import pytest
+from structlog.testing import capture_logs
 
 from s3stream.errors import Fenced, NotFound, Unavailable
+from s3stream.objectstore.faulty import FaultyStore
 from s3stream.settings import EngineSettings
+from s3stream.tasks import Tasks
 from s3stream.types import Checkpoint, OpenRequest
 from tests.support.engine import Engine, World, append, read_all
 from tests.support.faulty_metadata import FaultyMetadata, Method, answer_lost, gap_for, refused
@@ -626,3 +631,23 @@ async def test_a_flush_after_an_opening_whose_answer_was_lost_keeps_what_was_rec
     assert world.medium.batches == []
     engine = await world.engine()
     assert [await read_all(stream) for stream in engine.streams] == [b"<1:0+3>", b"<2:0+3>"]
+
+
+@virtual
+async def test_what_could_not_be_collected_is_collected_by_a_later_round() -> None:
+    world = await World.create(1)
+    store = FaultyStore(world.objects, world.clock, Random(1), Tasks())
+    engine = await world.engine(objects=store, settings=settings(collect_interval_ms=1_000, object_delete_grace_ms=0))
+    append(engine.streams[0], 3)
+    await durable()
+    await engine.storage.flush()
+    await world.metadata.delete_topic(UUID(int=1))
+    engine.storage.drop_stream(engine.streams[0].stream_id)
+    store.faults.storm = True
+    with capture_logs() as said:
+        await asyncio.sleep(3.5)
+    assert "objects could not be collected" in {entry["event"] for entry in said}
+    assert len(world.objects._objects) == 1
+    store.faults.storm = False
+    await asyncio.sleep(3.5)
+    assert len(world.objects._objects) == 0

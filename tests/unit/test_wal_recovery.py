@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from s3stream.errors import BadSetting, Corrupt, Unavailable
 from s3stream.types import Buffer, StreamBatch
 from tests.support.sim_files import Crash, Inode
-from tests.support.wal import SMALL, SimPlace, batch, fields, recovered, started
+from tests.support.wal import SMALL, Listener, SimPlace, batch, fields, recover_all, recovered, started
 from wal.framing import GROUP_ALIGN_BYTES, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES
 
 FIRST = "/wal/00000000000000000000.wal"
@@ -351,3 +351,25 @@ async def test_4_a_segments_header_is_durable_before_its_first_record_is_written
         await listener.until_durable(30)
         await wal.close()
     assert len(headers) >= 3, "the log has rolled"
+
+
+async def test_a_disk_that_fails_while_a_log_is_recovered_or_begun_is_unavailable_and_nothing_is_lost() -> None:
+    def fails(call: str, path: str) -> OSError:
+        return OSError(errno.EIO, "input/output error")
+
+    place = SimPlace()
+    await written(place, three_groups())
+    works = place.disk.fail
+    wal = place.open()
+    await wal.lock()
+    place.disk.fail = fails
+    with pytest.raises(Unavailable, match="cannot read /wal"):
+        await recover_all(wal, 0)
+    place.disk.fail = works
+    assert len(await recover_all(wal, 0)) == 9
+    place.disk.fail = fails
+    with pytest.raises(Unavailable, match="cannot create a segment in /wal"):
+        await wal.start(2, Listener())
+    place.disk.fail = works
+    await wal.close()
+    assert len(await recovered(place)) == 9
