@@ -7,8 +7,6 @@ behalf, or asks whether it did (KIP-890: from version 4 on, many transactions at
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
 from kio.schema.errors import ErrorCode
@@ -21,7 +19,7 @@ from brokers.handlers.table import Api
 from brokers.peers.requests import BrokerRequests
 from brokers.protocol.messages import request_module
 from brokers.transactions.enlistment import Enlisting, enlist_here
-from brokers.transactions.records import TopicPartition
+from brokers.transactions.records import TopicPartition, by_topic
 from brokers.transactions.transaction import Producer
 from metadata.image import ClusterImage
 from s3stream.errors import Unavailable
@@ -102,15 +100,15 @@ def _refusal(image: ClusterImage, partitions: Sequence[TopicPartition]) -> Error
 
 
 def _topics(version: int, errors: Errors) -> tuple[Any, ...]:
-    by_topic: dict[str, list[Any]] = {}
+    results_of: dict[str, list[Any]] = {}
     for (topic, partition), error in errors.items():
         result = build(
             KEY, version, "AddPartitionsToTxnPartitionResult", partition_index=partition, partition_error_code=error
         )
-        by_topic.setdefault(topic, []).append(result)
+        results_of.setdefault(topic, []).append(result)
     return tuple(
         build(KEY, version, "AddPartitionsToTxnTopicResult", name=topic, results_by_partition=tuple(results))
-        for topic, results in by_topic.items()
+        for topic, results in results_of.items()
     )
 
 
@@ -141,21 +139,16 @@ async def ask(requests: BrokerRequests, node_id: NodeId, wanted: Sequence[Enlist
 
 def _request(wanted: Sequence[Enlisting]) -> Any:
     module = request_module(KEY, BROKERS_VERSION)
-
-    def topics(partitions: Sequence[TopicPartition]) -> Any:
-        by_topic = groupby(sorted(partitions), itemgetter(0))
-        return tuple(
-            module.AddPartitionsToTxnTopic(name=topic, partitions=tuple(partition for _, partition in found))
-            for topic, found in by_topic
-        )
-
     made = tuple(
         module.AddPartitionsToTxnTransaction(
             transactional_id=each.transactional_id,
             producer_id=each.producer.producer_id,
             producer_epoch=each.producer.epoch,
             verify_only=each.verify_only,
-            topics=topics(each.partitions),
+            topics=tuple(
+                module.AddPartitionsToTxnTopic(name=topic, partitions=partitions)
+                for topic, partitions in by_topic(each.partitions)
+            ),
         )
         for each in wanted
     )

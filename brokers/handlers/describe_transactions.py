@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from itertools import groupby
-from operator import itemgetter
 from typing import Final
 
 from kio.schema.errors import ErrorCode
@@ -19,6 +17,7 @@ from brokers.handlers.errors import count_error
 from brokers.protocol.messages import decode_request
 from brokers.protocol.primitives import compact_string, uvarint
 from brokers.transactions.messages import TransactionDescription
+from brokers.transactions.records import by_topic
 
 KEY: Final = 65
 _NO_TAGS: Final = b"\x00"
@@ -52,11 +51,11 @@ def encode(found: Sequence[TransactionDescription]) -> bytes:
             compact_string(description.state),
             numbers,
         )
-        topics = [(topic, list(places)) for topic, places in groupby(description.partitions, itemgetter(0))]
+        topics = by_topic(description.partitions)
         parts.append(uvarint(len(topics) + 1))
-        for topic, places in topics:
-            parts += (compact_string(topic), uvarint(len(places) + 1))
-            parts += [_PARTITION.pack(partition) for _, partition in places]
+        for topic, partitions in topics:
+            parts += (compact_string(topic), uvarint(len(partitions) + 1))
+            parts += map(_PARTITION.pack, partitions)
             parts.append(_NO_TAGS)
         parts.append(_NO_TAGS)
     parts.append(_NO_TAGS)

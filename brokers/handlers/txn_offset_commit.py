@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
@@ -63,7 +62,7 @@ def _resolve(image: ClusterImage, request: Any, results: Results) -> list[TopicC
             else:
                 results[topic.name][part.partition_index] = ErrorCode.unknown_topic_or_partition
         if valid:
-            commits.append(TopicCommit(topic.name, UUID(int=ZERO_UUID.int), tuple(valid)))
+            commits.append(TopicCommit(topic.name, ZERO_UUID, tuple(valid)))
     return commits
 
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
 from kio.schema.errors import ErrorCode
@@ -28,7 +26,7 @@ from brokers.protocol.messages import request_module
 from brokers.records.builder import marker_batch
 from brokers.records.record import EndMarker
 from brokers.transactions.messages import Marker
-from brokers.transactions.records import TopicPartition
+from brokers.transactions.records import TopicPartition, by_topic
 from s3stream.errors import Unavailable
 from s3stream.types import NodeId
 
@@ -103,14 +101,14 @@ def _response(version: int, merged: Mapping[int, Errors]) -> Any:
 
 
 def _topics(version: int, errors: Errors) -> tuple[Any, ...]:
-    by_topic: dict[str, list[Any]] = {}
+    results_of: dict[str, list[Any]] = {}
     for (topic, partition), error in errors.items():
-        by_topic.setdefault(topic, []).append(
+        results_of.setdefault(topic, []).append(
             build(KEY, version, "WritableTxnMarkerPartitionResult", partition_index=partition, error_code=error)
         )
     return tuple(
         build(KEY, version, "WritableTxnMarkerTopicResult", name=topic, partitions=tuple(partitions))
-        for topic, partitions in by_topic.items()
+        for topic, partitions in results_of.items()
     )
 
 
@@ -146,20 +144,15 @@ async def send(requests: BrokerRequests, node_id: NodeId, markers: Sequence[Mark
 
 def _request(markers: Sequence[Marker]) -> Any:
     module = request_module(KEY, BROKERS_VERSION)
-
-    def topics(partitions: Sequence[TopicPartition]) -> Any:
-        by_topic = groupby(sorted(partitions), itemgetter(0))
-        return tuple(
-            module.WritableTxnMarkerTopic(name=topic, partition_indexes=tuple(partition for _, partition in found))
-            for topic, found in by_topic
-        )
-
     made = tuple(
         module.WritableTxnMarker(
             producer_id=marker.producer_id,
             producer_epoch=marker.producer_epoch,
             transaction_result=marker.commit,
-            topics=topics(marker.partitions),
+            topics=tuple(
+                module.WritableTxnMarkerTopic(name=topic, partition_indexes=partitions)
+                for topic, partitions in by_topic(marker.partitions)
+            ),
             coordinator_epoch=marker.coordinator_epoch,
             transaction_version=marker.transaction_version,
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Iterable
 from itertools import groupby
 from operator import itemgetter
 from typing import Final, NamedTuple, TypeAlias
@@ -26,6 +27,14 @@ NO_TIMESTAMP: Final = -1
 
 TopicPartition: TypeAlias = tuple[str, int]
 """Topic and partition."""
+
+
+def by_topic(partitions: Iterable[TopicPartition]) -> list[tuple[str, tuple[int, ...]]]:
+    """Each topic once, with its partitions, in order: as messages and records name them."""
+    return [
+        (topic, tuple(number for _, number in found)) for topic, found in groupby(sorted(partitions), itemgetter(0))
+    ]
+
 
 _HEAD = struct.Struct(">hqhib")
 """Value version, producer id, producer epoch, timeout, status."""
@@ -96,7 +105,7 @@ def _partitions(value: TransactionValue) -> bytes:
     """Null while empty, as Kafka writes it."""
     if value.status is Status.EMPTY:
         return uvarint(0)
-    topics = [(topic, [p for _, p in found]) for topic, found in groupby(sorted(value.partitions), itemgetter(0))]
+    topics = by_topic(value.partitions)
     parts = [uvarint(len(topics) + 1)]
     for topic, partitions in topics:
         name = topic.encode()
