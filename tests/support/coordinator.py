@@ -20,14 +20,12 @@ from brokers.groups.offset_requests import Sender
 from brokers.groups.offsets import NO_RETENTION, PartitionCommit, TopicCommit
 from brokers.groups.shard import Shard
 from brokers.partitions.log_config import LogConfig
-from brokers.partitions.partition_log import PartitionLog
 from metadata.image import PartitionImage, TopicImage
 from s3stream.metrics import Metrics
-from s3stream.tasks import Tasks
 from tests.support.broker_services import empty_image
-from tests.support.coordinator_log import ManualStream, open_log
+from tests.support.coordinator_log import LogRig, open_log
 from tests.support.group_driver import subscription
-from tests.support.manual_clock import ManualClock, settle
+from tests.support.manual_clock import settle
 
 TOPIC_ID = UUID(int=501)
 OTHER_ID = UUID(int=502)
@@ -43,22 +41,18 @@ def cluster(*topics: TopicImage) -> Any:
     return empty_image(topics={t.name: t for t in topics}, topics_by_id={t.topic_id: t for t in topics})
 
 
-class CoordinatorRig:
+class CoordinatorRig(LogRig):
     """One partition of __consumer_offsets, one ordinary topic `t` of two partitions."""
 
     def __init__(self, config: GroupConfig = CONFIG, log_config: LogConfig | None = None) -> None:
+        super().__init__()
         self.config = config
         self.log_config = log_config or LogConfig(cleanup_policy=("compact",))
-        self.clock = ManualClock()
-        self.crashes: list[str] = []
-        self.tasks = Tasks(lambda name, error: self.crashes.append(f"{name}: {error!r}"))
         self.metrics = Metrics()
-        self.stream = ManualStream()
         self.created: list[str] = []
         self.view = SimpleNamespace(
             image=cluster(topic_image(OFFSETS_TOPIC, UUID(int=77), 1), topic_image("t", TOPIC_ID, 2))
         )
-        self.log: PartitionLog
         self.coordinator: GroupCoordinator
 
     async def start(self, blob: bytes | None = None, wait: bool = True) -> None:
@@ -76,17 +70,6 @@ class CoordinatorRig:
         if wait:
             await settle()
 
-    async def restart(self, blob: bytes | None = None) -> None:
-        """Another process: everything that is not durable is gone."""
-        self.coordinator.stop()
-        self.stream.batches = [b for b in self.stream.batches if b.base_offset < self.stream.durable_end]
-        await self.start(blob)
-
-    async def close(self) -> None:
-        self.coordinator.stop()
-        await self.tasks.close()
-        assert not self.crashes
-
     @property
     def shard(self) -> Shard:
         return self.coordinator._shards[0]
@@ -96,12 +79,6 @@ class CoordinatorRig:
         return self.log.checkpoint(self.log.high_watermark)
 
     # --- clients -------------------------------------------------------------------------------
-
-    def run(self, request: Awaitable[Any]) -> asyncio.Task[Any]:
-        async def wait() -> Any:
-            return await request
-
-        return asyncio.get_running_loop().create_task(wait())
 
     def joining(self, group: str, member: str = "", **changes: Any) -> asyncio.Task[JoinAnswer]:
         values: dict[str, Any] = {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +13,9 @@ from brokers.partitions.log_config import LogConfig
 from brokers.partitions.partition_log import PartitionLog
 from s3stream.errors import PonorError, Unavailable
 from s3stream.seams import Clock
+from s3stream.tasks import Tasks
 from s3stream.types import ReadResult, StreamBatch
+from tests.support.manual_clock import ManualClock
 
 TOPIC = "__consumer_offsets"
 TOPIC_ID = UUID(int=77)
@@ -40,8 +45,6 @@ class ManualStream:
         self.batches.append(batch)
         self.next_offset = batch.end_offset
         if self.auto:
-            import asyncio
-
             asyncio.get_running_loop().call_soon(self.make_durable)
 
     def make_durable(self, count: int | None = None) -> None:
@@ -89,3 +92,37 @@ def open_log(
     config = config or LogConfig(cleanup_policy=("compact",))
     snapshot = None if blob is None else decode(blob).snapshot
     return PartitionLog(TOPIC, TOPIC_ID, 0, stream, config, clock, snapshot=snapshot)  # type: ignore[arg-type]
+
+
+class LogRig(ABC):
+    """A coordinator over one partition of its topic; time, durability and other processes are the test's."""
+
+    log: PartitionLog
+    coordinator: Any
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.crashes: list[str] = []
+        self.tasks = Tasks(lambda name, error: self.crashes.append(f"{name}: {error!r}"))
+        self.stream = ManualStream()
+
+    @abstractmethod
+    async def start(self, blob: bytes | None = None) -> None:
+        """Open the partition as a broker does, from its durable batches and a checkpoint."""
+
+    async def restart(self, blob: bytes | None = None) -> None:
+        """Another process: everything that is not durable is gone."""
+        self.coordinator.stop()
+        self.stream.batches = [b for b in self.stream.batches if b.base_offset < self.stream.durable_end]
+        await self.start(blob)
+
+    async def close(self) -> None:
+        self.coordinator.stop()
+        await self.tasks.close()
+        assert not self.crashes
+
+    def run(self, request: Awaitable[Any]) -> asyncio.Task[Any]:
+        async def wait() -> Any:
+            return await request
+
+        return asyncio.get_running_loop().create_task(wait())

@@ -4,16 +4,14 @@ hands."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
 from uuid import UUID
 
 import pytest
 from kio.schema.errors import ErrorCode
 
 from brokers.partitions.log_config import LogConfig
-from brokers.partitions.partition_log import PartitionLog
 from brokers.transactions.config import TRANSACTIONS_TOPIC, TransactionConfig
 from brokers.transactions.coordinator import TransactionCoordinator
 from brokers.transactions.messages import Marker
@@ -21,22 +19,18 @@ from brokers.transactions.records import TopicPartition
 from brokers.transactions.shard import TransactionShard
 from s3stream.errors import PonorError, Unavailable
 from s3stream.metrics import Metrics
-from s3stream.tasks import Tasks
 from tests.support.coordinator import cluster, topic_image
-from tests.support.coordinator_log import ManualStream, open_log
-from tests.support.manual_clock import ManualClock, settle
+from tests.support.coordinator_log import LogRig, open_log
+from tests.support.manual_clock import settle
 
 CONFIG = TransactionConfig(abort_interval_ms=1_000, expire_interval_ms=10_000, id_expiration_ms=60_000)
 
 
-class TransactionRig:
+class TransactionRig(LogRig):
     """One partition of __transaction_state; topic `t` of two partitions led here, `far` of one led by node 2."""
 
     def __init__(self) -> None:
-        self.clock = ManualClock()
-        self.crashes: list[str] = []
-        self.tasks = Tasks(lambda name, error: self.crashes.append(f"{name}: {error!r}"))
-        self.stream = ManualStream()
+        super().__init__()
         self.created = 0
         self.view = SimpleNamespace(
             image=cluster(
@@ -53,7 +47,6 @@ class TransactionRig:
         """What a partition answers to the markers that come, one after another; then NONE."""
         self.held: asyncio.Event | None = None
         """While not set, markers wait at the partitions."""
-        self.log: PartitionLog
         self.coordinator: TransactionCoordinator
 
     async def start(self, blob: bytes | None = None) -> None:
@@ -73,17 +66,6 @@ class TransactionRig:
         self.coordinator.start()
         self.coordinator.lead(0, self.log)
         await settle()
-
-    async def restart(self, blob: bytes | None = None) -> None:
-        """Another process: everything that is not durable is gone."""
-        self.coordinator.stop()
-        self.stream.batches = [b for b in self.stream.batches if b.base_offset < self.stream.durable_end]
-        await self.start(blob)
-
-    async def close(self) -> None:
-        self.coordinator.stop()
-        await self.tasks.close()
-        assert not self.crashes
 
     async def _create(self) -> None:
         self.created += 1
@@ -115,12 +97,6 @@ class TransactionRig:
 
     def state(self, transactional_id: str) -> str:
         return self.coordinator.describe(transactional_id).state
-
-    def run(self, request: Awaitable[Any]) -> asyncio.Task[Any]:
-        async def wait() -> Any:
-            return await request
-
-        return asyncio.get_running_loop().create_task(wait())
 
 
 @pytest.fixture
