@@ -7,7 +7,7 @@ Invariant: requests to other brokers end after the coordinators that make them.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from random import Random
 
@@ -60,6 +60,9 @@ class Coordination:
         self.enlistment = Enlistment(
             config.node_id, self.transactions, partial(add_partitions_to_txn.ask, self._requests), tasks
         )
+        self._of_topic: Mapping[str, GroupCoordinator | TransactionCoordinator] = {
+            OFFSETS_TOPIC: self.groups, TRANSACTIONS_TOPIC: self.transactions,
+        }  # fmt: skip
         partitions.on_open(self._opened)
         partitions.on_close(self._closing)
 
@@ -73,16 +76,14 @@ class Coordination:
         self._requests.close()
 
     def _opened(self, opened: PartitionLog) -> None:
-        if opened.topic == OFFSETS_TOPIC:
-            self.groups.lead(opened.partition, opened)
-        elif opened.topic == TRANSACTIONS_TOPIC:
-            self.transactions.lead(opened.partition, opened)
+        coordinator = self._of_topic.get(opened.topic)
+        if coordinator is not None:
+            coordinator.lead(opened.partition, opened)
 
     def _closing(self, closing: PartitionLog) -> None:
-        if closing.topic == OFFSETS_TOPIC:
-            self.groups.resign(closing.partition)
-        elif closing.topic == TRANSACTIONS_TOPIC:
-            self.transactions.resign(closing.partition)
+        coordinator = self._of_topic.get(closing.topic)
+        if coordinator is not None:
+            coordinator.resign(closing.partition)
 
     async def _write_markers(self, markers: Sequence[Marker]) -> Results:
         return await write_txn_markers.write(self._services(), markers)
