@@ -13,8 +13,8 @@ from typing import Final, TypeVar
 
 import structlog
 
-from brokers.controller.controller import LEASE
 from metadata.cluster_types import Lease, NodeBeat
+from metadata.image_loader import CONTROLLER_LEASE
 from metadata.store import Metadata
 from s3stream.seams import Clock
 from s3stream.types import NodeId
@@ -77,7 +77,7 @@ class _Others:
         """Nothing has changed for a lease period, watched without a break: whoever lived would have beaten, and one
         of them would have taken the lease."""
         asked_at = self._clock.monotonic()
-        lease = await self._metadata.lease(LEASE)
+        lease = await self._metadata.lease(CONTROLLER_LEASE)
         signs = lease, [beat for beat in await self._metadata.node_beats() if beat.node_id != self._node_id]
         read_at = self._clock.monotonic()
         # Held up itself, or by the database: then so were all of them.

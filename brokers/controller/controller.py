@@ -23,6 +23,7 @@ from brokers.controller.probes import Connect, Endpoint, Probes, connect_tcp
 from brokers.controller.takeover import FencingMetadata, Takeovers, Wals
 from metadata.cluster_types import Lease, NodeBeat
 from metadata.image import NO_LEADER, ClusterImage, PartitionImage
+from metadata.image_loader import CONTROLLER_LEASE
 from s3stream.errors import Fenced, PonorError
 from s3stream.metrics import Metrics
 from s3stream.seams import Clock
@@ -31,7 +32,6 @@ from s3stream.types import FencedWal, NodeId, NodeIdentity, StreamId
 
 log = structlog.get_logger(__name__)
 
-LEASE: Final = "controller"
 PERIOD_SECONDS_MAX: Final = 0.5
 """Between two looks: a lease that was given back is taken within a second."""
 
@@ -225,10 +225,10 @@ class Controller:
         """The lease, when it is free, or its holder silent for a whole period."""
         assert self._node is not None
         asked_at = self._clock.monotonic()
-        found = await self._metadata.lease(LEASE)
+        found = await self._metadata.lease(CONTROLLER_LEASE)
         if found is not None and found.holder != NO_LEADER and not self._may_take(found, asked_at):
             return None
-        lease = await self._metadata.acquire_lease(LEASE, self._node, found)
+        lease = await self._metadata.acquire_lease(CONTROLLER_LEASE, self._node, found)
         if lease is None:
             return None
         self._lease, self._epoch = lease, lease.lease_epoch
