@@ -19,15 +19,13 @@ from typing import NamedTuple
 
 from sqlalchemy import bindparam, insert, select, update
 
-from metadata import checkpoints, fencing, tails
+from metadata import checkpoints, fencing, objects, tails
 from metadata.checkpoints import Change
 from metadata.engine import AnyRow, Transaction
-from metadata.objects import lower_live
-from metadata.packing import EMPTY, ChunkEntry, append_chunk, append_object_ranges, count_chunk, unpack_chunk
+from metadata.packing import EMPTY, ChunkEntry, append_chunk, count_chunk, unpack_chunk
 from metadata.ranges import chunk_row
-from metadata.schema import ObjectState, objects, stream_chunks, streams
+from metadata.schema import stream_chunks, streams
 from metadata.statements import parts
-from s3stream.errors import Expired
 from s3stream.limits import RANGES_PER_CHUNK, RANGES_PER_COMMIT_MAX
 from s3stream.types import (
     CommitResult,
@@ -54,34 +52,12 @@ _LOCK_STREAMS = (
     .order_by(streams.c.stream_id)
     .with_for_update()
 )  # fmt: skip
-_LOCK_OBJECTS = (
-    select(objects.c.object_id, objects.c.incarnation, objects.c.state, objects.c.live_ranges, objects.c.ranges)
-    .where(objects.c.object_id.in_(bindparam("ids", expanding=True)))
-    .order_by(objects.c.object_id)
-    .with_for_update()
-)
 _ADVANCE = (
     update(streams)
     .where(streams.c.stream_id == bindparam("stream"))
     .values(
         committed_end=bindparam("new_end"), size_bytes=bindparam("new_size"), open_chunk=bindparam("new_open_chunk")
     )
-)
-_COMMIT_OBJECT = (
-    update(objects)
-    .where(objects.c.object_id == bindparam("object"))
-    .values(
-        kind=bindparam("new_kind"),
-        state=ObjectState.COMMITTED,
-        size=bindparam("new_size"),
-        live_ranges=bindparam("new_live"),
-        ranges=bindparam("new_ranges"),
-    )
-)
-_MARK_OBJECT = (
-    update(objects)
-    .where(objects.c.object_id == bindparam("object"))
-    .values(state=ObjectState.MARKED, size=bindparam("new_size"), marked_ms=bindparam("now"))
 )
 _WEIGHT = (
     RangeOutcome.ALREADY, RangeOutcome.TRIMMED, RangeOutcome.COMMITTED, RangeOutcome.GAP,
@@ -264,28 +240,15 @@ def _store_objects(
 ) -> None:
     """Objects with a new live range or checkpoint become COMMITTED; prepared ones that will never have any are MARKED,
     as are those that lose their last one to a newer checkpoint."""
-    rows: dict[ObjectId, AnyRow] = {}
-    for ids in parts(sorted(changed.keys() | checkpoint_change.released.keys())):
-        rows.update((row.object_id, row) for row in tx.connection.execute(_LOCK_OBJECTS, {"ids": ids}))
+    rows = objects.lock(tx, changed.keys() | checkpoint_change.released.keys())
     for one in sorted(committed, key=lambda one: one.ref.object_id):
         object_id = one.ref.object_id
         change, row = changed[object_id], rows.get(object_id)
-        usable = row is not None and row.state != ObjectState.MARKED and row.incarnation == one.ref.incarnation
         if change.live:
-            if row is None or not usable:
-                raise Expired(f"object {object_id} is no longer prepared: its bytes may be gone")
-            values = {
-                "object": object_id,
-                "new_kind": one.kind,
-                "new_size": one.ref.size,
-                "new_live": row.live_ranges + change.live,
-                "new_ranges": append_object_ranges(row.ranges, change.settled),
-            }
-            tx.connection.execute(_COMMIT_OBJECT, values)
-        elif row is not None and usable and row.state == ObjectState.PREPARED and not change.waiting:
-            names = {"object": object_id, "new_size": one.ref.size, "now": tx.now_ms}
-            tx.connection.execute(_MARK_OBJECT, names)
-    lower_live(tx, checkpoint_change.released)
+            objects.commit(tx, one, row, change.live, change.settled)
+        elif not change.waiting:
+            objects.give_up(tx, one.ref, row)
+    objects.lower_live(tx, checkpoint_change.released)
 
 
 def _store_streams(tx: Transaction, rows: Iterable[_Stream]) -> None:

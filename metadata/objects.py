@@ -11,12 +11,35 @@ from collections.abc import Iterable, Mapping, Sequence
 from sqlalchemy import bindparam, delete, insert, select, update
 
 from metadata import fencing
-from metadata.engine import Transaction
-from metadata.packing import EMPTY
+from metadata.engine import AnyRow, Transaction
+from metadata.packing import EMPTY, append_object_ranges
 from metadata.schema import ObjectState, objects
 from metadata.statements import parts
-from s3stream.types import NodeIdentity, ObjectId, ObjectRef
+from s3stream.errors import Expired
+from s3stream.types import CommittedObject, CommittedRange, NodeIdentity, ObjectId, ObjectRef
 
+_LOCK_OBJECTS = (
+    select(objects.c.object_id, objects.c.incarnation, objects.c.state, objects.c.live_ranges, objects.c.ranges)
+    .where(objects.c.object_id.in_(bindparam("ids", expanding=True)))
+    .order_by(objects.c.object_id)
+    .with_for_update()
+)
+_COMMIT_OBJECT = (
+    update(objects)
+    .where(objects.c.object_id == bindparam("object"))
+    .values(
+        kind=bindparam("new_kind"),
+        state=ObjectState.COMMITTED,
+        size=bindparam("new_size"),
+        live_ranges=bindparam("new_live"),
+        ranges=bindparam("new_ranges"),
+    )
+)
+_MARK_OBJECT = (
+    update(objects)
+    .where(objects.c.object_id == bindparam("object"))
+    .values(state=ObjectState.MARKED, size=bindparam("new_size"), marked_ms=bindparam("now"))
+)
 _REFS = select(objects.c.object_id, objects.c.incarnation, objects.c.size)
 _REFS_BY_IDS = _REFS.where(objects.c.object_id.in_(bindparam("ids", expanding=True)))
 _LOWER = (
@@ -73,6 +96,40 @@ def prepare(tx: Transaction, node: NodeIdentity, object_ids: Sequence[ObjectId],
         "ranges": EMPTY,
     }
     tx.connection.execute(insert(objects), [{"object_id": object_id, **row} for object_id in object_ids])
+
+
+def lock(tx: Transaction, object_ids: Iterable[ObjectId]) -> dict[ObjectId, AnyRow]:
+    """Lock the rows in ascending order; those that do not exist are left out."""
+    rows: dict[ObjectId, AnyRow] = {}
+    for some in parts(sorted(object_ids)):
+        rows.update((row.object_id, row) for row in tx.connection.execute(_LOCK_OBJECTS, {"ids": some}))
+    return rows
+
+
+def commit(
+    tx: Transaction, one: CommittedObject, row: AnyRow | None, live: int, settled: Iterable[CommittedRange]
+) -> None:
+    """A locked object becomes readable, or more of it does: `live` ranges and checkpoints are new. Raises Expired."""
+    if row is None or not _usable(row, one.ref):
+        raise Expired(f"object {one.ref.object_id} is no longer prepared: its bytes may be gone")
+    values = {
+        "object": one.ref.object_id,
+        "new_kind": one.kind,
+        "new_size": one.ref.size,
+        "new_live": row.live_ranges + live,
+        "new_ranges": append_object_ranges(row.ranges, settled),
+    }
+    tx.connection.execute(_COMMIT_OBJECT, values)
+
+
+def give_up(tx: Transaction, ref: ObjectRef, row: AnyRow | None) -> None:
+    """A locked object that will never be readable: to be deleted, if it is still only prepared."""
+    if row is not None and _usable(row, ref) and row.state == ObjectState.PREPARED:
+        tx.connection.execute(_MARK_OBJECT, {"object": ref.object_id, "new_size": ref.size, "now": tx.now_ms})
+
+
+def _usable(row: AnyRow, ref: ObjectRef) -> bool:
+    return bool(row.state != ObjectState.MARKED and row.incarnation == ref.incarnation)
 
 
 def refs(tx: Transaction, object_ids: Iterable[ObjectId]) -> dict[ObjectId, ObjectRef]:

@@ -27,7 +27,7 @@ from sqlalchemy import (
 
 from s3stream.types import WalState as WalState
 
-REVISION = "0005"
+REVISION = "0006"
 """The migration that makes what this file says. Revisions are numbered and only grow."""
 
 
@@ -153,6 +153,7 @@ streams = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("open_chunk", LargeBinary, nullable=False),
     Column("epochs", LargeBinary, nullable=False),
+    Column("clean_end", BigInteger, nullable=False, server_default="0"),
     Index("ix_streams_topic", "topic_id", "partition"),
     Index("ix_streams_owner", "owner_node", "stream_id"),
     Index("ix_streams_owner_epoch", "owner_node", "owner_node_epoch"),

@@ -29,6 +29,7 @@ from metadata import (
     nodes,
     objects,
     ranges,
+    replacements,
     replicas,
     restoring,
     streams,
@@ -57,6 +58,7 @@ from s3stream.types import (
     ObjectRange,
     ObjectRef,
     OpenRequest,
+    Replacement,
     StreamId,
     StreamSnapshot,
     TailRow,
@@ -282,6 +284,9 @@ class Metadata(Transactions):
     async def object_ranges(self, stream_id: StreamId, start: int, limit: int) -> list[ObjectRange]:
         """Raises NotFound when the stream does not exist."""
         return await self._read("object_ranges", ranges.object_ranges, stream_id, start, limit)
+
+    async def replace_ranges(self, node: NodeIdentity, what: Replacement) -> bool:
+        return await self._write("replace_ranges", replacements.replace_ranges, node, what)
 
     async def expire_prepared(self, now_ms: int, limit: int) -> int:
         """Also goes on with what an interrupted deletion of a topic has left."""

@@ -39,7 +39,7 @@ from s3stream.types import (
 _SNAPSHOT: Select[Any] = select(
     streams.c.stream_id, streams.c.topic_id, streams.c.state, streams.c.epoch, streams.c.owner_node,
     streams.c.owner_node_epoch, streams.c.start_offset, streams.c.committed_end, streams.c.size_bytes,
-    streams.c.epochs, checkpoints.c.checkpoint_offset, checkpoints.c.blob, checkpoints.c.object_id,
+    streams.c.epochs, streams.c.clean_end, checkpoints.c.checkpoint_offset, checkpoints.c.blob, checkpoints.c.object_id,
     checkpoints.c.position, checkpoints.c.size, objects.c.incarnation, objects.c.size.label("object_size"),
     tail_rows.c.start_offset.label("tail_start"), tail_rows.c.end_offset.label("tail_end"),
     tail_rows.c.node_id.label("tail_node"), tail_rows.c.node_epoch.label("tail_node_epoch"),
@@ -84,6 +84,7 @@ def snapshot(row: AnyRow) -> StreamSnapshot:
         size_bytes=row.size_bytes,
         owner_epoch=row.owner_node_epoch,
         tail=_tail(row),
+        clean_end=row.clean_end,
     )
 
 

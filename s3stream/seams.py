@@ -21,6 +21,7 @@ from s3stream.types import (
     ObjectRange,
     ObjectRef,
     OpenRequest,
+    Replacement,
     StreamBatch,
     StreamId,
     StreamSnapshot,
@@ -293,6 +294,15 @@ class MetadataStore(Protocol):
 
     async def object_ranges(self, stream_id: StreamId, start: int, limit: int) -> list[ObjectRange]:
         """Ranges with end > `start`, in offset order, at most `limit`. Raises NotFound: no stream, or deleted."""
+
+    async def replace_ranges(self, node: NodeIdentity, what: Replacement) -> bool:
+        """Swap ranges of a stream that the node has open for others that cover the same offsets (CORRECTNESS 14); what
+        is below the log start by now is left out. The objects left without any live range are marked for deletion.
+
+        False, and nothing is done but marking the outputs, when the inputs are not what the index has. The same call
+        again is a success. Raises Fenced when the stream is not open here under that epoch, NotFound when it does not
+        exist, Expired when an output is no longer prepared.
+        """
 
     async def expire_prepared(self, now_ms: int, limit: int) -> int:
         """Prepared objects past their expiry become marked for deletion; returns how many."""

@@ -211,6 +211,8 @@ class StreamSnapshot:
     """The node epoch that the owner opened it under."""
     tail: TailRow | None = None
     """Of an earlier owner: comes between what is committed and what the present owner appended."""
+    clean_end: int = 0
+    """Below it log compaction has been."""
 
 
 class OpenRequest(NamedTuple):
@@ -249,6 +251,19 @@ class FlushCommit:
     """Those whose stream's range is done become the row's, unless it has a newer one. Pointers lead into `objects`."""
     wal_trim: WalPosition
     """Lowest WAL position that nobody has committed once this commit is done (CORRECTNESS 2)."""
+
+
+class Replacement(NamedTuple):
+    """What log compaction puts in the place of consecutive ranges of one stream (CORRECTNESS 14)."""
+
+    stream_id: StreamId
+    stream_epoch: int
+    inputs: Sequence[ObjectRange]
+    """What was read, as the index had it. Empty: nothing is replaced."""
+    outputs: Sequence[CommittedObject]
+    """Each with one range, ascending, without holes, from the first input's start to the last one's end."""
+    clean_end: int
+    """Once this is done, everything below has been through a round of compaction; 0 says nothing."""
 
 
 class RangeOutcome(enum.Enum):

@@ -13,7 +13,7 @@ from sqlalchemy.sql import Select
 from sqlalchemy.sql.elements import ClauseElement
 
 import metadata
-from metadata import commits, fencing, leases, objects, ranges, streams, takeovers, topics
+from metadata import commits, fencing, leases, objects, ranges, replacements, streams, takeovers, topics
 from metadata.schema import tables
 
 DIALECT = dialect()  # type: ignore[no-untyped-call]
@@ -49,9 +49,10 @@ def test_tables_compile_for_postgresql_and_keep_64_bit_keys() -> None:
         (fencing._TRIM, "FOR UPDATE"),
         (streams._LOCK_BY_IDS, "FOR UPDATE OF streams"),
         (commits._LOCK_STREAMS, "FOR UPDATE"),
-        (commits._LOCK_OBJECTS, "FOR UPDATE"),
         (ranges._LOCK_ROW, "FOR UPDATE"),
+        (replacements._LOCK_ROW, "FOR UPDATE"),
         (topics._LOCK_STREAMS, "FOR UPDATE"),
+        (objects._LOCK_OBJECTS, "FOR UPDATE"),
         (objects._EXPIRED, "FOR UPDATE"),
         (objects._LOCK_MARKED, "FOR UPDATE"),
         (leases._CHECK, "FOR SHARE"),
