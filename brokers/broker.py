@@ -50,6 +50,7 @@ from brokers.joining import join
 from brokers.limits import ANSWERS_SHARE
 from brokers.outside import Outside
 from brokers.partitions.followed import Followed
+from brokers.partitions.inspector import EXAMINATIONS_MAX, Inspector
 from brokers.partitions.manager import PartitionManager
 from brokers.peer_channel import PeerChannel
 from brokers.server.kafka_server import KafkaServer
@@ -331,6 +332,7 @@ class _Node:
             storage, metadata, config.node_id, self.configs.log_config, clock, tasks, metrics,
             settings.partition_settings(config), self.channel.reachable,
         )  # fmt: skip
+        self.partitions.on_open(Inspector(tasks, outside.runner("examine", EXAMINATIONS_MAX), clock).opened)
         self.follower = ImageFollower(metadata, self.partitions, clock)
         self.heartbeat = Heartbeat(
             metadata, clock, metrics, config.heartbeat_ms / 1000, lambda: self.storage.fenced, fenced

@@ -18,15 +18,22 @@ import structlog
 from kio.schema.errors import ErrorCode
 
 from brokers.errors import KafkaError, error_code
-from brokers.partitions import checkpoint, validation
+from brokers.partitions import checkpoint, inspection, validation
 from brokers.partitions.epoch_cache import EpochCache
+from brokers.partitions.inspector import Line
 from brokers.partitions.log_config import LogConfig
-from brokers.partitions.pending import NO_OFFSET, WITHOUT_LOG_START, AppendOrigin, AppendResult, Done, PendingAppend
-from brokers.partitions.producer_state import AbortedTransaction, DurableBatch, ProducerState, Verification
+from brokers.partitions.pending import (
+    AppendOrigin,
+    AppendResult,
+    Done,
+    PendingAppend,
+    answer_duplicate,
+    repeated,
+)
+from brokers.partitions.producer_state import AbortedTransaction, ProducerState, Verification
 from brokers.partitions.snapshots import Snapshot, Snapshots, SnapshotSource
 from brokers.partitions.timestamps import TimestampOffset, first_at_or_after, first_of_newest
 from brokers.partitions.traffic import Traffic
-from brokers.partitions.validation import NotOneBatch, RecordsRefused
 from brokers.partitions.waiters import Waiters, call, refuse
 from brokers.records.batch import (
     CONTROL,
@@ -37,7 +44,6 @@ from brokers.records.batch import (
     last_sequence,
     stamp_in_place,
 )
-from brokers.records.record import EndMarker, end_marker
 from s3stream.errors import Corrupt, Fenced, NotFound, PonorError, Unavailable
 from s3stream.seams import Clock
 from s3stream.stream import Stream
@@ -57,8 +63,8 @@ class PartitionLog:
 
     __slots__ = (
         "_clock", "_epochs", "_pending", "_producers", "_quiet_until", "_refusal", "_snapshots", "_waiters", "config",
-        "high_watermark", "last_stable_offset", "leader_epoch", "partition", "retention_hint_ms", "stream", "topic",
-        "topic_id", "traffic",
+        "examining", "high_watermark", "last_stable_offset", "leader_epoch", "line", "partition", "retention_hint_ms",
+        "stream", "topic", "topic_id", "traffic",
     )  # fmt: skip
 
     def __init__(
@@ -89,6 +95,10 @@ class PartitionLog:
         self._producers = producers
         """None until an idempotent producer writes: an idle partition costs little."""
         self._pending: deque[PendingAppend] | None = None
+        self.line: Line | None = None
+        """Of batches that are examined beside the event loop; without one everything is examined at once."""
+        self.examining = False
+        """Somebody stands in that line."""
         self._waiters = Waiters()
         self._refusal: ErrorCode | None = None
         """Why this log serves no more: moved (NOT_LEADER_OR_FOLLOWER) or deleted (UNKNOWN_TOPIC_OR_PARTITION)."""
@@ -135,14 +145,22 @@ class PartitionLog:
     ) -> None:  # fmt: skip
         """Append the one batch in `records`, stamping it in place (read-only memory is copied first).
 
-        `done` is called exactly once: before this returns when nothing is appended, else at durability or failure,
-        in the order of the appends. `verified`: what `begin_verification` gave, where the batch begins a transaction;
-        `transaction_version`: of a marker.
+        `done` is called exactly once: before this returns when nothing is appended (unless the batch has to be examined
+        first, `line`), else at durability or failure, in the order of the appends. `verified`: what
+        `begin_verification` gave, where the batch begins a transaction; `transaction_version`: of a marker.
         """
         try:
             self._append(records, origin, done, verified, transaction_version)
         except (KafkaError, PonorError) as error:
-            done(self._failed(error))
+            done(self.refused(error))
+
+    def append_examined(
+        self, batch: memoryview, header: BatchHeader, done: Done, verified: Verification | None
+    ) -> None:
+        """As `append` of a client's batch that was examined. Raises KafkaError and PonorError instead of answering."""
+        if self._refusal is not None:
+            raise KafkaError(self._refusal)
+        self._enter(batch, header, AppendOrigin.CLIENT, done, verified, 0)
 
     def append_records(
         self, batch: bytearray, done: Done, verified: Verification | None = None, transaction_version: int = 0
@@ -166,38 +184,33 @@ class PartitionLog:
             raise KafkaError(self._refusal)
         config = self.config
         now_ms = self._clock.now_ms()
-        batch = records
-        header = validation.accept_plain(records, config, now_ms) if origin is AppendOrigin.CLIENT else None
+        batch, header = records, None
+        if origin is AppendOrigin.CLIENT:
+            if not self.examining:
+                header = validation.accept_plain(records, config, now_ms)
+            if header is None and self.line is not None and (self.examining or inspection.is_heavy(records, config)):
+                self.line.join(records, done, verified)
+                return
         if header is None:
-            batch, header = validation.examine(records, config, origin, now_ms)
+            batch, header = inspection.examine(records, self.name, config, origin, now_ms)
+        self._enter(batch, header, origin, done, verified, version)
+
+    def _enter(
+        self, batch: memoryview, header: BatchHeader, origin: AppendOrigin, done: Done, verified: Verification | None,
+        version: int,
+    ) -> None:  # fmt: skip
+        """The critical section: sequences, offsets, stamps, and into the stream."""
         last = -1
         marker = None
         if header.producer_id != NO_PRODUCER_ID:
             last = last_sequence(header.base_sequence, header.last_offset_delta)
-            duplicate, marker = self._check_producer(batch, header, last, origin, verified, version)
+            producers = self._producers
+            if producers is None:
+                producers = self._producers = ProducerState()
+            duplicate, marker = producers.check_batch(batch, header, last, origin, verified, version)
             if duplicate is not None:
-                self._answer_duplicate(duplicate, done)
+                answer_duplicate(duplicate, self.stream.start_offset, done)
                 return
-        self._give(batch, header, last, marker, now_ms if config.log_append_time else NO_TIMESTAMP, done)
-
-    def _check_producer(
-        self, batch: memoryview, header: BatchHeader, last: int, origin: AppendOrigin,
-        verified: Verification | None, version: int,
-    ) -> tuple[PendingAppend | DurableBatch | None, EndMarker | None]:  # fmt: skip
-        producers = self._producers
-        if producers is None:
-            producers = self._producers = ProducerState()
-        if header.attributes & CONTROL:
-            marker = end_marker(batch)
-            if marker is not None:
-                producers.check_marker(header, marker, version)
-            return None, marker
-        return producers.check(header, last, origin, verified), None
-
-    def _give(
-        self, batch: memoryview, header: BatchHeader, last: int, marker: EndMarker | None, log_append_time_ms: int,
-        done: Done,
-    ) -> None:  # fmt: skip
         stream = self.stream
         base_offset = stream.next_offset
         count = header.last_offset_delta + 1
@@ -213,8 +226,9 @@ class PartitionLog:
         if attributes & CONTROL and marker is None:
             producer_id = NO_PRODUCER_ID  # a control batch of another kind says nothing about its producer
         append = PendingAppend(
-            base_offset, base_offset + count, max_timestamp, log_append_time_ms, done, producer_id,
-            header.producer_epoch, header.base_sequence, last, bool(attributes & TRANSACTIONAL), marker,
+            base_offset, base_offset + count, max_timestamp,
+            max_timestamp if attributes & LOG_APPEND_TIME else NO_TIMESTAMP, done, producer_id, header.producer_epoch,
+            header.base_sequence, last, bool(attributes & TRANSACTIONAL), marker,
         )  # fmt: skip
         if self._pending is None:
             self._pending = deque()
@@ -223,32 +237,9 @@ class PartitionLog:
             assert self._producers is not None
             self._producers.began(append)
 
-    def _answer_duplicate(self, duplicate: PendingAppend | DurableBatch, done: Done) -> None:
-        """A retry answers with its original: at once if that is durable, else when it is (CORRECTNESS 6)."""
-        if isinstance(duplicate, PendingAppend):
-            if duplicate.retries is None:
-                duplicate.retries = []
-            duplicate.retries.append(done)
-        else:
-            done(self._repeated(duplicate.base_offset, duplicate.timestamp))
-
-    def _repeated(self, base_offset: int, timestamp: int) -> AppendResult:
-        """Kafka tells a duplicate's max timestamp as its log append time, whatever the topic's timestamp type."""
-        return AppendResult(ErrorCode.none, base_offset, timestamp, self.stream.start_offset)
-
-    def _failed(self, error: Exception) -> AppendResult:
-        code = error_code(error)
-        if isinstance(error, RecordsRefused):
-            return AppendResult(
-                code,
-                log_start_offset=self.stream.start_offset,
-                error_message=error.message,
-                record_errors=error.record_errors,
-            )
-        message = error.message if isinstance(error, KafkaError) else str(error)
-        unread = isinstance(error, NotOneBatch) or code in WITHOUT_LOG_START
-        start = NO_OFFSET if unread else self.stream.start_offset
-        return AppendResult(code, log_start_offset=start, error_message=message)
+    def refused(self, error: Exception) -> AppendResult:
+        """What is answered to a batch that is not appended."""
+        return inspection.refused(error, self.stream.start_offset)
 
     # --- durability (StreamListener) -----------------------------------------------------------
 
@@ -298,7 +289,7 @@ class PartitionLog:
         for append in finished:
             call(append.done, AppendResult(ErrorCode.none, append.base_offset, append.log_append_time_ms, start))
             for retry in append.retries or ():
-                call(retry, self._repeated(append.base_offset, append.max_timestamp))
+                call(retry, repeated(append.base_offset, append.max_timestamp, start))
 
     def _update_last_stable_offset(self) -> None:
         first = None if self._producers is None else self._producers.first_open_offset
@@ -316,6 +307,8 @@ class PartitionLog:
     def shut(self, code: ErrorCode) -> None:
         """Retire, and answer `code` to whatever still waits: nobody is left without an answer."""
         self._refusal = code
+        if self.line is not None:
+            self.line.refuse(code)
         refuse(self._drop_pending(), AppendResult(code))
         self._waiters.wake()
 

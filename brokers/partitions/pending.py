@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from kio.schema.errors import ErrorCode
 
 from brokers.records.record import EndMarker
 from s3stream.types import NO_TIMESTAMP
+
+if TYPE_CHECKING:
+    from brokers.partitions.producer_state import DurableBatch
 
 NO_OFFSET = -1
 WITHOUT_LOG_START = frozenset(
@@ -104,3 +107,18 @@ class PendingAppend:
         self.marker = marker
         self.retries: list[Done] | None = None
         """Retries of this very batch that came while it was pending: they hear what the original hears."""
+
+
+def repeated(base_offset: int, timestamp: int, log_start_offset: int) -> AppendResult:
+    """Kafka tells a duplicate's max timestamp as its log append time, whatever the topic's timestamp type."""
+    return AppendResult(ErrorCode.none, base_offset, timestamp, log_start_offset)
+
+
+def answer_duplicate(duplicate: PendingAppend | DurableBatch, log_start_offset: int, done: Done) -> None:
+    """A retry answers with its original: at once if that is durable, else when it is (CORRECTNESS 6)."""
+    if isinstance(duplicate, PendingAppend):
+        if duplicate.retries is None:
+            duplicate.retries = []
+        duplicate.retries.append(done)
+    else:
+        done(repeated(duplicate.base_offset, duplicate.timestamp, log_start_offset))

@@ -17,6 +17,7 @@ from brokers.errors import KafkaError
 from brokers.limits import BATCHES_PER_PRODUCER, PRODUCERS_PER_PARTITION_MAX
 from brokers.partitions.pending import AppendOrigin, PendingAppend
 from brokers.records.batch import (
+    CONTROL,
     NO_PRODUCER_EPOCH,
     NO_SEQUENCE,
     SEQUENCE_SPAN,
@@ -24,7 +25,7 @@ from brokers.records.batch import (
     BatchHeader,
     first_sequence,
 )
-from brokers.records.record import EndMarker
+from brokers.records.record import EndMarker, end_marker
 from s3stream.types import NO_TIMESTAMP
 
 NO_TRANSACTION = -1
@@ -192,6 +193,19 @@ class ProducerState:
             found = self._verifying[producer_id] = Verification(sequence, epoch, bumps_epoch, now_ms)
         found.seen(sequence, epoch)
         return found
+
+    def check_batch(
+        self, batch: memoryview, header: BatchHeader, last: int, origin: AppendOrigin, verified: Verification | None,
+        transaction_version: int,
+    ) -> tuple[PendingAppend | DurableBatch | None, EndMarker | None]:  # fmt: skip
+        """What a batch repeats, if it does, and the marker it is, if it is one. Raises KafkaError as `check` and
+        `check_marker`."""
+        if not header.attributes & CONTROL:
+            return self.check(header, last, origin, verified), None
+        marker = end_marker(batch)
+        if marker is not None:
+            self.check_marker(header, marker, transaction_version)
+        return None, marker
 
     def check_marker(self, header: BatchHeader, marker: EndMarker, transaction_version: int = 0) -> None:
         """Raises KafkaError: INVALID_PRODUCER_EPOCH, TRANSACTION_COORDINATOR_FENCED.

@@ -1,7 +1,7 @@
-"""Whether a produced batch may enter the log, and in which form (Kafka's LogValidator; CORRECTNESS 15).
+"""Whether a produced batch may enter the log, by its header (Kafka's LogValidator; CORRECTNESS 15).
 
-Owns: the checks that need nothing but the batch and the topic's configs, and the slow path of topics that look
-at records or change batches. Does not own: sequences (producer_state.py), offsets (partition_log.py).
+Owns: the checks that need nothing but the batch's header and the topic's configs. Does not own: records, and batches
+that are changed before they are stored (inspection.py), sequences (producer_state.py), offsets (partition_log.py).
 Invariant: a batch of a plain topic is decided by its header and its checksum, in constant time besides the checksum.
 
 The order of the checks is Kafka's, so that a batch with two faults gets the same error.
@@ -10,14 +10,11 @@ The order of the checks is Kafka's, so that a batch with two faults gets the sam
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 
 from kio.schema.errors import ErrorCode
 
 from brokers.errors import KafkaError
 from brokers.partitions.log_config import LogConfig
-from brokers.partitions.pending import AppendOrigin, RecordError
-from brokers.records import rewrite
 from brokers.records.batch import (
     COMPRESSION_MASK,
     CONTROL,
@@ -33,8 +30,6 @@ from brokers.records.batch import (
     parse_header,
     stored_crc_is_right,
 )
-from brokers.records.record import iter_heads
-from s3stream.errors import Corrupt
 from s3stream.types import NO_TIMESTAMP
 
 RECORD_BYTES_MIN = 14
@@ -44,14 +39,6 @@ RECORD_V2_BYTES_MIN = 7
 _LENGTH = struct.Struct(">i")
 
 
-class RecordsRefused(KafkaError):
-    """Some records of the batch are at fault; the whole batch is refused."""
-
-    def __init__(self, code: ErrorCode, message: str, record_errors: Sequence[RecordError]) -> None:
-        super().__init__(code, message)
-        self.record_errors = record_errors
-
-
 class NotOneBatch(KafkaError):
     """What was sent is not one record batch of magic 2: there is nothing to look at."""
 
@@ -59,7 +46,7 @@ class NotOneBatch(KafkaError):
         super().__init__(ErrorCode.invalid_record, message)
 
 
-def _invalid(message: str) -> KafkaError:
+def invalid(message: str) -> KafkaError:
     return KafkaError(ErrorCode.invalid_record, message)
 
 
@@ -135,26 +122,26 @@ def accept_plain(records: memoryview, config: LogConfig, now_ms: int) -> BatchHe
 def check_client_batch(batch: memoryview, header: BatchHeader, config: LogConfig) -> None:
     """Everything that a batch's header says about itself. Raises KafkaError."""
     if header.base_offset != 0:
-        raise _invalid(f"a producer's record batch must have base offset 0, not {header.base_offset}")
+        raise invalid(f"a producer's record batch must have base offset 0, not {header.base_offset}")
     check_size(len(batch), config)
     if not stored_crc_is_right(batch):
         raise KafkaError(ErrorCode.corrupt_message, f"record batch does not match its checksum {header.crc:#010x}")
     count = header.record_count
     if header.last_offset_delta < 0 or count <= 0 or header.last_offset_delta + 1 != count:
-        raise _invalid(f"record batch counts {count} records and ends at offset delta {header.last_offset_delta}")
+        raise invalid(f"record batch counts {count} records and ends at offset delta {header.last_offset_delta}")
     attributes = header.attributes
     codec = attributes & COMPRESSION_MASK
     if codec > Compression.ZSTD:
-        raise _invalid(f"record batch names the unknown compression codec {codec}")
+        raise invalid(f"record batch names the unknown compression codec {codec}")
     if codec == Compression.NONE and count * RECORD_V2_BYTES_MIN > len(batch) - HEADER_BYTES:
-        raise _invalid(f"record batch claims {count} records in {len(batch)} bytes")
+        raise invalid(f"record batch claims {count} records in {len(batch)} bytes")
     if attributes & CONTROL:
-        raise _invalid("producers may not write control records")
+        raise invalid("producers may not write control records")
     if header.producer_id >= 0:
         if header.base_sequence < 0:
-            raise _invalid(f"producer {header.producer_id} sent sequence {header.base_sequence}")
+            raise invalid(f"producer {header.producer_id} sent sequence {header.base_sequence}")
     elif header.transactional:
-        raise _invalid("a transactional record batch must name its producer")
+        raise invalid("a transactional record batch must name its producer")
 
 
 def check_size(size: int, config: LogConfig) -> None:
@@ -171,68 +158,6 @@ def check_timestamp(header: BatchHeader, config: LogConfig, now_ms: int) -> bool
     return newest == NO_TIMESTAMP or newest - now_ms <= config.message_timestamp_after_max_ms
 
 
-def check_records(batch: memoryview, header: BatchHeader, config: LogConfig, now_ms: int) -> int:
-    """Record by record: the keys of compacted topics, timestamps. Returns the newest timestamp.
-
-    Raises RecordsRefused, or KafkaError INVALID_RECORD when the batch does not hold what its header says.
-    """
-    keyless: list[RecordError] = []
-    untimely: list[RecordError] = []
-    lowest = now_ms - config.message_timestamp_before_max_ms
-    highest = now_ms + config.message_timestamp_after_max_ms
-    fixed = header.max_timestamp if header.attributes & LOG_APPEND_TIME else None
-    compacted = config.compacted
-    newest = NO_TIMESTAMP
-    try:
-        for index, head in enumerate(iter_heads(batch, header)):
-            if compacted and not head.has_key:
-                keyless.append(RecordError(index, "a compacted topic accepts no record without a key"))
-                continue
-            timestamp = header.base_timestamp + head.timestamp_delta if fixed is None else fixed
-            newest = max(newest, timestamp)
-            if not config.log_append_time and timestamp != NO_TIMESTAMP:
-                if not lowest <= timestamp <= highest:
-                    message = f"timestamp {timestamp} is outside of [{lowest}, {highest}]"
-                    untimely.append(RecordError(index, message))
-            elif fixed is not None:
-                untimely.append(RecordError(index, "a producer may not set the timestamp type LogAppendTime"))
-    except Corrupt as error:
-        raise _invalid(str(error)) from error
-    if untimely:
-        errors = sorted(keyless + untimely)
-        raise RecordsRefused(ErrorCode.invalid_timestamp, f"{len(untimely)} records with a bad timestamp", errors)
-    if keyless:
-        raise RecordsRefused(ErrorCode.invalid_record, f"{len(keyless)} records without a key", keyless)
-    return newest
-
-
-def prepare(
-    batch: memoryview, header: BatchHeader, config: LogConfig, origin: AppendOrigin, now_ms: int
-) -> tuple[memoryview, BatchHeader]:
-    """The batch as it is to be stored, writable, and its header. The slow path: call it when `needs_prepare`.
-
-    Raises KafkaError. `batch` must be writable; it is changed in place or replaced.
-    """
-    newest = header.max_timestamp
-    if origin is AppendOrigin.CLIENT:
-        newest = check_records(batch, header, config, now_ms)
-    codec = config.codec
-    if codec is not None and codec != header.compression and not header.control:
-        try:
-            batch = memoryview(rewrite.recompress(batch, header, codec, config.compression_level()))
-        except Corrupt as error:
-            raise _invalid(str(error)) from error
-        header = parse_header(batch)
-        check_size(len(batch), config)
-    if config.log_append_time:
-        rewrite.set_log_append_time(batch, header.attributes, now_ms)
-        header = parse_header(batch)
-    elif header.log_append_time or newest != header.max_timestamp:
-        rewrite.set_create_time(batch, header.attributes, newest)
-        header = parse_header(batch)
-    return batch, header
-
-
 def needs_prepare(header: BatchHeader, config: LogConfig, now_ms: int) -> bool:
     return not config.plain or bool(header.attributes & LOG_APPEND_TIME) or not check_timestamp(header, config, now_ms)
 
@@ -245,23 +170,7 @@ def check_segment(size: int, config: LogConfig) -> None:
         )
 
 
-def examine(
-    records: memoryview, config: LogConfig, origin: AppendOrigin, now_ms: int
-) -> tuple[memoryview, BatchHeader]:
-    """The batch as it is to be stored, and its header, check by check. Raises KafkaError."""
-    batch = only_batch(records)
-    header = parse_header(batch)
-    if origin is AppendOrigin.CLIENT:
-        check_client_batch(batch, header, config)
-    if batch.readonly:
-        batch = memoryview(bytearray(batch))
-    if needs_prepare(header, config, now_ms):
-        batch, header = prepare(batch, header, config, origin, now_ms)
-    check_segment(len(batch), config)
-    return batch, header
-
-
 __all__ = [
-    "NotOneBatch", "RecordsRefused", "accept_plain", "batch_bytes", "check_client_batch", "check_records",
-    "check_segment", "examine", "needs_prepare", "only_batch", "prepare",
+    "NotOneBatch", "accept_plain", "batch_bytes", "check_client_batch", "check_segment", "check_size", "invalid",
+    "needs_prepare", "only_batch",
 ]  # fmt: skip

@@ -1,6 +1,6 @@
 """Changes inside a batch's checksummed part: topics that ask for them take this slow path (CORRECTNESS 15).
 
-Owns: LogAppendTime, recompression. Does not own: whether either is due (partitions/validation.py).
+Owns: LogAppendTime, records in another codec. Does not own: whether either is due (partitions/inspection.py), codecs.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ import struct
 
 from brokers.records import batch as layout
 from brokers.records.batch import HEADER_BYTES, BatchHeader, write_crc
-from brokers.records.compression import compress
-from brokers.records.record import records_section, section_heads
 from s3stream.types import Buffer
 
 _ATTRIBUTES_POSITION = 21
@@ -34,15 +32,8 @@ def set_create_time(batch: Buffer, attributes: int, max_timestamp: int) -> None:
     write_crc(batch)
 
 
-def recompress(batch: Buffer, header: BatchHeader, codec: int, level: int | None) -> bytearray:
-    """The same records under another codec, as a new batch. Raises Corrupt when the old one cannot be read.
-
-    The records are walked once: a stream cut at one of its block boundaries decompresses without a complaint.
-    """
-    section = records_section(batch, header)
-    for _ in section_heads(section, header.record_count):
-        pass
-    body = compress(codec, section, level)
+def with_records(batch: Buffer, header: BatchHeader, codec: int, body: Buffer) -> bytearray:
+    """A new batch: the old one's header, and its records as `body`, in that codec."""
     changed = bytearray(memoryview(batch)[:HEADER_BYTES])
     _I32.pack_into(changed, 8, HEADER_BYTES - layout.LOG_OVERHEAD + len(body))
     _I16.pack_into(changed, _ATTRIBUTES_POSITION, (header.attributes & ~layout.COMPRESSION_MASK) | codec)

@@ -6,9 +6,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from brokers.errors import KafkaError
+from brokers.partitions.inspection import examine
 from brokers.partitions.log_config import LogConfig
 from brokers.partitions.pending import AppendOrigin
-from brokers.partitions.validation import accept_plain, examine
+from brokers.partitions.validation import accept_plain
 from brokers.records.batch import HEADER, parse_header, write_crc
 from tests.support.partitions import NOW_MS, batch
 
@@ -58,7 +59,7 @@ def test_what_is_accepted_at_once_is_what_the_checks_leave_as_it_is(
     accepted = accept_plain(records, config, NOW_MS)
     assert bytes(records) == before
     try:
-        stored, header = examine(records, config, AppendOrigin.CLIENT, NOW_MS)
+        stored, header = examine(records, "t-0", config, AppendOrigin.CLIENT, NOW_MS)
     except KafkaError:
         assert accepted is None
         return
