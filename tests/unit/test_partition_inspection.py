@@ -248,17 +248,15 @@ async def test_bytes_behind_the_last_record_are_no_records(bench: Bench) -> None
 
 
 async def test_all_records_at_fault_are_named_and_three_are_shown(bench: Bench) -> None:
-    bench.free = True
     log = bench.log(cleanup_policy=("compact",))
     answers = append(log, batch(4 * RECORDS_PER_STEP, key=None))
-    while log.examining:
-        await asyncio.sleep(0)
+    await bench.finish(log)
     (result,) = answers
     assert len(result.record_errors) == 4 * RECORDS_PER_STEP
     assert result.record_errors[7].message == "Compacted topic cannot accept message without key in topic partition t-0"
     assert result.error_message == (
-        f"One or more records have been rejected due to {4 * RECORDS_PER_STEP} record errors in total, and only showing "
-        "the first three errors at most: ["
+        f"One or more records have been rejected due to {4 * RECORDS_PER_STEP} record errors in total, and only "
+        "showing the first three errors at most: ["
         + ", ".join(
             f"RecordError(batchIndex={index}, message='Compacted topic cannot accept message without key in topic "
             "partition t-0')"
@@ -279,3 +277,25 @@ async def test_untimely_records_are_told_as_kafka_does(bench: Bench) -> None:
         (1, f"Timestamp {NOW_MS - 11} of message with offset 1 is out of range. {bounds}"),
         (2, f"Timestamp {NOW_MS + 21} of message with offset 2 is out of range. {bounds}"),
     ]
+
+
+@pytest.mark.parametrize("refused", [1, 2])
+async def test_a_refused_lines_end_touches_nothing_of_the_next(bench: Bench, refused: int) -> None:
+    log = bench.log(compression_type="zstd")
+    for _ in range(refused):
+        append(log, batch())
+    await turns()
+    log.shut(ErrorCode.not_leader_or_follower)
+    log.resume()
+    again = append(log, batch())
+    await turns()
+    assert len(bench.calls) == 2
+    bench.calls[0].set()
+    await turns()
+    assert len(bench.calls) == 3, "what is left of the first examination: its compression"
+    bench.calls[2].set()
+    await turns()
+    assert len(bench.calls) == 3, "nothing more is done for who was refused"
+    assert log.examining and not again, "the new batch is still being examined"
+    await bench.finish(log)
+    assert again.errors == [ErrorCode.none] and log.log_end_offset == 1
