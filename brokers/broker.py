@@ -350,6 +350,7 @@ class _Node:
         )  # fmt: skip
         self.groups = self.coordination.groups
         self.follower.on_change(self.groups.image_changed)
+        self.follower.on_change(self.coordination.shares.coordinator.image_changed)
         self.follower.on_change(self.controller.image_changed)
         self.services = self._services(chance, budget, producer_ids)
 
@@ -377,6 +378,7 @@ class _Node:
             groups=self.groups,
             transactions=self.coordination.transactions,
             enlistment=self.coordination.enlistment,
+            shares=self.coordination.shares,
             metadata=self.metadata,
             storage=self.storage,
             clock=clock,

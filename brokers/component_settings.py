@@ -13,6 +13,7 @@ from brokers.controller.controller import ControllerSettings
 from brokers.groups.config import GroupConfig
 from brokers.partitions.settings import PartitionSettings
 from brokers.server.settings import ServerSettings
+from brokers.shares.config import ShareCoordinatorConfig
 from brokers.transactions.config import TransactionConfig
 from wal import ObjectWalSettings
 
@@ -74,6 +75,14 @@ def transaction_config(config: BrokerConfig) -> TransactionConfig:
         id_expiration_ms=config.transactional_id_expiration_ms,
         abort_interval_ms=config.transaction_abort_timed_out_transaction_cleanup_interval_ms,
         expire_interval_ms=config.transaction_remove_expired_transaction_cleanup_interval_ms,
+    )
+
+
+def share_coordinator_config(config: BrokerConfig) -> ShareCoordinatorConfig:
+    return ShareCoordinatorConfig(
+        topic_partitions=config.share_coordinator_state_topic_num_partitions,
+        updates_per_snapshot=config.share_coordinator_snapshot_update_records_per_snapshot,
+        write_timeout_ms=config.share_coordinator_write_timeout_ms,
     )
 
 

@@ -110,6 +110,11 @@ class BrokerConfig:
     add_partitions_to_txn_retry_backoff_ms: int
     add_partitions_to_txn_retry_backoff_max_ms: int
 
+    share_coordinator_state_topic_num_partitions: int
+    share_coordinator_state_topic_replication_factor: int
+    share_coordinator_snapshot_update_records_per_snapshot: int
+    share_coordinator_write_timeout_ms: int
+
     @property
     def rack_aware(self) -> bool:
         """Whether consumers are sent to brokers of their racks."""

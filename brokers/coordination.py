@@ -15,12 +15,16 @@ from brokers import component_settings as settings
 from brokers.config import BrokerConfig
 from brokers.groups.config import OFFSETS_TOPIC
 from brokers.groups.coordinator import GroupCoordinator
-from brokers.handlers import add_partitions_to_txn, write_txn_markers
+from brokers.handlers import add_partitions_to_txn, share_state, write_txn_markers
 from brokers.handlers.producer_ids import ProducerIds
 from brokers.handlers.services import Services
 from brokers.partitions.manager import PartitionManager
 from brokers.partitions.partition_log import PartitionLog
 from brokers.peers.requests import BrokerRequests
+from brokers.shares.config import SHARE_STATE_TOPIC
+from brokers.shares.coordinator import ShareCoordinator
+from brokers.shares.persister import Persister
+from brokers.shares.service import Shares
 from brokers.transactions.config import TRANSACTIONS_TOPIC
 from brokers.transactions.coordinator import TransactionCoordinator
 from brokers.transactions.enlistment import Enlistment
@@ -60,8 +64,14 @@ class Coordination:
         self.enlistment = Enlistment(
             config.node_id, self.transactions, partial(add_partitions_to_txn.ask, self._requests), tasks
         )
-        self._of_topic: Mapping[str, GroupCoordinator | TransactionCoordinator] = {
-            OFFSETS_TOPIC: self.groups, TRANSACTIONS_TOPIC: self.transactions,
+        share_coordinator = ShareCoordinator(
+            partitions, settings.share_coordinator_config(config), clock, tasks, metrics,
+            partial(create_topic, SHARE_STATE_TOPIC),
+        )  # fmt: skip
+        others = share_state.OtherBrokers(self._requests)
+        self.shares = Shares(share_coordinator, Persister(config.node_id, share_coordinator, others, clock))
+        self._of_topic: Mapping[str, GroupCoordinator | TransactionCoordinator | ShareCoordinator] = {
+            OFFSETS_TOPIC: self.groups, TRANSACTIONS_TOPIC: self.transactions, SHARE_STATE_TOPIC: share_coordinator,
         }  # fmt: skip
         partitions.on_open(self._opened)
         partitions.on_close(self._closing)
@@ -69,8 +79,10 @@ class Coordination:
     def start(self) -> None:
         self.groups.start()
         self.transactions.start()
+        self.shares.coordinator.start()
 
     def stop(self) -> None:
+        self.shares.coordinator.stop()
         self.transactions.stop()
         self.groups.stop()
         self._requests.close()

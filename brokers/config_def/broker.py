@@ -12,6 +12,7 @@ from brokers import limits
 from brokers.config_def.log_defaults import LOG_DEFAULTS
 from brokers.config_def.types import (
     INT_MAX,
+    Between,
     ConfigKey,
     ConfigType,
     Importance,
@@ -162,6 +163,34 @@ _TRANSACTIONS: Final = (
               "How long that is tried before the producer is told to.", at_least(0), HIGH),
 )  # fmt: skip
 
+_SHARE_COORDINATOR: Final = (
+    ConfigKey("share.coordinator.state.topic.num.partitions", INT, 50,
+              "Partitions of __share_group_state. Read when it is created; never change it after.", at_least(1), HIGH),
+    ConfigKey("share.coordinator.state.topic.replication.factor", SHORT, 1,
+              "Replicas of __share_group_state. Kafka's default is 3; here a broker alone is durable.", at_least(1),
+              HIGH),
+    ConfigKey("share.coordinator.state.topic.min.isr", SHORT, 1,
+              "Least in-sync replicas of __share_group_state. Kafka's default is 2.", at_least(1), HIGH,
+              inert="durability is the storage's."),
+    ConfigKey("share.coordinator.state.topic.segment.bytes", INT, 104_857_600, "Segment size of __share_group_state.",
+              at_least(1), HIGH, inert="there are no segment files."),
+    ConfigKey("share.coordinator.state.topic.compression.codec", INT, 0,
+              "Compression of __share_group_state by number: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd.",
+              importance=HIGH, inert="its records are small and are not compressed."),
+    ConfigKey("share.coordinator.snapshot.update.records.per.snapshot", INT, 500,
+              "Updates of a share-partition's state that are written between two snapshots of it.", Between(0, 500)),
+    ConfigKey("share.coordinator.write.timeout.ms", INT, 5_000,
+              "How long who leads a partition waits for its share group's state to be durable.", at_least(1), HIGH),
+    ConfigKey("share.coordinator.load.buffer.size", INT, 5_242_880,
+              "Bytes read at a time when a coordinator loads.", at_least(1), HIGH,
+              inert="a coordinator loads a snapshot and what came after it."),
+    ConfigKey("share.coordinator.threads", INT, 1, "Threads of the share coordinator.", at_least(1),
+              inert="it runs on the broker's event loop."),
+    ConfigKey("share.coordinator.append.linger.ms", INT, -1,
+              "How long the share coordinator gathers writes before it appends them.", at_least(-1),
+              inert="what comes while the log syncs shares the next group."),
+)  # fmt: skip
+
 KAFKA_BROKER_CONFIGS: Final[Table] = table(
     *LOG_DEFAULTS.values(),
     *_IDENTITY,
@@ -169,4 +198,5 @@ KAFKA_BROKER_CONFIGS: Final[Table] = table(
     *_NETWORK,
     *_GROUPS,
     *_TRANSACTIONS,
+    *_SHARE_COORDINATOR,
 )

@@ -89,11 +89,14 @@ ContextT = TypeVar("ContextT", bound=ShardContext)
 
 
 class CoordinatorShard(ABC, Generic[StateT, ContextT]):
+    durable_type: type[DurableMap] = DurableMap
+    """How records lie over those before them."""
+
     def __init__(self, source: CoordinatorLog, context: ContextT) -> None:
         self._log = source
         self.context = context
         self.status = ShardState.LOADING
-        self.state = self._empty(DurableMap())
+        self.state = self._empty(self.durable_type())
         self.writer = self._new_writer()
         self._first_load = True
         self._watched: deque[tuple[float, asyncio.Future[ErrorCode]]] = deque()
@@ -148,7 +151,7 @@ class CoordinatorShard(ABC, Generic[StateT, ContextT]):
         durable = self.state.durable
         restored = self._log.restored_snapshot
         if self._first_load and restored is not None:
-            durable = DurableMap.decode(restored[0])
+            durable = self.durable_type.decode(restored[0])
         replayed = await replay(self._log, durable)
         state = self._empty(durable)
         for _ in state.build(self.context.clock.now_ms()):
@@ -175,7 +178,7 @@ class CoordinatorShard(ABC, Generic[StateT, ContextT]):
         """The partition is no longer led here."""
         self.status = ShardState.CLOSED
         self.writer.close()
-        self._abandon(DurableMap())
+        self._abandon(self.durable_type())
 
     def _abandon(self, durable: DurableMap) -> None:
         self._abandoned()

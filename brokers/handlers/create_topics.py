@@ -23,6 +23,7 @@ from brokers.handlers.context import RequestContext
 from brokers.handlers.services import Services
 from brokers.handlers.table import Api
 from brokers.protocol.messages import NO_TIME
+from brokers.shares.config import SHARE_STATE_TOPIC
 from brokers.transactions.config import TRANSACTIONS_TOPIC
 from metadata.cluster_types import NewTopic
 from s3stream.types import NodeId
@@ -260,9 +261,6 @@ def _auto_outcome(name: str, outcome: Plan | Exception) -> ErrorCode:
 def _default_plan(name: str, services: Services, placer: Placer) -> Plan:
     image, config = services.partitions.image, services.config
     topic_rules.check_new_name(name, image)
-    if name in topic_rules.INTERNAL_TOPICS and name not in (OFFSETS_TOPIC, TRANSACTIONS_TOPIC):
-        # Nobody keeps state in it here; made now, it would have the wrong shape for whoever will.
-        raise KafkaError(ErrorCode.unknown_topic_or_partition)
     count, factor, configs = config.num_partitions, config.default_replication_factor, {}
     if name == OFFSETS_TOPIC:
         count, factor = config.offsets_topic_num_partitions, config.offsets_topic_replication_factor
@@ -279,6 +277,16 @@ def _default_plan(name: str, services: Services, placer: Placer) -> Plan:
             "cleanup.policy": "compact",
             "min.insync.replicas": str(config.values["transaction.state.log.min.isr"]),
             "segment.bytes": str(config.values["transaction.state.log.segment.bytes"]),
+        }
+    elif name == SHARE_STATE_TOPIC:
+        count = config.share_coordinator_state_topic_num_partitions
+        factor = config.share_coordinator_state_topic_replication_factor
+        configs = {
+            "cleanup.policy": "delete",
+            "compression.type": "producer",
+            "segment.bytes": str(config.values["share.coordinator.state.topic.segment.bytes"]),
+            "min.insync.replicas": str(config.values["share.coordinator.state.topic.min.isr"]),
+            "retention.ms": "-1",
         }
     assignment = placement.place(placer, count, factor)
     return Plan(name, topic_rules.new_topic_id(services.chance), assignment, configs)

@@ -1,14 +1,11 @@
-"""FindCoordinator: which broker serves a group or a transactional id. Version 4 asks for many keys at once (KIP-699).
-
-Share groups have no coordinators here; their clients are told to try again, as they are while Kafka creates the topic
-that such a coordinator needs.
+"""FindCoordinator: which broker serves a group, a transactional id, or a share-partition's state. Version 4 asks for
+many keys at once (KIP-699).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
@@ -16,6 +13,7 @@ from brokers.errors import KafkaError
 from brokers.handlers.context import RequestContext
 from brokers.handlers.group_messages import build
 from brokers.handlers.table import Api
+from brokers.shares.records import parse_key
 from metadata.image import NodeImage
 
 KEY = 10
@@ -48,32 +46,16 @@ async def handle(ctx: RequestContext, request: Any) -> Any:
 
 
 def _find(ctx: RequestContext, key_type: int, key: str) -> tuple[ErrorCode, NodeImage | None]:
-    if key_type != SHARE:
-        coordinator = ctx.services.groups if key_type == GROUP else ctx.services.transactions
-        try:
-            return ErrorCode.none, coordinator.find(key)
-        except KafkaError as refusal:
-            return refusal.code, None
-    if ctx.api_version < SHARE_VERSION or not _is_share_key(key):
-        return ErrorCode.invalid_request, None
-    return ErrorCode.coordinator_not_available, None
-
-
-def _is_share_key(key: str) -> bool:
-    """group:topic id (base64):partition."""
-    parts = key.rsplit(":", 2)
-    if len(parts) != 3 or not parts[0]:
-        return False
+    services = ctx.services
     try:
-        return int(parts[2]) >= 0 and bool(_topic_id(parts[1]))
-    except ValueError:
-        return False
-
-
-def _topic_id(text: str) -> UUID:
-    from base64 import urlsafe_b64decode
-
-    return UUID(bytes=urlsafe_b64decode(text + "=="))
+        if key_type == SHARE:
+            share_key = parse_key(key)
+            if ctx.api_version < SHARE_VERSION or share_key is None:
+                return ErrorCode.invalid_request, None
+            return ErrorCode.none, services.shares.coordinator.find(share_key)
+        return ErrorCode.none, (services.groups if key_type == GROUP else services.transactions).find(key)
+    except KafkaError as refusal:
+        return refusal.code, None
 
 
 def _location(error: ErrorCode, node: NodeImage | None, message: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from brokers.handlers.read_replicas import ReadReplicas
     from brokers.partitions.followed import Followed
     from brokers.partitions.manager import PartitionManager
+    from brokers.shares.service import Shares
     from brokers.transactions.coordinator import TransactionCoordinator
     from brokers.transactions.enlistment import Enlistment
     from metadata.store import Metadata
@@ -43,6 +44,7 @@ class Services:
     transactions: TransactionCoordinator
     enlistment: Enlistment
     """Coordinators of transactions, wherever they are: asked before a transaction writes to a partition here."""
+    shares: Shares
     metadata: Metadata
     storage: Storage
     clock: Clock

@@ -83,6 +83,11 @@ _HANDLERS: Final[dict[str, str]] = {
     "DescribeTransactions": "describe_transactions",
     "ListTransactions": "list_transactions",
     "DescribeTopicPartitions": "describe_topic_partitions",
+    "InitializeShareGroupState": "initialize_share_group_state",
+    "ReadShareGroupState": "read_share_group_state",
+    "WriteShareGroupState": "write_share_group_state",
+    "DeleteShareGroupState": "delete_share_group_state",
+    "ReadShareGroupStateSummary": "read_share_group_state_summary",
 }
 
 SERVED: Final[dict[int, str]] = {API_BY_NAME[name].key: module for name, module in _HANDLERS.items()}

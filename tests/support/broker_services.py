@@ -41,6 +41,7 @@ def make_services(**given: Any) -> Services:
         "groups": SimpleNamespace(),
         "transactions": SimpleNamespace(),
         "enlistment": SimpleNamespace(),
+        "shares": SimpleNamespace(),
         "metadata": SimpleNamespace(),
         "storage": SimpleNamespace(throttled=False),
         "clock": SystemClock(),

@@ -12,7 +12,7 @@ import pytest
 from kio.schema.errors import ErrorCode
 
 from brokers.handlers import create_topics
-from brokers.handlers.topic_rules import new_topic_id
+from brokers.handlers.topic_rules import INTERNAL_TOPICS, new_topic_id
 from brokers.protocol.messages import NO_TIME, request_class
 from s3stream.errors import Unavailable
 from tests.support.admin_world import AdminWorld
@@ -430,14 +430,19 @@ async def test_a_request_that_makes_no_sense_learns_nothing_of_the_cluster(versi
             assert answer.error_code == code
 
 
+@pytest.mark.parametrize("name", sorted(INTERNAL_TOPICS))
+async def test_a_coordinators_topic_is_created_on_first_use_in_its_own_shape(name: str) -> None:
+    async with AdminWorld() as world:
+        answer = await world.call("Metadata", 8, **metadata_request(8, (name,), allow_auto_topic_creation=True))
+        assert (answer.topics[0].error_code, len(answer.topics[0].partitions)) == (ErrorCode.none, 50)
+        policy = world.image.topics[name].configs["cleanup.policy"]
+        assert policy == ("delete" if name == "__share_group_state" else "compact")
+
+
 async def test_a_topic_that_cannot_be_created_on_first_use_is_unknown() -> None:
     async with AdminWorld() as world:
         await create_one(world, "dot.ted")
         answer = await world.call("Metadata", 8, **metadata_request(8, ("dot_ted",), allow_auto_topic_creation=True))
-        assert answer.topics[0].error_code == ErrorCode.unknown_topic_or_partition
-        # Made on first use by a client's question, it would have the wrong shape for whoever will keep state in it.
-        names = ("__share_group_state",)
-        answer = await world.call("Metadata", 8, **metadata_request(8, names, allow_auto_topic_creation=True))
         assert answer.topics[0].error_code == ErrorCode.unknown_topic_or_partition
         assert set(world.image.topics) == {"dot.ted"}
 
