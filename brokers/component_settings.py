@@ -10,7 +10,7 @@ from brokers.config import BrokerConfig
 from brokers.controller.balancer import Bounds
 from brokers.controller.balancing import BalancingSettings
 from brokers.controller.controller import ControllerSettings
-from brokers.groups.config import GroupConfig
+from brokers.groups.config import ConsumerConfig, GroupConfig, MigrationPolicy
 from brokers.partitions.settings import PartitionSettings
 from brokers.server.settings import ServerSettings
 from brokers.shares.config import ShareCoordinatorConfig
@@ -65,6 +65,16 @@ def group_config(config: BrokerConfig) -> GroupConfig:
         session_timeout_max_ms=config.group_max_session_timeout_ms,
         initial_rebalance_delay_ms=config.group_initial_rebalance_delay_ms,
         group_max_size=config.group_max_size,
+        consumer=ConsumerConfig(
+            session_timeout_ms=config.group_consumer_session_timeout_ms,
+            heartbeat_interval_ms=config.group_consumer_heartbeat_interval_ms,
+            assignment_interval_ms=config.group_consumer_assignment_interval_ms,
+            max_size=config.group_consumer_max_size,
+            assignors=config.group_consumer_assignors,
+            migration_policy=MigrationPolicy(config.group_consumer_migration_policy.lower()),
+            regex_refresh_interval_ms=config.group_consumer_regex_refresh_interval_ms,
+            classic_size_max=config.group_max_size,
+        ),
     )
 
 

@@ -80,6 +80,8 @@ class ClusterImage:
     """Finalized features (name → level), e.g. metadata.version."""
     fenced_wals: tuple[FencedWal, ...] = ()
     """Of incarnations that open streams or tails still name: unfinished takeovers."""
+    group_configs: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
+    """What was set on groups, by group id: few have anything."""
     losses: tuple[Loss, ...] = ()
     """Offsets that were given up with a lost WAL, in order of time."""
 

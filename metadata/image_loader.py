@@ -17,7 +17,7 @@ from uuid import UUID
 from sqlalchemy import bindparam, select
 
 from metadata import forgetting, proof, takeovers
-from metadata.configs import BROKER, TOPIC
+from metadata.configs import BROKER, GROUP, TOPIC
 from metadata.engine import AnyRow, Transaction
 from metadata.image import NO_LEADER, PEERS, ClusterImage, NodeImage, PartitionImage, TopicImage
 from metadata.schema import (
@@ -61,7 +61,7 @@ _CHANGED_PARTITIONS = _PARTITION_ROWS.where(partitions.c.version > bindparam("se
 _TOPIC_CONFIGS = select(configs.c.name, configs.c.key, configs.c.value).where(
     configs.c.kind == TOPIC, configs.c.name.in_(bindparam("names", expanding=True))
 )
-_BROKER_CONFIGS = select(configs.c.name, configs.c.key, configs.c.value).where(configs.c.kind == BROKER)
+_CONFIGS_OF = select(configs.c.name, configs.c.key, configs.c.value).where(configs.c.kind == bindparam("of_kind"))
 _NODES = select(nodes).order_by(nodes.c.node_id)
 _FEATURES = select(features.c.name, features.c.level)
 _CONTROLLER = select(leases.c.holder).where(leases.c.name == CONTROLLER_LEASE)
@@ -94,7 +94,8 @@ def load(tx: Transaction, seen: ClusterImage | None) -> ClusterImage:
         topics=MappingProxyType(by_name),
         topics_by_id=MappingProxyType(by_id),
         nodes=_nodes(tx),
-        broker_configs=_grouped(tx.connection.execute(_BROKER_CONFIGS)),
+        broker_configs=_grouped(tx.connection.execute(_CONFIGS_OF, {"of_kind": BROKER})),
+        group_configs=_grouped(tx.connection.execute(_CONFIGS_OF, {"of_kind": GROUP})),
         controller=NO_LEADER if controller is None else controller,
         features=MappingProxyType(dict(tx.connection.execute(_FEATURES).all())),
         fenced_wals=tuple(takeovers.fenced_wals(tx)),

@@ -14,7 +14,6 @@ _QUOTAS: Final = "quotas come in a later release"
 _CLUSTER: Final = "comes with clusters of several brokers"
 _NO_DISKS: Final = "a broker has no log directories: records live in object storage"
 _NO_QUORUM: Final = "there is no Raft quorum: metadata live in a database"
-_CONSUMER: Final = "the consumer protocol (KIP-848) comes in a later release"
 _SHARE: Final = "share groups (KIP-932) come in a later release"
 _STREAMS: Final = "streams groups (KIP-1071) come in a later release"
 _TELEMETRY: Final = "client metrics are not collected; Kafka lists it only where a metrics reporter is configured"
@@ -37,8 +36,6 @@ NOT_SERVED: Final[Mapping[str, str]] = {
     "DescribeQuorum": _NO_QUORUM,
     "UpdateFeatures": "every feature has one level so far: there is nothing to change",
     "UnregisterBroker": _CLUSTER,
-    "ConsumerGroupHeartbeat": _CONSUMER,
-    "ConsumerGroupDescribe": _CONSUMER,
     "GetTelemetrySubscriptions": _TELEMETRY,
     "PushTelemetry": _TELEMETRY,
     "ListConfigResources": "comes with the groups and client metrics whose configs it lists",
@@ -73,7 +70,7 @@ class Departure(NamedTuple):
 APIS_LISTED = Departure("ApiVersions", "lists the APIs that are served", "lists all of the table above")
 FEATURES = Departure(
     "ApiVersions",
-    "only `metadata.version` and `transaction.version` are finalized, at Kafka 4.3's levels",
+    "only `group.version`, `metadata.version` and `transaction.version` are finalized, at Kafka 4.3's levels",
     "supports older levels, and the features of the APIs that are not served yet",
 )
 MIN_IN_SYNC = Departure(

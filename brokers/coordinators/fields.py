@@ -68,6 +68,11 @@ class Reader:
         self._data = data
         self._position = 0
 
+    @property
+    def left(self) -> int:
+        """Bytes not yet read."""
+        return len(self._data) - self._position
+
     def take(self, size: int) -> bytes:
         start = self._position
         end = start + size

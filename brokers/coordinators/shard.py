@@ -257,6 +257,12 @@ class CoordinatorShard(ABC, Generic[StateT, ContextT]):
         self.watch(waiting)
         return await waiting
 
+    async def settled(self) -> None:
+        """What was read from the state just now is durable. Raises what a client is to see where it is lost."""
+        error = await self.barrier()
+        if error is not ErrorCode.none:
+            raise KafkaError(error)
+
     def watch(self, waiting: asyncio.Future[ErrorCode]) -> None:
         """Answer the client in time, whatever becomes of the write (CORRECTNESS 20)."""
         watched = self._watched

@@ -8,6 +8,7 @@ the state machine ran ahead of the log: whoever gets it first drops the state (C
 from __future__ import annotations
 
 import enum
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -108,10 +109,12 @@ class Writer:
         timestamp: int,
         settled: Settled,
         transaction: InTransaction | None = None,
+        whole: bool = False,
     ) -> None:
-        """Append `records`; `settled` is called before this returns when they are refused."""
+        """Append `records`; `settled` is called before this returns when they are refused. `whole`: in one batch,
+        so that all of them count or none; more than a batch holds are refused."""
         assert records
-        bytes_max = min(BATCH_BYTES_TARGET, self._log.config.max_message_bytes)
+        bytes_max = sys.maxsize if whole else min(BATCH_BYTES_TARGET, self._log.config.max_message_bytes)
         self._write(_batches(records, timestamp, bytes_max, transaction), settled)
 
     def end_transaction(self, ending: Ending, timestamp: int, settled: Settled) -> None:

@@ -15,19 +15,18 @@ from kio.schema.errors import ErrorCode
 from brokers.coordinators.fields import Record
 from brokers.errors import KafkaError
 from brokers.groups.classic_group import ClassicGroup
+from brokers.groups.group import Group, GroupType
 from brokers.groups.messages import GroupState
 from brokers.groups.offset_requests import existing_group, revive, write
-from brokers.groups.records import group_key, offset_key
+from brokers.groups.records import offset_key
 from brokers.groups.shard import Shard
-
-CLASSIC = "classic"
 
 
 class GroupListing(NamedTuple):
     group_id: str
     protocol_type: str
     state: str
-    type: str = CLASSIC
+    type: str = GroupType.CLASSIC.value
 
 
 class DescribedMember(NamedTuple):
@@ -50,25 +49,24 @@ class GroupDescription(NamedTuple):
 
 
 def listing(shard: Shard, states: frozenset[str], types: frozenset[str]) -> list[GroupListing]:
-    """Groups in any of the states (lower case; none: all) and types (lower case; none: all)."""
-    if types and CLASSIC not in types:
-        return []
+    """Groups in any of the states (lower case; none: all) and types (lower case; none: all). To be shown once what is
+    in flight now is durable."""
     return [
-        GroupListing(group.group_id, group.protocol_type or "", group.durable_state.value)
+        GroupListing(group.group_id, group.shown_protocol_type, group.shown_state, group.group_type.value)
         for group in shard.state.visible()
-        if not states or group.durable_state.value.lower() in states
+        if (not types or group.group_type.value in types) and (not states or group.shown_state.lower() in states)
     ]
 
 
 def describe(shard: Shard, group_id: str) -> GroupDescription:
     """GROUP_ID_NOT_FOUND in the description of one that is not there: older versions hide it."""
     group = shard.state.visible_group(group_id)
-    if group is None:
+    if not isinstance(group, ClassicGroup):
         return GroupDescription(
             group_id,
             GroupState.DEAD.value,
             error=ErrorCode.group_id_not_found,
-            message=f"Group {group_id} not found.",
+            message=f"Group {group_id} {'not found' if group is None else 'is not a classic group'}.",
         )
     stable = group.durable_state is GroupState.STABLE
     protocol = (group.protocol_name or "") if stable else ""
@@ -90,33 +88,35 @@ def describe(shard: Shard, group_id: str) -> GroupDescription:
 async def delete_groups(shard: Shard, group_ids: Sequence[str]) -> dict[str, ErrorCode]:
     """Each group on its own; all tombstones in one go."""
     results: dict[str, ErrorCode] = {}
-    doomed: list[ClassicGroup] = []
+    doomed: list[Group] = []
     for group_id in group_ids:
         try:
             group = await existing_group(shard, group_id)
         except KafkaError as refusal:
             results[group_id] = refusal.code
             continue
-        if group.state is GroupState.EMPTY:
+        if group.is_empty:
             doomed.append(group)
         else:
             results[group_id] = ErrorCode.non_empty_group
     # A wait above may have let others in: what is not as it was is not deleted.
     records: list[Record] = []
-    dying: list[ClassicGroup] = []
+    deleted = 0
+    dying: list[Group] = []
     for group in doomed:
-        if group.state is not GroupState.EMPTY or shard.state.groups.get(group.group_id) is not group:
+        if not group.is_empty or shard.state.groups.get(group.group_id) is not group:
             results[group.group_id] = ErrorCode.coordinator_not_available
             continue
-        records += shard.state.offsets.tombstones(group.group_id)
-        records.append(Record(group_key(group.group_id), None))
+        offsets = shard.state.offsets.tombstones(group.group_id)
+        deleted += len(offsets)
+        records += offsets + group.tombstones()
         group.kill()
         dying.append(group)
     if dying:
         error = await write(shard, records)
         results.update((group.group_id, error) for group in dying)
         if error is ErrorCode.none:
-            shard.context.stats.deletions.inc(len(records) - len(dying))
+            shard.context.stats.deletions.inc(deleted)
         else:
             revive(shard, dying)
     return results

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 
 from kio.schema.errors import ErrorCode
 
+from brokers.coordinators.fields import Record
+from brokers.groups.group import CommitRequest, commit_time
 from brokers.groups.membership import Member
 from brokers.groups.messages import (
     CONSUMER_PROTOCOL,
@@ -32,7 +34,7 @@ from brokers.groups.messages import (
     Token,
 )
 from brokers.groups.rebalance import Rebalance
-from brokers.groups.records import GroupValue
+from brokers.groups.records import GroupValue, group_key
 
 
 class ClassicGroup(Rebalance):
@@ -60,6 +62,21 @@ class ClassicGroup(Rebalance):
             group.members.leader = value.leader if value.leader in group.members.members else group.members.leader
         group.subscribed_topics = group._read_subscriptions()
         return group
+
+    def become_stable(self, generation: int, protocol_type: str) -> None:
+        """Its members came from a group of another protocol, in the middle of their work."""
+        self.generation = generation
+        self.protocol_type = protocol_type
+        self.protocol_name = self.members.select_protocol()
+        self.state = GroupState.STABLE
+        self.subscribed_topics = self._read_subscriptions()
+
+    def take_over(self, now: Instant, stale: bool) -> Effects:
+        """After `become_stable`: sessions start. `stale`: what members have is not what they should."""
+        effects = self.activate(now)
+        if stale and self.state is GroupState.STABLE:
+            self._prepare(now, effects)
+        return effects
 
     def activate(self, now: Instant) -> Effects:
         """After loading: sessions start; a group over the size limit (which was lowered) rebalances."""
@@ -313,16 +330,11 @@ class ClassicGroup(Rebalance):
 
     # --- offsets -------------------------------------------------------------------------------
 
-    def validate_offset_commit(
-        self,
-        member_id: str,
-        generation: int,
-        group_instance_id: str | None,
-        now: Instant,
-        transactional: bool = False,
-    ) -> ErrorCode:
-        """Whether a commit of this sender is taken. A member's commit keeps its session. A transactional one need not
-        name a member, and may come during a rebalance: its fate is the transaction's."""
+    def validate_offset_commit(self, request: CommitRequest, now: Instant) -> ErrorCode:
+        """A member's commit keeps its session. A transactional one need not name a member, and may come during a
+        rebalance: its fate is the transaction's."""
+        _, member_id, generation, group_instance_id = request.sender
+        transactional = request.transactional
         if self.state is GroupState.DEAD:
             return ErrorCode.coordinator_not_available
         if generation < 0 and self.state is GroupState.EMPTY:
@@ -340,9 +352,16 @@ class ClassicGroup(Rebalance):
         self._touch(self.members.members[member_id], now)
         return ErrorCode.none
 
+    def validate_offset_fetch(self, member_id: str | None, member_epoch: int) -> ErrorCode:
+        return ErrorCode.none
+
     @property
     def is_consumer_group(self) -> bool:
         return self.protocol_type == CONSUMER_PROTOCOL
+
+    @property
+    def offsets_are_deletable(self) -> bool:
+        return self.state is GroupState.EMPTY or self.is_consumer_group
 
     def subscribes_to(self, topic: str) -> bool:
         """A consumer group whose subscriptions cannot be read is taken to subscribe to everything."""
@@ -351,15 +370,30 @@ class ClassicGroup(Rebalance):
     def expiry_base(self) -> Callable[[int], int] | None:
         """From which time an offset's retention counts, given its commit time; None: offsets do not expire now."""
         if self.protocol_type is None:
-            return _commit_time
+            return commit_time
         if self.state is GroupState.EMPTY:
             since = self.state_timestamp
-            return _commit_time if since < 0 else lambda _: since
+            return commit_time if since < 0 else lambda _: since
         if self.is_consumer_group and self.subscribed_topics is not None and self.state is GroupState.STABLE:
-            return _commit_time
+            return commit_time
         return None
 
     # --- end -----------------------------------------------------------------------------------
+
+    @property
+    def is_empty(self) -> bool:
+        return self.state is GroupState.EMPTY
+
+    @property
+    def is_dead(self) -> bool:
+        return self.state is GroupState.DEAD
+
+    @property
+    def is_promised(self) -> bool:
+        return bool(self.members.pending_join)
+
+    def tombstones(self) -> list[Record]:
+        return [Record(group_key(self.group_id), None)]
 
     def kill(self, error: ErrorCode | None = None) -> Effects:
         """DEAD: being deleted, or no longer led here (then waiting requests get `error`)."""
@@ -382,10 +416,14 @@ class ClassicGroup(Rebalance):
         """What readers may see: a deletion shows once its tombstone is durable, and then the group is gone."""
         return self.previous_state if self.state is GroupState.DEAD else self.state
 
+    @property
+    def shown_state(self) -> str:
+        return self.durable_state.value
+
+    @property
+    def shown_protocol_type(self) -> str:
+        return self.protocol_type or ""
+
 
 def _differs(asked: str | None, actual: str | None) -> bool:
     return asked is not None and actual is not None and asked != actual
-
-
-def _commit_time(commit_timestamp: int) -> int:
-    return commit_timestamp

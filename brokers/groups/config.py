@@ -2,11 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from brokers.groups.messages import GroupTimeouts
 
 OFFSETS_TOPIC = "__consumer_offsets"
+
+
+class MigrationPolicy(enum.Enum):
+    """Which way a group with members may go from one protocol to the other."""
+
+    DISABLED = "disabled"
+    UPGRADE = "upgrade"
+    DOWNGRADE = "downgrade"
+    BIDIRECTIONAL = "bidirectional"
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerConfig:
+    """Of the consumer protocol (KIP-848): the broker's `group.consumer.*`, or a group's own over them."""
+
+    session_timeout_ms: int = 45_000
+    heartbeat_interval_ms: int = 5_000
+    assignment_interval_ms: int = 1_000
+    max_size: int = 2**31 - 1
+    assignors: tuple[str, ...] = ("uniform", "range")
+    """The first is the default."""
+    migration_policy: MigrationPolicy = MigrationPolicy.BIDIRECTIONAL
+    regex_refresh_interval_ms: int = 600_000
+    classic_size_max: int = 2**31 - 1
+    """group.max.size: of a group that goes back to the classic protocol."""
+
+    def with_group(self, own: Mapping[str, int]) -> ConsumerConfig:
+        """With a group's own configs, by their names without "consumer."."""
+        return replace(
+            self,
+            session_timeout_ms=own.get("session.timeout.ms", self.session_timeout_ms),
+            heartbeat_interval_ms=own.get("heartbeat.interval.ms", self.heartbeat_interval_ms),
+            assignment_interval_ms=own.get("assignment.interval.ms", self.assignment_interval_ms),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +66,7 @@ class GroupConfig:
     """group.initial.rebalance.delay.ms"""
     group_max_size: int = 2**31 - 1
     """group.max.size"""
+    consumer: ConsumerConfig = field(default_factory=ConsumerConfig)
 
     @property
     def timeouts(self) -> GroupTimeouts:

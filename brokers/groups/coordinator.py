@@ -20,11 +20,13 @@ from brokers.coordinators.shard import ShardState
 from brokers.coordinators.timers import Timers
 from brokers.coordinators.writer import Ending, InTransaction
 from brokers.errors import KafkaError
-from brokers.groups import admin, offset_requests
+from brokers.groups import admin, consumer_requests, offset_requests
 from brokers.groups.admin import GroupDescription, GroupListing
 from brokers.groups.config import OFFSETS_TOPIC, GroupConfig
+from brokers.groups.consumer.group import ConsumerGroup
+from brokers.groups.consumer.messages import ConsumerGroupDescription, HeartbeatAnswer, HeartbeatRequest
+from brokers.groups.group import CommitRequest, GroupType, Sender
 from brokers.groups.messages import (
-    GroupState,
     JoinAnswer,
     JoinRequest,
     LeaveAnswer,
@@ -32,10 +34,11 @@ from brokers.groups.messages import (
     SyncAnswer,
     SyncRequest,
 )
-from brokers.groups.offset_requests import Fetched, Sender
+from brokers.groups.offset_requests import Fetched
 from brokers.groups.offsets import PartitionResult, TopicCommit
 from brokers.groups.shard import GroupContext, Shard
 from brokers.groups.stats import GroupStats
+from brokers.groups.world import GroupWorld
 from brokers.records.batch import NO_SEQUENCE
 from metadata.image import ClusterImage, NodeImage
 from s3stream.metrics import Metrics
@@ -66,7 +69,10 @@ class GroupCoordinator:
         self._active = False
         stats = GroupStats(metrics)
         stats.watch_groups(self._count)
-        self._context = GroupContext(clock, tasks, self._timers, stats, config.commit_timeout_ms, config, self._new_id)
+        self._world = GroupWorld(cluster, config.consumer)
+        self._context = GroupContext(
+            clock, tasks, self._timers, stats, config.commit_timeout_ms, config, self._new_id, self._world
+        )
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -93,7 +99,8 @@ class GroupCoordinator:
             shard.close()
 
     def image_changed(self, before: ClusterImage, after: ClusterImage) -> None:
-        """Offsets of deleted topics are deleted, by the shards led here."""
+        """Groups see the topics as they are now; offsets of deleted topics are deleted, by the shards led here."""
+        self._world.image_changed(before, after)
         gone = {
             topic.name: topic.topic_id
             for topic in before.topics.values()
@@ -115,8 +122,8 @@ class GroupCoordinator:
     def _new_id(self) -> str:
         return str(UUID(int=self._random.getrandbits(128), version=4))
 
-    def _count(self, state: GroupState) -> int:
-        return sum(shard.state.count(state) for shard in self._shards.values())
+    def _count(self, group_type: GroupType, state: str) -> int:
+        return sum(shard.state.count(group_type, state) for shard in self._shards.values())
 
     # --- routing -------------------------------------------------------------------------------
 
@@ -145,6 +152,17 @@ class GroupCoordinator:
 
     # --- members -------------------------------------------------------------------------------
 
+    @property
+    def consumer_assignors(self) -> tuple[str, ...]:
+        return self._config.consumer.assignors
+
+    async def consumer_heartbeat(self, group_id: str, request: HeartbeatRequest) -> HeartbeatAnswer:
+        """Raises KafkaError."""
+        names = (request.member_id, request.client_id, request.client_host, *consumer_requests.texts(request))
+        if any(too_long(name, GENERATED_ID_BYTES) for name in names):
+            raise KafkaError(ErrorCode.invalid_request)
+        return await consumer_requests.heartbeat(self._member_shard(group_id), group_id, request)
+
     async def join(self, group_id: str, request: JoinRequest) -> JoinAnswer:
         shard = self._member_shard(group_id)
         config = self._config
@@ -153,26 +171,39 @@ class GroupCoordinator:
         names = (request.client_id, request.group_instance_id or "", request.protocol_type, request.client_host)
         if any(too_long(name, GENERATED_ID_BYTES) for name in (*names, *(p.name for p in request.protocols))):
             raise KafkaError(ErrorCode.invalid_request)
+        group = shard.state.groups.get(group_id)
+        if isinstance(group, ConsumerGroup):
+            return await consumer_requests.join(shard, group, request)
         return await shard.join(group_id, request)
 
     async def sync(self, group_id: str, request: SyncRequest) -> SyncAnswer:
-        return await self._member_shard(group_id).sync(group_id, request)
+        shard = self._member_shard(group_id)
+        group = shard.state.groups.get(group_id)
+        if isinstance(group, ConsumerGroup):
+            return await consumer_requests.sync(shard, group, request)
+        return await shard.sync(group_id, request)
 
-    def heartbeat(self, group_id: str, member_id: str, generation: int, instance_id: str | None) -> ErrorCode:
-        return self._member_shard(group_id).heartbeat(group_id, member_id, generation, instance_id)
+    async def heartbeat(self, group_id: str, member_id: str, generation: int, instance_id: str | None) -> ErrorCode:
+        shard = self._member_shard(group_id)
+        group = shard.state.groups.get(group_id)
+        if isinstance(group, ConsumerGroup):
+            return await consumer_requests.classic_heartbeat(shard, group, member_id, generation, instance_id)
+        return shard.heartbeat(group_id, member_id, generation, instance_id)
 
     async def leave(self, group_id: str, leaving: Sequence[LeaveMember]) -> list[LeaveAnswer]:
-        return await self._member_shard(group_id).leave(group_id, leaving)
+        shard = self._member_shard(group_id)
+        group = shard.state.groups.get(group_id)
+        if isinstance(group, ConsumerGroup):
+            return await consumer_requests.leave(shard, group, leaving)
+        return await shard.leave(group_id, leaving)
 
     # --- offsets -------------------------------------------------------------------------------
 
-    async def commit_offsets(
-        self, sender: Sender, topics: Sequence[TopicCommit], retention_ms: int, knows_not_found: bool
-    ) -> list[PartitionResult]:
-        if too_long(sender.group_id):
+    async def commit_offsets(self, request: CommitRequest, retention_ms: int) -> list[PartitionResult]:
+        group_id = request.sender.group_id
+        if too_long(group_id):
             raise KafkaError(ErrorCode.invalid_group_id)
-        shard = self._shard(sender.group_id)
-        return await offset_requests.commit(shard, sender, topics, retention_ms, knows_not_found)
+        return await offset_requests.commit(self._shard(group_id), request, retention_ms)
 
     async def commit_in_transaction(
         self,
@@ -205,9 +236,15 @@ class GroupCoordinator:
         return shard.end_transaction(ending)
 
     async def fetch_offsets(
-        self, group_id: str, topics: Mapping[str, tuple[UUID, Sequence[int]]] | None, require_stable: bool
+        self,
+        group_id: str,
+        topics: Mapping[str, tuple[UUID, Sequence[int]]] | None,
+        require_stable: bool,
+        member_id: str | None = None,
+        member_epoch: int = -1,
     ) -> dict[str, dict[int, Fetched]]:
-        return await offset_requests.fetch(self._shard(group_id), group_id, topics, require_stable)
+        shard = self._shard(group_id)
+        return await offset_requests.fetch(shard, group_id, topics, require_stable, member_id, member_epoch)
 
     async def delete_offsets(self, group_id: str, topics: Mapping[str, Sequence[int]]) -> list[PartitionResult]:
         return await offset_requests.delete(self._member_shard(group_id), group_id, topics)
@@ -224,6 +261,16 @@ class GroupCoordinator:
                 shard.require_active()
                 listings += admin.listing(shard, states, types)
         return listings
+
+    async def settled(self) -> None:
+        """What was listed just now is durable. Raises what a client is to see where some of it is lost."""
+        for shard in list(self._shards.values()):
+            if shard.status is ShardState.ACTIVE:
+                await shard.settled()
+
+    async def describe_consumer(self, group_id: str) -> ConsumerGroupDescription:
+        """Raises KafkaError."""
+        return await consumer_requests.describe(self._member_shard(group_id), group_id)
 
     def describe(self, group_id: str) -> GroupDescription:
         shard = self._shard(group_id)

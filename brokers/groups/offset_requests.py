@@ -7,7 +7,7 @@ Invariant: a commit or deletion answers after its records are durable; a fetch s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 from uuid import UUID
 
 from kio.schema.errors import ErrorCode
@@ -16,10 +16,10 @@ from brokers.coordinators.fields import Record
 from brokers.coordinators.shard import ShardState
 from brokers.coordinators.writer import InTransaction
 from brokers.errors import KafkaError
-from brokers.groups.classic_group import ClassicGroup
-from brokers.groups.messages import GroupState
+from brokers.groups.group import CommitRequest, Group, Sender
+from brokers.groups.modern.topics import Topics
 from brokers.groups.offsets import NO_RETENTION, OffsetStore, PartitionResult, TopicCommit, commit_records, matches
-from brokers.groups.records import OffsetKey, OffsetValue, decode_key, group_key
+from brokers.groups.records import OffsetKey, OffsetValue, decode_key
 from brokers.groups.shard import Shard
 
 EXPIRY_SLICE = 1_000
@@ -30,71 +30,72 @@ Fetched: TypeAlias = "OffsetValue | ErrorCode | None"
 """A committed offset, or why it is not told."""
 
 
-class Sender(NamedTuple):
-    """Who commits. A simple consumer or an admin client: generation -1, no member id."""
-
-    group_id: str
-    member_id: str = ""
-    generation: int = -1
-    group_instance_id: str | None = None
-
-
-async def commit(
-    shard: Shard, sender: Sender, topics: Sequence[TopicCommit], retention_ms: int, knows_not_found: bool
-) -> list[PartitionResult]:
-    """Raises KafkaError where the commit is refused as a whole.
-
-    `knows_not_found`: OffsetCommit v9 and newer tell GROUP_ID_NOT_FOUND from ILLEGAL_GENERATION.
-    """
-    return await _commit(shard, sender, topics, retention_ms, knows_not_found, None)
+async def commit(shard: Shard, request: CommitRequest, retention_ms: int) -> list[PartitionResult]:
+    """Raises KafkaError where the commit is refused as a whole."""
+    return await _commit(shard, request, retention_ms, None)
 
 
 async def commit_in_transaction(
     shard: Shard, sender: Sender, topics: Sequence[TopicCommit], transaction: InTransaction
 ) -> list[PartitionResult]:
     """As `commit`; what is stored counts from the transaction's commit marker on."""
-    return await _commit(shard, sender, topics, NO_RETENTION, False, transaction)
+    request = CommitRequest(sender, topics, transactional=True, knows_epochs=False)
+    return await _commit(shard, request, NO_RETENTION, transaction)
 
 
 async def _commit(
-    shard: Shard,
-    sender: Sender,
-    topics: Sequence[TopicCommit],
-    retention_ms: int,
-    knows_not_found: bool,
-    transaction: InTransaction | None,
+    shard: Shard, request: CommitRequest, retention_ms: int, transaction: InTransaction | None
 ) -> list[PartitionResult]:
     shard.require_active()
+    sender = request.sender
     group = shard.state.groups.get(sender.group_id)
     now = shard.context.instant()
     if group is not None:
-        error = group.validate_offset_commit(
-            sender.member_id, sender.generation, sender.group_instance_id, now, transaction is not None
-        )
+        error = group.validate_offset_commit(_with_ids(request, shard.context.world.topics), now)
         shard.arm(group)
     elif sender.generation < 0:
         error = ErrorCode.none
     else:
-        error = ErrorCode.group_id_not_found if knows_not_found else ErrorCode.illegal_generation
+        error = ErrorCode.group_id_not_found if request.knows_epochs else ErrorCode.illegal_generation
     if error is not ErrorCode.none:
         raise KafkaError(error)
-    config = shard.context.config
-    records, results = commit_records(sender.group_id, topics, now.wall_ms, retention_ms, config.offset_metadata_max)
+    limit = shard.context.config.offset_metadata_max
+    records, results = commit_records(sender.group_id, request.topics, now.wall_ms, retention_ms, limit)
     if records:
         await _persist(shard, records, transaction)
         shard.context.stats.commits.inc(len(records))
     return results
 
 
+def _with_ids(request: CommitRequest, topics: Topics) -> CommitRequest:
+    """Transactional commits name topics alone; assignments know ids."""
+    if not request.transactional:
+        return request
+    named = ((commit, topics.named(commit.topic)) for commit in request.topics)
+    return request._replace(
+        topics=[commit if topic is None else commit._replace(topic_id=topic.topic_id) for commit, topic in named]
+    )
+
+
 async def fetch(
-    shard: Shard, group_id: str, topics: Mapping[str, tuple[UUID, Sequence[int]]] | None, require_stable: bool
+    shard: Shard,
+    group_id: str,
+    topics: Mapping[str, tuple[UUID, Sequence[int]]] | None,
+    require_stable: bool,
+    member_id: str | None = None,
+    member_epoch: int = -1,
 ) -> dict[str, dict[int, Fetched]]:
     """Offsets by topic and partition; None where there is none. `topics` None: all that the group has.
 
     `require_stable` waits for what is in flight for this group, and tells of offsets that an open transaction may
-    change. Raises KafkaError.
+    change. A member of a consumer group names itself. Raises KafkaError.
     """
     shard.require_active()
+    group = shard.state.visible_group(group_id)
+    if group is not None:
+        refusal = group.validate_offset_fetch(member_id, member_epoch)
+        if refusal is not ErrorCode.none:
+            raise KafkaError(refusal)
     if require_stable and shard.state.offsets.in_flight(group_id):
         error = await shard.barrier()
         if error is not ErrorCode.none:
@@ -124,7 +125,7 @@ async def delete(shard: Shard, group_id: str, topics: Mapping[str, Sequence[int]
     """Raises KafkaError where the deletion is refused as a whole."""
     shard.require_active()
     group = await existing_group(shard, group_id)
-    if group.state is not GroupState.EMPTY and not group.is_consumer_group:
+    if not group.offsets_are_deletable:
         raise KafkaError(ErrorCode.non_empty_group)
     records: list[Record] = []
     results: list[PartitionResult] = []
@@ -139,14 +140,14 @@ async def delete(shard: Shard, group_id: str, topics: Mapping[str, Sequence[int]
     return results
 
 
-async def existing_group(shard: Shard, group_id: str) -> ClassicGroup:
+async def existing_group(shard: Shard, group_id: str) -> Group:
     """The group; GROUP_ID_NOT_FOUND only once that is durably so."""
     group = shard.state.groups.get(group_id)
-    if group is not None and group.state is GroupState.DEAD:
+    if group is not None and group.is_dead:
         await shard.barrier()
         shard.require_active()
         group = shard.state.groups.get(group_id)
-    if group is None or group.state is GroupState.DEAD:
+    if group is None or group.is_dead:
         raise KafkaError(ErrorCode.group_id_not_found, f"Group {group_id} not found.")
     return group
 
@@ -154,7 +155,7 @@ async def existing_group(shard: Shard, group_id: str) -> ClassicGroup:
 async def expire(shard: Shard) -> None:
     """Write tombstones for expired offsets, and for empty groups that have none left."""
     records: list[Record] = []
-    dying: list[ClassicGroup] = []
+    dying: list[Group] = []
     for group_id in list(shard.state.groups):
         group = shard.state.groups.get(group_id)
         if group is not None and shard.status is ShardState.ACTIVE:
@@ -166,7 +167,7 @@ async def expire(shard: Shard) -> None:
         await _write_expired(shard, records, dying)
 
 
-def _gather_expired(shard: Shard, group: ClassicGroup, records: list[Record], dying: list[ClassicGroup]) -> None:
+def _gather_expired(shard: Shard, group: Group, records: list[Record], dying: list[Group]) -> None:
     base = group.expiry_base()
     store, group_id = shard.state.offsets, group.group_id
     if base is None and store.durable(group_id):
@@ -179,27 +180,27 @@ def _gather_expired(shard: Shard, group: ClassicGroup, records: list[Record], dy
         group.subscribes_to,
     )
     records += expired
-    promised = group_id in shard.state.unseen or group.members.pending_join
-    if nothing_left and group.state is GroupState.EMPTY and not promised:
-        records.append(Record(group_key(group_id), None))
+    promised = group_id in shard.state.unseen or group.is_promised
+    if nothing_left and group.is_empty and not promised:
+        records += group.tombstones()
         group.kill()
         dying.append(group)
 
 
-async def _write_expired(shard: Shard, records: list[Record], dying: list[ClassicGroup]) -> None:
+async def _write_expired(shard: Shard, records: list[Record], dying: list[Group]) -> None:
     if shard.status is not ShardState.ACTIVE:
         return
     error = await write(shard, records)
     if error is ErrorCode.none:
-        shard.context.stats.expirations.inc(len(records) - len(dying))
+        shard.context.stats.expirations.inc(sum(isinstance(decode_key(r.key), OffsetKey) for r in records))
     else:
         revive(shard, dying)
 
 
-def revive(shard: Shard, groups: Iterable[ClassicGroup]) -> None:
+def revive(shard: Shard, groups: Iterable[Group]) -> None:
     """The log took no tombstone: groups of the state as it is now are there again."""
     for group in groups:
-        if shard.state.groups.get(group.group_id) is group and group.state is GroupState.DEAD:
+        if shard.state.groups.get(group.group_id) is group and group.is_dead:
             group.revive()
             shard.arm(group)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from kio.schema.errors import ErrorCode
 
+from brokers.groups.group import Group, GroupType
 from brokers.groups.membership import NEVER, Member, Membership
 from brokers.groups.messages import (
     Effects,
@@ -33,9 +34,12 @@ _VALID_PREVIOUS: dict[GroupState, tuple[GroupState, ...]] = {
 }
 
 
-class Rebalance:
+class Rebalance(Group):
+    group_type = GroupType.CLASSIC
+    wake_at: float = NEVER
+
     def __init__(self, group_id: str, timeouts: GroupTimeouts, wall_ms: int) -> None:
-        self.group_id = group_id
+        super().__init__(group_id)
         self.timeouts = timeouts
         self.members = Membership()
         self.state = GroupState.EMPTY
@@ -48,9 +52,6 @@ class Rebalance:
         """None: not a consumer group, or its subscriptions cannot be read."""
         self.rebalances = 0
         """Generations that became stable."""
-        self.wake_at = NEVER
-        self.armed_at = NEVER
-        """When the timer that whoever runs this group has set will fire."""
         self._join_deadline = NEVER
         self._sync_deadline = NEVER
         self._initial_remaining_ms: float | None = None

@@ -1,8 +1,8 @@
 """The coordinator of one __consumer_offsets partition led here: its groups' effects, its timers, members' requests.
 
-Owns: carrying out what the state machines ask for.
-Does not own: loading, writing, snapshots (coordinators/shard.py), the rules (classic_group.py, offsets.py), offset and
-admin requests (offset_requests.py, admin.py).
+Owns: carrying out what the state machines ask for, requests of classic groups.
+Does not own: loading, writing, snapshots (coordinators/shard.py), the rules (classic_group.py, offsets.py, consumer/),
+requests of consumer groups, about offsets and of operators (consumer_requests.py, offset_requests.py, admin.py).
 Invariant: no answer that depends on a record leaves before the record is durable (CORRECTNESS 6).
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import structlog
 from kio.schema.errors import ErrorCode
@@ -21,8 +22,12 @@ from brokers.coordinators.shard import CoordinatorShard, ShardContext, ShardStat
 from brokers.coordinators.snapshot import DurableMap
 from brokers.coordinators.writer import Outcome
 from brokers.errors import KafkaError
+from brokers.groups import record_types
 from brokers.groups.classic_group import ClassicGroup
-from brokers.groups.config import GroupConfig
+from brokers.groups.config import ConsumerConfig, GroupConfig
+from brokers.groups.consumer import departure
+from brokers.groups.consumer.group import ConsumerGroup
+from brokers.groups.group import Group
 from brokers.groups.membership import NEVER
 from brokers.groups.messages import (
     UNKNOWN_MEMBER_ID,
@@ -37,11 +42,30 @@ from brokers.groups.messages import (
     SyncAnswer,
     SyncRequest,
 )
+from brokers.groups.modern.change import Change
+from brokers.groups.modern.deadlines import Wait
+from brokers.groups.modern.terms import Terms
+from brokers.groups.modern.topics import Topics
 from brokers.groups.records import encode_group, group_key
 from brokers.groups.state import State
 from brokers.groups.stats import GroupStats
 
 log = structlog.get_logger(__name__)
+
+A = TypeVar("A")
+
+FENCE_RETRY_MS = 5_000
+"""A late member whose removal the log refused is looked at again after that."""
+
+
+class World(Protocol):
+    """What groups know of the cluster."""
+
+    @property
+    def topics(self) -> Topics: ...
+
+    def consumer_config(self, group_id: str) -> ConsumerConfig:
+        """The broker's, with the group's own over it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +75,7 @@ class GroupContext(ShardContext):
     stats: GroupStats
     config: GroupConfig
     new_id: Callable[[], str]
+    world: World
 
     def instant(self) -> Instant:
         return Instant(self.timers.now(), self.clock.now_ms())
@@ -63,7 +88,11 @@ class Shard(CoordinatorShard[State, GroupContext]):
     def _activated(self) -> None:
         now = self.context.instant()
         for group in list(self.state.groups.values()):
-            self.run(group, group.activate(now))
+            if isinstance(group, ClassicGroup):
+                self.run(group, group.activate(now))
+            elif isinstance(group, ConsumerGroup):
+                group.activate(now, self.context.world.consumer_config(group.group_id).session_timeout_ms)
+                self.arm(group)
 
     def _abandoned(self) -> None:
         for group in self.state.groups.values():
@@ -106,24 +135,99 @@ class Shard(CoordinatorShard[State, GroupContext]):
 
         self.write([Record(group_key(group.group_id), encode_group(store.value))], settled)
 
-    def arm(self, group: ClassicGroup) -> None:
+    # --- modern groups -------------------------------------------------------------------------
+
+    def terms(self, group_id: str) -> Terms:
+        world = self.context.world
+        return Terms(self.context.instant(), world.topics, world.consumer_config(group_id))
+
+    def perform(self, group: Group, change: Change[Any]) -> asyncio.Future[ErrorCode]:
+        """Append a change's records now, and let the group have them unless the log refuses them; the future has the
+        error a client is to see, once everything that the answer rests on is durable."""
+        records = [*change.conversion, *map(record_types.encode, change.records)]
+        waiting: asyncio.Future[ErrorCode] = asyncio.get_running_loop().create_future()
+        refused = False
+
+        def settled(outcome: Outcome, error: ErrorCode) -> None:
+            nonlocal refused
+            refused = outcome is not Outcome.DURABLE
+            resolve(waiting, client_error(error))
+
+        if records:
+            self.writer.write(records, self.context.clock.now_ms(), settled, whole=True)
+        else:
+            self.writer.barrier(settled)
+        if refused:
+            log.warning("group records refused", group=group.group_id, records=len(records))
+            return waiting
+        self._take(group, change)
+        self.watch(waiting)
+        return waiting
+
+    def _take(self, group: Group, change: Change[Any]) -> None:
+        if change.becomes is not None:
+            log.info("group has another protocol", group=group.group_id, type=change.becomes.group_type.value)
+            # A classic group's members are told to come again: to the group that it is now.
+            self._answer(group.kill(ErrorCode.rebalance_in_progress))
+        self.state.take(group, change)
+        effects = change.accepted()
+        found = group if change.becomes is None else change.becomes
+        if effects is not None and isinstance(found, ClassicGroup):
+            self.run(found, effects)
+        else:
+            self.arm(found)
+
+    async def carry_out(self, group: Group, change: Change[A]) -> A:
+        """The change's answer, once what it rests on is durable. Raises KafkaError."""
+        error = await self.perform(group, change)
+        if error is not ErrorCode.none:
+            raise KafkaError(error)
+        return change.answer
+
+    # --- timers --------------------------------------------------------------------------------
+
+    def arm(self, group: Group) -> None:
         """One timer per group: at its earliest deadline, or before."""
         when = group.wake_at
         if when < group.armed_at:
             group.armed_at = when
             self.context.timers.at(when, lambda: self._wake(group, when))
 
-    def _wake(self, group: ClassicGroup, when: float) -> None:
+    def _wake(self, group: Group, when: float) -> None:
         if group.armed_at != when or self.state.groups.get(group.group_id) is not group:
             return  # an earlier timer took its place, or the group has gone
         group.armed_at = NEVER
-        self.run(group, group.expire(self.context.instant()))
+        if isinstance(group, ClassicGroup):
+            self.run(group, group.expire(self.context.instant()))
+        elif isinstance(group, ConsumerGroup):
+            self._expire(group)
+
+    def _expire(self, group: ConsumerGroup) -> None:
+        """Members that were not heard of are fenced."""
+        now = self.context.instant()
+        late = group.deadlines.due(now.ticks)
+        for member_id, wait in late:
+            log.info("member is fenced", group=group.group_id, member=member_id, reason=wait.value)
+        late_ids = dict.fromkeys(member_id for member_id, _ in late)
+        gone = [group.members[member_id] for member_id in late_ids if member_id in group.members]
+        if gone and not group.is_dead:
+            change = departure.fence(group, gone, self.terms(group.group_id), None, self.new_classic_group)
+            refused = self.perform(group, change)
+            if not refused.done() or refused.result() is ErrorCode.none:
+                return
+        for member in gone:
+            group.deadlines.set(member.member_id, Wait.SESSION, now.ticks + FENCE_RETRY_MS)
+        self.arm(group)
+
+    def new_classic_group(self, group_id: str) -> ClassicGroup:
+        """One that is in no state yet: what a group of another protocol becomes."""
+        return ClassicGroup(group_id, self.context.config.timeouts, self.context.new_id, self.context.clock.now_ms())
 
     # --- requests of members -------------------------------------------------------------------
 
     async def join(self, group_id: str, request: JoinRequest) -> JoinAnswer:
         self.require_active()
-        group = self.state.groups.get(group_id)
+        group = self._classic(group_id)
         created = group is None
         if group is None:
             if request.member_id != UNKNOWN_MEMBER_ID:
@@ -138,6 +242,12 @@ class Shard(CoordinatorShard[State, GroupContext]):
         self.run(group, effects)
         return await waiting
 
+    def _classic(self, group_id: str) -> ClassicGroup | None:
+        """Requests for groups of other protocols go elsewhere (coordinator.py)."""
+        group = self.state.groups.get(group_id)
+        assert group is None or isinstance(group, ClassicGroup)
+        return group
+
     def _uncreate(self, group: ClassicGroup, error: ErrorCode) -> Effects:
         self.state.groups.pop(group.group_id, None)
         self.state.unseen.discard(group.group_id)
@@ -145,7 +255,7 @@ class Shard(CoordinatorShard[State, GroupContext]):
 
     async def sync(self, group_id: str, request: SyncRequest) -> SyncAnswer:
         self.require_active()
-        group = self.state.groups.get(group_id)
+        group = self._classic(group_id)
         if group is None:
             return SyncAnswer(ErrorCode.unknown_member_id)
         waiting: asyncio.Future[SyncAnswer] = asyncio.get_running_loop().create_future()
@@ -156,7 +266,7 @@ class Shard(CoordinatorShard[State, GroupContext]):
         if self.status is ShardState.LOADING:
             return ErrorCode.none  # the members may well be there: do not make them rejoin
         self.require_active()
-        group = self.state.groups.get(group_id)
+        group = self._classic(group_id)
         if group is None:
             return ErrorCode.unknown_member_id
         error = group.heartbeat(member_id, generation, instance_id, self.context.instant())
@@ -166,7 +276,7 @@ class Shard(CoordinatorShard[State, GroupContext]):
     async def leave(self, group_id: str, leaving: Sequence[LeaveMember]) -> list[LeaveAnswer]:
         """Raises KafkaError where the request fails as a whole."""
         self.require_active()
-        group = self.state.groups.get(group_id)
+        group = self._classic(group_id)
         if group is None:
             return [LeaveAnswer(m.member_id, m.group_instance_id, ErrorCode.unknown_member_id) for m in leaving]
         if group.state is GroupState.DEAD:

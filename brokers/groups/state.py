@@ -1,8 +1,9 @@
 """What a shard knows: durable records, and the groups and offsets made of them.
 
 Owns: meaning of records. Does not own: appends (writer.py), waiting requests (shard.py).
-Invariant: `durable` and `offsets` hold durable records only. A group's object may run ahead of its record; a group
-that is not durable yet is `unseen`, one whose tombstone is in flight is DEAD, and neither shows to readers.
+Invariant: `durable` and `offsets` hold durable records only. A group's object may run ahead of its record; a classic
+group that is not durable yet is `unseen`, one whose tombstone is in flight is dead, and neither shows to readers. What
+readers are told of a modern group waits for what is in flight (admin.py).
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ from brokers.coordinators.fields import Record
 from brokers.coordinators.snapshot import DurableMap
 from brokers.coordinators.writer import Written
 from brokers.groups.classic_group import ClassicGroup
-from brokers.groups.messages import GroupState, GroupTimeouts
+from brokers.groups.consumer.group import ConsumerGroup
+from brokers.groups.group import Group, GroupType
+from brokers.groups.messages import GroupTimeouts
+from brokers.groups.modern.change import Change, ModernKey
 from brokers.groups.offsets import OffsetStore
+from brokers.groups.record_types import RECORD_TYPES, decode_any_key
 from brokers.groups.records import GroupKey, OffsetKey, decode_group, decode_key, decode_offset
 from brokers.records.batch import NO_PRODUCER_ID
 
@@ -29,7 +34,7 @@ BUILD_SLICE = 1_000
 class State:
     def __init__(self, durable: DurableMap, timeouts: GroupTimeouts, new_id: Callable[[], str]) -> None:
         self.durable = durable
-        self.groups: dict[str, ClassicGroup] = {}
+        self.groups: dict[str, Group] = {}
         self.unseen: set[str] = set()
         self.offsets = OffsetStore()
         self._timeouts = timeouts
@@ -38,9 +43,11 @@ class State:
     def build(self, wall_ms: int) -> Iterator[None]:
         """Groups and offsets from the durable map; yields after every slice. Raises Corrupt."""
         for index, (key, value) in enumerate(self.durable.entries.items()):
-            decoded = decode_key(key)
+            decoded = decode_any_key(key)
             if isinstance(decoded, OffsetKey):
                 self._apply_offset(decoded, value, wall_ms)
+            elif isinstance(decoded, ModernKey):
+                self._modern(decoded).replay(decoded, RECORD_TYPES[decoded.kind].decode(value))
             elif isinstance(decoded, GroupKey):
                 self.groups[decoded.group] = ClassicGroup.load(
                     decoded.group, decode_group(value), self._timeouts, self._new_id
@@ -72,13 +79,21 @@ class State:
     def _apply_records(self, records: Sequence[Record], wall_ms: int) -> None:
         for record in records:
             self.durable.apply(record.key, record.value)
-            key = decode_key(record.key)
+            key = decode_any_key(record.key)
             if isinstance(key, OffsetKey):
                 self._apply_offset(key, record.value, wall_ms)
             elif isinstance(key, GroupKey):
                 self.unseen.discard(key.group)
                 if record.value is None:
-                    self.groups.pop(key.group, None)
+                    self._bury(key.group, GroupType.CLASSIC)
+            elif isinstance(key, ModernKey) and record.value is None and RECORD_TYPES[key.kind].ends_group:
+                self._bury(key.group, RECORD_TYPES[key.kind].group_type)
+
+    def _bury(self, group_id: str, group_type: GroupType) -> None:
+        """The group's last tombstone is durable; by now another of its name may be there, which it became."""
+        group = self.groups.get(group_id)
+        if group is not None and group.is_dead and group.group_type is group_type:
+            del self.groups[group_id]
 
     def _open(self, raw: bytes, producer_id: int, wall_ms: int) -> None:
         """An offset is in an open transaction."""
@@ -109,21 +124,40 @@ class State:
             # Offsets without a group: a simple consumer group, which has no record of its own.
             self.create(group_id, wall_ms)
 
+    def _modern(self, key: ModernKey) -> ConsumerGroup:
+        """The group of a record that is loaded."""
+        group = self.groups.get(key.group)
+        if isinstance(group, ConsumerGroup):
+            return group
+        # Until now its offsets alone were known.
+        made = self.groups[key.group] = ConsumerGroup(key.group)
+        return made
+
+    def take(self, group: Group, change: Change[object]) -> None:
+        """The log has taken a change's records."""
+        found = group if change.becomes is None else change.becomes
+        if change.records or change.conversion:
+            self.unseen.discard(found.group_id)
+            self.groups[found.group_id] = found
+        for record in change.records:
+            assert isinstance(found, ConsumerGroup)
+            found.replay(record.key, record.value)
+
     def create(self, group_id: str, wall_ms: int) -> ClassicGroup:
         group = self.groups[group_id] = ClassicGroup(group_id, self._timeouts, self._new_id, wall_ms)
         return group
 
-    def visible(self) -> Iterator[ClassicGroup]:
+    def visible(self) -> Iterator[Group]:
         """Groups that readers may see."""
         for group_id, group in self.groups.items():
             if group_id not in self.unseen:
                 yield group
 
-    def visible_group(self, group_id: str) -> ClassicGroup | None:
+    def visible_group(self, group_id: str) -> Group | None:
         return None if group_id in self.unseen else self.groups.get(group_id)
 
     def sizes(self) -> Mapping[str, int]:
         return {"groups": len(self.groups), "offsets": self.offsets.count}
 
-    def count(self, state: GroupState) -> int:
-        return sum(group.durable_state is state for group in self.groups.values())
+    def count(self, group_type: GroupType, state: str) -> int:
+        return sum(group.group_type is group_type and group.shown_state == state for group in self.groups.values())

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Final
 
+from brokers.groups.consumer import group as consumer
+from brokers.groups.group import GroupType
 from brokers.groups.messages import GroupState
 from s3stream.metrics import Metrics
+
+_STATES: Final[dict[GroupType, tuple[str, ...]]] = {
+    GroupType.CLASSIC: tuple(state.value for state in GroupState if state is not GroupState.DEAD),
+    GroupType.CONSUMER: (consumer.EMPTY, consumer.ASSIGNING, consumer.RECONCILING, consumer.STABLE),
+}
 
 
 class GroupStats:
@@ -19,12 +28,9 @@ class GroupStats:
         self.snapshots = metrics.counter("ponor_group_coordinator_snapshots_total", "Snapshots made for checkpoints.")
         self.load_seconds = metrics.histogram("ponor_group_coordinator_load_seconds", "Time to load a partition.")
 
-    def watch_groups(self, count: Callable[[GroupState], int]) -> None:
-        """Export the number of groups by state, counted when asked for."""
-        for state in GroupState:
-            if state is not GroupState.DEAD:
-                self._metrics.gauge("ponor_groups", "Groups by state.", read=_reader(count, state), state=state.value)
-
-
-def _reader(count: Callable[[GroupState], int], state: GroupState) -> Callable[[], float]:
-    return lambda: count(state)
+    def watch_groups(self, count: Callable[[GroupType, str], int]) -> None:
+        """Export the number of groups by type and state, counted when asked for."""
+        for group_type, states in _STATES.items():
+            for state in states:
+                read = partial(count, group_type, state)
+                self._metrics.gauge("ponor_groups", "Groups by state.", read=read, state=state, type=group_type.value)

@@ -12,6 +12,10 @@ from datetime import timedelta
 from functools import cache
 from typing import Any
 
+from kio.schema.errors import ErrorCode
+
+from brokers.errors import KafkaError
+from brokers.handlers.services import Services
 from brokers.protocol.messages import NO_TIME, response_class
 from metadata.image import ClusterImage, TopicImage
 
@@ -36,6 +40,14 @@ def _class(api_key: int, version: int, name: str | None) -> tuple[Any, tuple[str
     if name is not None:
         cls = getattr(sys.modules[cls.__module__], name)
     return cls, tuple(field.name for field in fields(cls))
+
+
+def check_protocol(services: Services, protocol: str, feature: str) -> None:
+    """Raises UNSUPPORTED_VERSION where the group protocol is not served: its feature is not finalized, or the broker
+    is told to leave it."""
+    served = services.config.group_coordinator_rebalance_protocols
+    if protocol not in served or services.partitions.image.features.get(feature, 0) < 1:
+        raise KafkaError(ErrorCode.unsupported_version)
 
 
 def topic_of(image: ClusterImage, topic: Any) -> TopicImage | None:

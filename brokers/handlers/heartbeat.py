@@ -13,7 +13,7 @@ from brokers.protocol.messages import NO_TIME
 
 
 async def handle(ctx: RequestContext, request: Any) -> HeartbeatResponse:
-    code = ctx.services.groups.heartbeat(
+    code = await ctx.services.groups.heartbeat(
         request.group_id, request.member_id, request.generation_id, request.group_instance_id
     )
     return error_response(request, code, ctx.api_version)

@@ -16,6 +16,8 @@ from brokers.protocol.messages import NO_TIME
 async def handle(ctx: RequestContext, request: Any) -> ListGroupsResponse:
     states = frozenset(state.strip().lower() for state in request.states_filter)
     types = frozenset(kind.lower() for kind in request.types_filter)
+    groups = ctx.services.groups.list_groups(states, types)
+    await ctx.services.groups.settled()
     return ListGroupsResponse(
         throttle_time=NO_TIME,
         error_code=ErrorCode.none,
@@ -26,7 +28,7 @@ async def handle(ctx: RequestContext, request: Any) -> ListGroupsResponse:
                 group_state=group.state,
                 group_type=group.type,
             )
-            for group in ctx.services.groups.list_groups(states, types)
+            for group in groups
         ),
     )
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from brokers.errors import KafkaError
-from brokers.groups.offset_requests import Sender
+from brokers.groups.group import CommitRequest, Sender
 from brokers.groups.offsets import NO_RETENTION, PartitionCommit, PartitionResult, TopicCommit
 from brokers.handlers.context import RequestContext
 from brokers.handlers.group_messages import build, milliseconds, topic_of
@@ -17,7 +17,8 @@ from brokers.handlers.table import Api
 from metadata.image import ClusterImage
 
 KEY = 8
-NOT_FOUND_VERSION = 9
+EPOCHS_VERSION = 9
+"""KIP-848: members have epochs, and a group that is not there is GROUP_ID_NOT_FOUND."""
 TOPIC_ID_VERSION = 10
 
 Results = dict[Any, tuple[Any, list[tuple[int, ErrorCode]]]]
@@ -38,9 +39,8 @@ async def handle(ctx: RequestContext, request: Any) -> Any:
     )
     retention = milliseconds(request.retention_time) if hasattr(request, "retention_time") else NO_RETENTION
     try:
-        results = await ctx.services.groups.commit_offsets(
-            sender, [commit for _, commit in commits], retention, version >= NOT_FOUND_VERSION
-        )
+        wanted = CommitRequest(sender, [commit for _, commit in commits], knows_epochs=version >= EPOCHS_VERSION)
+        results = await ctx.services.groups.commit_offsets(wanted, retention)
     except KafkaError as error:
         results = [
             PartitionResult(commit.topic, partition.partition, error.code)

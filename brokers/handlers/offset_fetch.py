@@ -54,7 +54,7 @@ async def _group(ctx: RequestContext, group: Any, require_stable: bool) -> Group
 
 
 async def _all(ctx: RequestContext, group: Any, require_stable: bool) -> list[TopicRow]:
-    found = await ctx.services.groups.fetch_offsets(group.group_id, None, require_stable)
+    found = await ctx.services.groups.fetch_offsets(group.group_id, None, require_stable, *_member(group))
     image = ctx.services.partitions.image
     rows: list[TopicRow] = []
     for name, offsets in found.items():
@@ -79,12 +79,18 @@ async def _some(ctx: RequestContext, group: Any, require_stable: bool) -> list[T
             known.append((found.name, found.topic_id, topic.partition_indexes))
         else:
             known.append((topic.name, None, topic.partition_indexes))
-    offsets = await ctx.services.groups.fetch_offsets(group.group_id, _wanted(known), require_stable)
+    wanted = _wanted(known)
+    offsets = await ctx.services.groups.fetch_offsets(group.group_id, wanted, require_stable, *_member(group))
     rows = [
         TopicRow(name, topic_id, [(partition, offsets[name][partition]) for partition in partitions])
         for name, topic_id, partitions in known
     ]
     return rows + unknown
+
+
+def _member(group: Any) -> tuple[str | None, int]:
+    """Who asks, and its epoch: since version 9 (KIP-848)."""
+    return getattr(group, "member_id", None), getattr(group, "member_epoch", -1)
 
 
 def _wanted(known: Iterable[tuple[str, UUID | None, Sequence[int]]]) -> Mapping[str, tuple[UUID, Sequence[int]]]:

@@ -82,6 +82,8 @@ _HANDLERS: Final[dict[str, str]] = {
     "DescribeProducers": "describe_producers",
     "DescribeTransactions": "describe_transactions",
     "ListTransactions": "list_transactions",
+    "ConsumerGroupHeartbeat": "consumer_group_heartbeat",
+    "ConsumerGroupDescribe": "consumer_group_describe",
     "DescribeTopicPartitions": "describe_topic_partitions",
     "InitializeShareGroupState": "initialize_share_group_state",
     "ReadShareGroupState": "read_share_group_state",

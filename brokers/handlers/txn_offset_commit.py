@@ -10,7 +10,7 @@ from kio.schema.errors import ErrorCode
 
 from brokers.errors import KafkaError
 from brokers.groups.config import OFFSETS_TOPIC
-from brokers.groups.offset_requests import Sender
+from brokers.groups.group import Sender
 from brokers.groups.offsets import PartitionCommit, TopicCommit
 from brokers.groups.records import ZERO_UUID
 from brokers.handlers.context import RequestContext

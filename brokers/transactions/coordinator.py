@@ -19,6 +19,7 @@ from brokers.coordinators.log import CoordinatorLog
 from brokers.coordinators.shard import ShardState
 from brokers.coordinators.timers import Timers
 from brokers.errors import KafkaError
+from brokers.regular_expressions import compile_pattern
 from brokers.transactions import transaction as rules
 from brokers.transactions.config import TRANSACTIONS_TOPIC, TransactionConfig
 from brokers.transactions.markers import Markers, SendMarkers, WriteMarkers
@@ -276,20 +277,7 @@ def _shown(shard: TransactionShard) -> list[Transaction]:
 
 
 def _pattern(text: str | None) -> Any:
-    """RE2's syntax, as Kafka's, and its linear time: a client's pattern must not hold the event loop."""
-    if not text:
-        return None
-    import re2  # only here: few ask, and it takes a while to load
-
-    options = re2.Options()
-    options.log_errors = False
-    try:
-        return re2.compile(text, options)
-    except re2.error as error:
-        raise KafkaError(
-            ErrorCode.invalid_regular_expression,
-            f"Transaction ID pattern `{text}` is not a valid regular expression: {error.args[0].decode()}.",
-        ) from None
+    return compile_pattern(text, f"Transaction ID pattern `{text}`") if text else None
 
 
 def _is_wanted(txn: Transaction, wanted: ListFilter, pattern: Any, now_ms: int) -> bool:

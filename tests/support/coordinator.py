@@ -15,8 +15,8 @@ from kio.schema.errors import ErrorCode
 from brokers.errors import KafkaError
 from brokers.groups.config import OFFSETS_TOPIC, GroupConfig
 from brokers.groups.coordinator import GroupCoordinator
+from brokers.groups.group import CommitRequest, Sender
 from brokers.groups.messages import JoinAnswer, JoinRequest, Protocol, SyncRequest
-from brokers.groups.offset_requests import Sender
 from brokers.groups.offsets import NO_RETENTION, PartitionCommit, TopicCommit
 from brokers.groups.shard import Shard
 from brokers.partitions.log_config import LogConfig
@@ -117,7 +117,7 @@ class CoordinatorRig(LogRig):
     ) -> Awaitable[Any]:
         """As `committing`, without a turn of the event loop before it begins."""
         commits = [TopicCommit(topic, TOPIC_ID, (PartitionCommit(partition, offset, 3, "meta"),))]
-        return self.coordinator.commit_offsets(Sender(group, **who), commits, retention, True)
+        return self.coordinator.commit_offsets(CommitRequest(Sender(group, **who), commits), retention)
 
     async def commit(self, group: str, offset: int, partition: int = 0, **changes: Any) -> Any:
         (result,) = await self.committing(group, offset, partition, **changes)

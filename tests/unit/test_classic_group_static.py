@@ -6,6 +6,7 @@ import pytest
 from kio.schema.errors import ErrorCode
 
 from brokers.groups.classic_group import ClassicGroup
+from brokers.groups.group import CommitRequest, Sender
 from brokers.groups.messages import GroupState
 from brokers.groups.records import GroupValue, MemberValue
 from tests.support.group_driver import DELAY, REBALANCE, SESSION, WALL, GroupDriver, subscription
@@ -143,7 +144,9 @@ class TestOffsetCommit:
     def check(
         self, driver: GroupDriver, member: str = "", generation: int = -1, instance: str | None = None
     ) -> ErrorCode:
-        return driver.group.validate_offset_commit(member, generation, instance, driver.now)
+        return driver.group.validate_offset_commit(
+            CommitRequest(Sender("g", member, generation, instance), ()), driver.now
+        )
 
     def test_an_empty_group_takes_offsets_from_anybody_without_a_generation(self, driver: GroupDriver) -> None:
         assert self.check(driver) is ErrorCode.none

@@ -9,8 +9,8 @@ import pytest
 from kio.schema.errors import ErrorCode
 
 from brokers.groups.config import GroupConfig
+from brokers.groups.group import CommitRequest, Sender
 from brokers.groups.messages import LeaveMember
-from brokers.groups.offset_requests import Sender
 from brokers.groups.offsets import NO_RETENTION, PartitionCommit, TopicCommit
 from brokers.groups.records import offset_key
 from brokers.partitions.log_config import LogConfig
@@ -26,9 +26,8 @@ class TestOffsets:
         # Counted as Java counts: 2,049 characters outside of the basic plane are 4,098 units.
         limit = CONFIG.offset_metadata_max
         parts = (PartitionCommit(0, 5, -1, "x" * limit), PartitionCommit(1, 6, -1, "😀" * (limit // 2 + 1)))
-        results = await rig.coordinator.commit_offsets(
-            Sender("g"), [TopicCommit("t", TOPIC_ID, parts)], NO_RETENTION, True
-        )
+        request = CommitRequest(Sender("g"), [TopicCommit("t", TOPIC_ID, parts)])
+        results = await rig.coordinator.commit_offsets(request, NO_RETENTION)
         assert [result.error for result in results] == [ErrorCode.none, ErrorCode.offset_metadata_too_large]
         assert await rig.offset("g") == 5
         assert await rig.offset("g", 1) is None
@@ -124,7 +123,7 @@ class TestExpiry:
         await rig.commit("g", 5, member_id=member, generation=generation)
         for _ in range(20):
             await rig.clock.advance(9)
-            rig.coordinator.heartbeat("g", member, generation, None)
+            await rig.coordinator.heartbeat("g", member, generation, None)
         assert await rig.offset("g") == 5
         await rig.clock.advance(15)  # the session ends
         await rig.clock.advance(40)
@@ -138,7 +137,7 @@ class TestExpiry:
         await rig.commit("g", 6, topic="left", member_id=member, generation=generation)
         for _ in range(9):
             await rig.clock.advance(8)
-            rig.coordinator.heartbeat("g", member, generation, None)
+            await rig.coordinator.heartbeat("g", member, generation, None)
         assert await rig.offset("g") == 5
         assert await rig.offset("g", topic="left") is None
 

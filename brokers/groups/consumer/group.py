@@ -1,0 +1,318 @@
+"""One consumer group (KIP-848): what its records make of it, and what may be asked of it.
+
+Owns: members, static members, patterns and their topics, who holds which partition, the state that clients are shown.
+Does not own: what a request does (heartbeat.py, classic_members.py, departure.py), bytes (records.py).
+Invariant: `replay` alone changes what is stored, with the same outcome in any order that keeps a key's own records in
+order: a group that is loaded is the group that was.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+from uuid import UUID
+
+from kio.schema.errors import ErrorCode
+
+from brokers.coordinators.fields import Record
+from brokers.errors import KafkaError
+from brokers.groups import record_types
+from brokers.groups.consumer import records
+from brokers.groups.consumer.member import ConsumerMember, Current, Subscription
+from brokers.groups.consumer.records import Resolved
+from brokers.groups.group import CommitRequest, GroupType, commit_time
+from brokers.groups.messages import CONSUMER_PROTOCOL, Effects, Instant
+from brokers.groups.modern.assignments import MemberState, Owned
+from brokers.groups.modern.change import GroupRecord, ModernKey
+from brokers.groups.modern.deadlines import Wait
+from brokers.groups.modern.group import FIRST_EPOCH, ModernGroup
+
+EMPTY, ASSIGNING, RECONCILING, STABLE, DEAD = "Empty", "Assigning", "Reconciling", "Stable", "Dead"
+
+
+class ConsumerGroup(ModernGroup[ConsumerMember]):
+    group_type = GroupType.CONSUMER
+
+    def __init__(self, group_id: str) -> None:
+        super().__init__(group_id)
+        self.static: dict[str, str] = {}
+        """group.instance.id → member id."""
+        self.patterns: Counter[str] = Counter()
+        """How many members subscribe to each."""
+        self.resolved: dict[str, Resolved] = {}
+        self.resolving = False
+        """Topic names are being matched."""
+        self.has_partition_metadata = False
+        """There is a record of Kafka 4.0 or older that is to be deleted."""
+        self._holders: dict[tuple[UUID, int], str] = {}
+        """Partition → the member that has it, assigned or not yet given up."""
+        self._dead = False
+
+    # --- records -------------------------------------------------------------------------------
+
+    def replay(self, key: ModernKey, value: Any) -> None:
+        """One record that is in the log, or is on its way there and was taken."""
+        kind, item = key.kind, key.item
+        if kind == records.MEMBER:
+            if value is None:
+                self._forget(item)
+            else:
+                self.put(self._known(item)._replace(subscription=value))
+        elif kind == records.CURRENT:
+            if value is not None:
+                self.put(self._known(item)._replace(current=value))
+            elif item in self.members:
+                self.put(self.members[item]._replace(current=Current()))
+        elif kind == records.TARGET:
+            self.set_target(item, value)
+        elif kind == records.EPOCH:
+            self.group_epoch, self.metadata_hash = (FIRST_EPOCH, 0) if value is None else value
+        elif kind == records.TARGET_EPOCH:
+            self.assignment_epoch, self.assignment_timestamp = (0, 0) if value is None else value
+        elif kind == records.PATTERN:
+            if value is None:
+                self.resolved.pop(item, None)
+            else:
+                self.resolved[item] = value
+        else:
+            assert kind == records.PARTITION_METADATA, kind
+            self.has_partition_metadata = value is not None
+
+    def _known(self, member_id: str) -> ConsumerMember:
+        return self.members.get(member_id) or ConsumerMember(member_id)
+
+    def put(self, member: ConsumerMember) -> None:
+        old = self.members.get(member.member_id)
+        super().put(member)
+        if old is None or old.subscription is not member.subscription:
+            if old is not None and old.pattern:
+                self._count_pattern(old.pattern, -1)
+            if member.pattern:
+                self._count_pattern(member.pattern, 1)
+            if member.instance_id is not None:
+                self.static[member.instance_id] = member.member_id
+        if old is None or old.current is not member.current:
+            self._release(old)
+            for topic, part in _held(member.current):
+                self._holders[topic, part] = member.member_id
+
+    def _forget(self, member_id: str) -> None:
+        member = self.discard(member_id)
+        if member is None:
+            return
+        self._release(member)
+        if member.pattern:
+            self._count_pattern(member.pattern, -1)
+        if member.instance_id is not None and self.static.get(member.instance_id) == member_id:
+            del self.static[member.instance_id]
+
+    def _release(self, member: ConsumerMember | None) -> None:
+        for held in () if member is None else _held(member.current):
+            if member is not None and self._holders.get(held) == member.member_id:
+                del self._holders[held]
+
+    def _count_pattern(self, pattern: str, by: int) -> None:
+        self.patterns[pattern] += by
+        if not self.patterns[pattern]:
+            del self.patterns[pattern]
+
+    # --- what operations ask -------------------------------------------------------------------
+
+    def holder(self, topic: UUID, part: int) -> str | None:
+        return self._holders.get((topic, part))
+
+    def member(self, member_id: str) -> ConsumerMember:
+        """Raises UNKNOWN_MEMBER_ID."""
+        found = self.members.get(member_id)
+        if found is None:
+            message = f"Member {member_id} is not a member of group {self.group_id}."
+            raise KafkaError(ErrorCode.unknown_member_id, message)
+        return found
+
+    def static_member(self, instance_id: str | None) -> ConsumerMember | None:
+        member_id = None if instance_id is None else self.static.get(instance_id)
+        return None if member_id is None else self.members[member_id]
+
+    def topics_of(self, subscription: Subscription) -> frozenset[str]:
+        """By name and by pattern, as far as that is known."""
+        resolved = self.resolved.get(subscription.pattern)
+        return subscription.topics if resolved is None else subscription.topics | resolved.topics
+
+    def names_after(self, gone: Iterable[ConsumerMember], added: ConsumerMember | None) -> set[str]:
+        """What the group subscribes to, once those have gone and that one has come."""
+        gone = tuple(gone)
+        patterns = Counter(self.patterns)
+        patterns.subtract(member.pattern for member in gone)
+        if added is not None:
+            patterns[added.pattern] += 1
+        names = set(self.counts_after(gone, added))
+        for pattern, count in patterns.items():
+            if count > 0 and pattern in self.resolved:
+                names |= self.resolved[pattern].topics
+        return names
+
+    def preferred_assignor(self, gone: ConsumerMember | None = None, added: ConsumerMember | None = None) -> str | None:
+        """The one that most members ask for; of several the first by name."""
+        asked = Counter(m.subscription.assignor for m in self.members.values() if gone is None or m != gone)
+        if added is not None:
+            asked[added.subscription.assignor] += 1
+        del asked[None]
+        return min(asked, key=lambda name: (-asked[name], name or ""), default=None)
+
+    def waits_for_others(self, member: ConsumerMember) -> bool:
+        """Whether a partition of its target is still with another member."""
+        assigned = member.current.assigned
+        return any(
+            part not in assigned.get(topic, ()) and self.holder(topic, part) is not None
+            for topic, parts in self.target_of(member.member_id).items()
+            for part in parts
+        )
+
+    def uses_classic_alone_without(self, gone: Iterable[str]) -> bool:
+        """Whether all members are of the classic protocol, once those have gone."""
+        out = frozenset(gone)
+        return all(member.is_classic for member_id, member in self.members.items() if member_id not in out)
+
+    # --- time ----------------------------------------------------------------------------------
+
+    def activate(self, now: Instant, session_timeout_ms: int) -> None:
+        """After loading: sessions start, and so does the time to give partitions up."""
+        for member_id, member in self.members.items():
+            self.deadlines.set(member_id, Wait.SESSION, now.ticks + session_timeout_ms)
+            self.watch_revocation(member, now)
+
+    def watch_revocation(self, member: ConsumerMember, now: Instant) -> None:
+        """The member's state is another. Those of the classic protocol give up by rejoining: that has its own time."""
+        if member.is_classic:
+            return
+        if member.current.state is MemberState.UNREVOKED_PARTITIONS:
+            at = now.ticks + member.subscription.rebalance_timeout_ms
+            self.deadlines.set(member.member_id, Wait.REVOCATION, at)
+        else:
+            self.deadlines.cancel(member.member_id, Wait.REVOCATION)
+
+    # --- what operators see --------------------------------------------------------------------
+
+    @property
+    def shown_state(self) -> str:
+        if self.is_empty or self._dead:
+            return EMPTY
+        if self.group_epoch > self.assignment_epoch:
+            return ASSIGNING
+        stable = all(member.is_reconciled_to(self.assignment_epoch) for member in self.members.values())
+        return STABLE if stable else RECONCILING
+
+    @property
+    def shown_protocol_type(self) -> str:
+        return CONSUMER_PROTOCOL
+
+    # --- offsets -------------------------------------------------------------------------------
+
+    def validate_offset_commit(self, request: CommitRequest, now: Instant) -> ErrorCode:
+        """An older member epoch may commit what the member had in it already: its answer with the new one is on its
+        way (KIP-1251)."""
+        sender = request.sender
+        if self._dead:
+            return ErrorCode.coordinator_not_available
+        if sender.generation < 0 and not self.members:
+            return ErrorCode.none
+        anonymous = not sender.member_id and sender.group_instance_id is None
+        if request.transactional and sender.generation == -1 and anonymous:
+            return ErrorCode.none
+        member = self.members.get(sender.member_id)
+        if member is None:
+            return ErrorCode.unknown_member_id
+        if not request.transactional and not member.is_classic and not request.knows_epochs:
+            return ErrorCode.unsupported_version
+        stale = request.transactional or member.is_classic
+        refusal = ErrorCode.illegal_generation if stale else ErrorCode.stale_member_epoch
+        if sender.generation == member.member_epoch:
+            return ErrorCode.none
+        if sender.generation > member.member_epoch:
+            return refusal
+        for topic in request.topics:
+            assigned = member.current.assigned.get(topic.topic_id, {})
+            revoking = member.current.revoking.get(topic.topic_id, {})
+            for part in topic.partitions:
+                assigned_in = assigned.get(part.partition, revoking.get(part.partition))
+                if assigned_in is None or sender.generation < assigned_in:
+                    return refusal
+        return ErrorCode.none
+
+    def validate_offset_fetch(self, member_id: str | None, member_epoch: int) -> ErrorCode:
+        if member_id is None and member_epoch < 0:
+            return ErrorCode.none
+        member = self.members.get(member_id or "")
+        if member is None:
+            return ErrorCode.unknown_member_id
+        if member_epoch == member.member_epoch:
+            return ErrorCode.none
+        return ErrorCode.illegal_generation if member.is_classic else ErrorCode.stale_member_epoch
+
+    @property
+    def offsets_are_deletable(self) -> bool:
+        return True
+
+    def subscribes_to(self, topic: str) -> bool:
+        return super().subscribes_to(topic) or any(topic in resolved.topics for resolved in self.resolved.values())
+
+    def expiry_base(self) -> Callable[[int], int] | None:
+        return commit_time
+
+    # --- end -----------------------------------------------------------------------------------
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.members and not self._dead
+
+    @property
+    def is_dead(self) -> bool:
+        return self._dead
+
+    def tombstones(self) -> list[Record]:
+        return [record_types.encode(record) for record in self.tombstone_records()]
+
+    def tombstone_records(self) -> list[GroupRecord]:
+        def gone(kind: int, item: str = "") -> GroupRecord:
+            return GroupRecord(ModernKey(kind, self.group_id, item), None)
+
+        return [
+            *(gone(records.CURRENT, member_id) for member_id in self.members),
+            *(gone(records.TARGET, member_id) for member_id in self.targets),
+            gone(records.TARGET_EPOCH),
+            *(gone(records.MEMBER, member_id) for member_id in self.members),
+            *(gone(records.PATTERN, pattern) for pattern in self.resolved),
+            gone(records.PARTITION_METADATA),
+            gone(records.EPOCH),
+        ]
+
+    def snapshot_records(self) -> list[GroupRecord]:
+        """Every record that the group has."""
+
+        def record(kind: int, value: object, item: str = "") -> GroupRecord:
+            return GroupRecord(ModernKey(kind, self.group_id, item), value)
+
+        return [
+            *(record(records.MEMBER, member.subscription, member_id) for member_id, member in self.members.items()),
+            record(records.EPOCH, (self.group_epoch, self.metadata_hash)),
+            *(record(records.TARGET, target, member_id) for member_id, target in self.targets.items()),
+            record(records.TARGET_EPOCH, (self.assignment_epoch, self.assignment_timestamp)),
+            *(record(records.CURRENT, member.current, member_id) for member_id, member in self.members.items()),
+        ]
+
+    def kill(self, error: ErrorCode | None = None) -> Effects:
+        self._dead = True
+        return Effects()
+
+    def revive(self) -> None:
+        assert self._dead
+        self._dead = False
+
+
+def _held(current: Current) -> Iterable[tuple[UUID, int]]:
+    def of(owned: Owned) -> Iterable[tuple[UUID, int]]:
+        return ((topic, part) for topic, parts in owned.items() for part in parts)
+
+    yield from of(current.assigned)
+    yield from of(current.revoking)

@@ -1,0 +1,124 @@
+"""What every modern group has: epochs, members, targets, deadlines.
+
+Owns: the group epoch, the hash of what it is subscribed to, the target assignment and its epoch, who holds which
+partition. Does not own: what a member is (each protocol's own), requests, durability (shard.py).
+Invariant: member epoch ≤ assignment epoch ≤ group epoch. The group epoch grows when subscriptions or topics change,
+the target assignment follows it, members follow that: each at its own pace.
+
+Source: KIP-848.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Generic, Protocol, TypeVar
+
+from brokers.groups.assignors.assignor import Assignor, GroupSpec, MemberSpec
+from brokers.groups.group import Group
+from brokers.groups.modern.assignments import NOTHING, Partitions
+from brokers.groups.modern.deadlines import Deadlines
+from brokers.groups.modern.topics import Topics
+
+FIRST_EPOCH = 1
+
+
+class ModernMember(Protocol):
+    """What a group needs to know of a member of any protocol."""
+
+    @property
+    def member_id(self) -> str: ...
+
+    @property
+    def member_epoch(self) -> int: ...
+
+    @property
+    def topics(self) -> frozenset[str]:
+        """Subscribed to by name."""
+
+
+M = TypeVar("M", bound=ModernMember)
+
+
+class ModernGroup(Group, Generic[M]):
+    def __init__(self, group_id: str) -> None:
+        super().__init__(group_id)
+        self.group_epoch = FIRST_EPOCH
+        self.metadata_hash = 0
+        self.assignment_epoch = 0
+        self.assignment_timestamp = 0
+        """Wall milliseconds at which the target was computed; 0: not known."""
+        self.members: dict[str, M] = {}
+        self.targets: dict[str, Partitions] = {}
+        self.deadlines = Deadlines()
+        self.topics_seen = -1
+        """`Topics.version` for which the metadata hash was last looked at; -1: not since it was loaded."""
+        self._topic_counts: Counter[str] = Counter()
+
+    # --- what records do -----------------------------------------------------------------------
+
+    def put(self, member: M) -> None:
+        """The member is new, or another than it was."""
+        old = self.members.get(member.member_id)
+        self.members[member.member_id] = member
+        if old is None or old.topics is not member.topics:
+            if old is not None:
+                self._topic_counts.subtract(old.topics)
+            self._topic_counts.update(member.topics)
+            self._topic_counts = +self._topic_counts
+
+    def discard(self, member_id: str) -> M | None:
+        """The member is gone; None when it was not there."""
+        member = self.members.pop(member_id, None)
+        if member is not None:
+            self._topic_counts.subtract(member.topics)
+            self._topic_counts = +self._topic_counts
+            self.deadlines.cancel_all(member_id)
+        return member
+
+    def set_target(self, member_id: str, target: Partitions | None) -> None:
+        if target is None:
+            self.targets.pop(member_id, None)
+        else:
+            self.targets[member_id] = target
+
+    # --- what operations ask -------------------------------------------------------------------
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.members
+
+    def target_of(self, member_id: str) -> Partitions:
+        return self.targets.get(member_id, NOTHING)
+
+    def counts_after(self, gone: Iterable[M], added: M | None) -> Counter[str]:
+        """How many members name each topic, once those have gone and that one has come."""
+        counts = Counter(self._topic_counts)
+        for member in gone:
+            counts.subtract(member.topics)
+        if added is not None:
+            counts.update(added.topics)
+        return +counts
+
+    def subscribes_to(self, topic: str) -> bool:
+        return topic in self._topic_counts
+
+    def topics_changed(self, topics: Topics) -> bool:
+        """Whether the metadata hash may be another than the one that is stored."""
+        return self.topics_seen != topics.version
+
+    @property
+    def wake_at(self) -> float:
+        return self.deadlines.wake_at
+
+
+def next_targets(
+    specs: Mapping[str, MemberSpec], assignor: Assignor, topics: Topics, before: Mapping[str, Partitions]
+) -> tuple[Mapping[str, Partitions], list[str]]:
+    """The target of every member, and whose is another than before, or new."""
+    if not specs:
+        return {}, []
+    counts = {topic: topics.partition_count(topic) for spec in specs.values() for topic in spec.topics}
+    found = assignor(GroupSpec(specs, counts))
+    targets = {member_id: found.get(member_id, NOTHING) for member_id in specs}
+    return targets, [member_id for member_id, target in targets.items() if before.get(member_id) != target]
