@@ -1,6 +1,7 @@
 """The whole cluster on virtual time: brokers as they are composed, their controller, coordinators and handlers behind
 simulated sockets, real metadata and WALs, over a store, a database, a disk and a network that fail; Kafka clients that
-retry. What was acknowledged is there, once, at its offset, whatever happens (CORRECTNESS 1, 2, 5, 6, 7, 9, 10, 12, 19).
+retry. What was acknowledged is there, once, at its offset, whatever happens, and of a transaction all or nothing
+(CORRECTNESS 1, 2, 5, 6, 7, 9, 10, 12, 15, 18, 19).
 
 Each seed is one run: `make sim` runs thousands, and shows what happened in one:
 `make sim ARGS='--kind files --first 7 --seeds 1 --trace'`. A failing seed becomes a named test.
@@ -21,7 +22,7 @@ from tests.support.sim.cluster import KINDS
 
 SEEDS = 20
 """One by one, in this process, where coverage is measured: `pytest … -k seed-7-files`."""
-MORE_SEEDS = 80
+MORE_SEEDS = 60
 """All at once, on all cores."""
 of_each_kind = pytest.mark.parametrize("kind", KINDS)
 

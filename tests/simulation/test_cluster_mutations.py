@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation import broken_rules as rules
+from tests.simulation import broken_transactions as transactions
 from tests.simulation.mutations import Break, found_out
 from tests.support.sim.cluster import FILES, OBJECTS
 from tests.support.sim.course import run_seed
@@ -28,6 +29,16 @@ MUTATIONS: list[tuple[Break, str, int]] = [
     (rules.a_stream_is_closed_and_its_tail_not_written_down, FILES, 0),
     (rules.a_source_forgets_the_tails_that_it_closed_with, OBJECTS, 2),
     (rules.a_coordinator_loads_without_its_log, FILES, 15),
+    (transactions.one_partition_of_several_gets_no_marker, FILES, 0),
+    (transactions.whoever_ends_a_transaction_is_its_producer, FILES, 0),
+    (transactions.a_decision_is_answered_and_sent_and_not_written_down, FILES, 2),
+    (transactions.a_decision_that_is_loaded_sends_no_markers, OBJECTS, 4),
+    (transactions.readers_of_committed_records_read_to_the_high_watermark, OBJECTS, 0),
+    (transactions.aborted_transactions_are_not_told, OBJECTS, 0),
+    (transactions.a_batch_is_appended_whatever_its_coordinator_says, OBJECTS, 0),
+    (transactions.a_marker_ends_whatever_transaction_is_open, FILES, 1),
+    (transactions.offsets_of_a_transaction_count_whatever_becomes_of_it, OBJECTS, 0),
+    (transactions.offsets_are_read_while_a_transaction_is_open_on_them, FILES, 0),
 ]
 
 

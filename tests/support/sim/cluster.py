@@ -23,6 +23,7 @@ from s3stream.metrics import Metrics
 from s3stream.objectstore.faulty import FaultyStore
 from s3stream.objectstore.memory import MemoryStore
 from s3stream.settings import EngineSettings
+from tests.support.sim.echoes import Echoes
 from tests.support.sim.ledger import Ledger
 from tests.support.sim.machine import DatabaseFaults, SimMachine, WorldTasks
 from tests.support.sim.network import SimNetwork
@@ -48,6 +49,8 @@ SETTINGS: Final = {
     "ponor.drain.timeout.ms": "5000",
     "offsets.topic.num.partitions": "2",
     "group.initial.rebalance.delay.ms": "200",
+    "transaction.state.log.num.partitions": "2",
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
 }
 RESTART_S: Final = 1.0
 STOP_S: Final = 20.0
@@ -165,6 +168,8 @@ class Cluster:
         self.random = Random(f"{kind}/{seed}")
         self.ledger = Ledger()
         self.network = SimNetwork(loop, Random(f"{seed}/network"))
+        self.echoes = Echoes(self.network, Random(f"{seed}/echoes"))
+        self.network.overhear = self.echoes.hear
         self.metadata = metadata
         """The database as nobody in the cluster sees it: at once, and whole."""
         self.database_url = url

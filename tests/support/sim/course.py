@@ -13,11 +13,13 @@ from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
+from brokers.partitions.partition_log import READ_COMMITTED
 from brokers.protocol.messages import milliseconds
 from s3stream.objectstore.faulty import ALL, LIST
 from tests.support.sim.cluster import FILES, Cluster, Node
 from tests.support.sim.kafka import Client, Gone, entity
 from tests.support.sim.processes import Process, ProcessLoop
+from tests.support.sim.transactional import NEWEST, OLDER, Transactional
 from tests.support.sim.workload import Member, Producer, Reader, Worker
 from tests.support.virtual_time import uncollected
 
@@ -91,8 +93,10 @@ class Course:
             async with asyncio.timeout(CALM_S):
                 for partition in range(PARTITIONS):
                     await reader.read_whole(partition)
+                    await reader.read_whole(partition, READ_COMMITTED)
         except TimeoutError:
             raise self.ledger.violated(f"not everything can be read within {CALM_S:.0f} s") from None
+        self.ledger.all_read()
         reader.client.close()
 
     async def until(self, reached: Callable[[], bool], what: str) -> None:
@@ -129,7 +133,8 @@ class Course:
             self._running.append(process.spawn(made.run(), "run"))
 
         for number in range(2):
-            worker(Producer, f"idempotent-{number}", idempotent=True)
+            worker(Transactional, f"transactional-{number}", protocol=self.random.choice((NEWEST, NEWEST, OLDER)))
+        worker(Producer, "idempotent", idempotent=True)
         worker(Producer, "plain", idempotent=False)
         worker(Reader, "consumer")
         for number in range(2):

@@ -29,6 +29,8 @@ VERSIONS: Final[Mapping[str, int]] = {
 }  # fmt: skip
 CONNECT_S = 2.0
 NO_RACK: Final = ""
+OF_GROUP: Final = 0
+OF_TRANSACTION: Final = 1
 Address = tuple[str, int]
 
 
@@ -91,10 +93,10 @@ class Link(asyncio.Protocol):
         self.open = False
         self.transport.close()
 
-    async def call(self, name: str, request: Any, timeout: float) -> Any:
+    async def call(self, name: str, request: Any, timeout: float, version: int | None = None) -> Any:
         """Raises Gone; the connection is of no use then."""
         api = API_BY_NAME[name]
-        version = VERSIONS[name]
+        version = VERSIONS[name] if version is None else version
         self._last_id += 1
         waiter: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
         self._waiting[self._last_id] = waiter
@@ -172,9 +174,9 @@ class Client:
         """Raises Gone."""
         return await (await self.anybody()).call(name, request, timeout)
 
-    async def coordinator(self, group: str) -> Link | None:
+    async def coordinator(self, key: str, key_type: int = OF_GROUP) -> Link | None:
         """None: nobody is, yet. Raises Gone."""
-        answer = await self.call_any("FindCoordinator", entity(key=group, key_type=0))
+        answer = await self.call_any("FindCoordinator", entity(key=key, key_type=key_type))
         if answer.error_code is not ErrorCode.none:
             return None
         return await self.link((answer.host, answer.port))
@@ -185,21 +187,25 @@ class Client:
                 link.close()
 
 
-def produce_request(topic: str, partition: int, batch: bytes, timeout_ms: int) -> Any:
+def produce_request(
+    topic: str, partition: int, batch: bytes, timeout_ms: int, transactional_id: str | None = None
+) -> Any:
     data = entity(index=partition, records=batch)
     return entity(
-        transactional_id=None, acks=-1, timeout=milliseconds(timeout_ms),
+        transactional_id=transactional_id, acks=-1, timeout=milliseconds(timeout_ms),
         topic_data=(entity(name=topic, partition_data=(data,)),),
     )  # fmt: skip
 
 
-def fetch_request(topic: str, partition: int, offset: int, leader_epoch: int, max_bytes: int, wait_ms: int) -> Any:
+def fetch_request(
+    topic: str, partition: int, offset: int, leader_epoch: int, max_bytes: int, wait_ms: int, isolation_level: int
+) -> Any:
     part = entity(
         partition=partition, current_leader_epoch=leader_epoch, fetch_offset=offset, log_start_offset=-1,
         partition_max_bytes=max_bytes,
     )  # fmt: skip
     return entity(
-        replica_id=-1, max_wait=milliseconds(wait_ms), min_bytes=1, max_bytes=max_bytes, isolation_level=0,
-        session_id=0, session_epoch=-1, topics=(entity(topic=topic, partitions=(part,)),), forgotten_topics_data=(),
-        rack_id=NO_RACK,
+        replica_id=-1, max_wait=milliseconds(wait_ms), min_bytes=1, max_bytes=max_bytes,
+        isolation_level=isolation_level, session_id=0, session_epoch=-1,
+        topics=(entity(topic=topic, partitions=(part,)),), forgotten_topics_data=(), rack_id=NO_RACK,
     )  # fmt: skip

@@ -5,8 +5,9 @@ once, and in the order of its sends; no offset is given twice; a partition's lea
 acknowledges under it, and epochs go up with offsets; reads are dense, and what was read at an offset is read there
 again; committed offsets never go back.
 
-Transactions: there is no coordinator for them yet. When there is, their producers note begin and outcome here, reads
-under read_committed come here marked as such, and the rule to add is: all of a committed one, nothing of another.
+Of transactions: readers of committed records see all of one or nothing of it, in every partition and in the offsets it
+commits, and always the same; what they see its producer has asked to commit, and it is what the producer was told
+(transactions.py).
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from brokers.records.record import EndMarker
 from tests.support.history import Violation
+from tests.support.sim.transactions import Transaction
 
 
 class Sent(NamedTuple):
@@ -24,12 +27,17 @@ class Sent(NamedTuple):
     number: int
     """Of one producer and partition, ascending."""
     idempotent: bool
+    transaction: Transaction | None = None
 
 
 class Record(NamedTuple):
     offset: int
     leader_epoch: int
     value: bytes
+    """Of a marker: which it is."""
+    marker: EndMarker | None = None
+    visible: bool | None = None
+    """Whether a reader of committed records takes it; None: all records were asked for."""
 
 
 class Ledger:
@@ -39,6 +47,7 @@ class Ledger:
         self.acknowledged: dict[tuple[int, int], bytes] = {}
         """(partition, offset) → value."""
         self.commits = 0
+        self.transactions: list[Transaction] = []
         self._sent: dict[bytes, Sent] = {}
         self._seen: dict[tuple[int, int], bytes] = {}
         self._place: dict[bytes, tuple[int, int]] = {}
@@ -112,13 +121,15 @@ class Ledger:
             if record.offset != position:
                 raise self.violated(f"partition {partition}: a gap at {position}, the next record is {record.offset}")
             sent = self._sent.get(record.value)
-            if sent is None or sent.partition != partition:
+            if record.marker is None and (sent is None or sent.partition != partition):
                 raise self.violated(f"partition {partition}: nobody sent the record at {position}")
             for known in (self._seen.get(at), self.acknowledged.get(at)):
                 if known is not None and known != record.value:
                     raise self.violated(f"partition {partition}: offset {position} holds another record than before")
             self._seen[at] = record.value
-            self._placed(record.value, at)
+            if sent is not None:
+                self._placed(record.value, at)
+                self.judged(sent.transaction, record.visible, f"offset {position} of partition {partition}")
             if self._epoch.setdefault(at, record.leader_epoch) != record.leader_epoch:
                 raise self.violated(f"partition {partition}: the leader epoch at {position} changed")
             before = self._epoch.get((partition, position - 1))
@@ -141,7 +152,9 @@ class Ledger:
             raise self.violated(f"partition {partition} ends at {end}: records at {lost or gone} are gone")
         last: dict[str, int] = {}
         for offset in range(end):
-            sent = self._sent[self._seen[partition, offset]]
+            sent = self._sent.get(self._seen[partition, offset])
+            if sent is None:
+                continue  # a marker
             if sent.idempotent and last.get(sent.producer, -1) >= sent.number:
                 raise self.violated(f"partition {partition}: records of idempotent {sent.producer} changed places")
             last[sent.producer] = sent.number
@@ -151,6 +164,35 @@ class Ledger:
         return max(
             (at[1] + 1 for book in (self.acknowledged, self._seen) for at in book if at[0] == partition), default=0
         )
+
+    # --- transactions --------------------------------------------------------------------------
+
+    def begins(self, producer: str) -> Transaction:
+        self.transactions.append(made := Transaction(producer, len(self.transactions)))
+        return made
+
+    def ended(self, transaction: Transaction, committed: bool) -> None:
+        """Its producer was told so, or that another producer of its id has begun before it asked for a commit."""
+        self.note(f"{transaction} is {'committed' if committed else 'aborted'}")
+        if transaction.told not in (None, committed):
+            raise self.violated(f"{transaction} was told to be committed, and aborted")
+        transaction.told = committed
+        self.judged(transaction, transaction.seen, "what was read before")
+
+    def judged(self, transaction: Transaction | None, visible: bool | None, where: str) -> None:
+        """Readers of committed records see it there, or do not; None: nothing is known."""
+        if transaction is None or visible is None:
+            return
+        fault = transaction.contradicted_by(visible)
+        if fault:
+            raise self.violated(f"{transaction}: {fault} ({where})")
+        transaction.seen = visible
+
+    def all_read(self) -> None:
+        """Every partition was read to its end under read_committed, and no transaction is open."""
+        for transaction in self.transactions:
+            if transaction.told and not transaction.seen:
+                raise self.violated(f"{transaction} is committed, and nothing of it can be read")
 
     # --- groups --------------------------------------------------------------------------------
 

@@ -45,6 +45,8 @@ class Transport(asyncio.Transport):
         self._inbox: deque[bytes | None] = deque()
         """Here, in the kernel."""
         self._arrives_at = 0.0
+        self.overhear: Callable[[bytes, Any], None] | None = None
+        """What is told of what is sent, and where to."""
 
     # --- the process's side -------------------------------------------------------------------
 
@@ -101,6 +103,8 @@ class Transport(asyncio.Transport):
         peer = self.peer
         if peer is None or self.network.is_cut(self.process, peer.process):
             return
+        if data is not None and self.overhear is not None and self.process is not None:
+            self.overhear(data, self.get_extra_info("peername"))
         loop = self.network.loop
         # In order: never before what was sent earlier, and timers of one time have no order.
         self._arrives_at = max(self._arrives_at, loop.time() + self.network.latency())
@@ -175,6 +179,7 @@ class SimNetwork:
         self.listeners: dict[tuple[str, int], _Listener] = {}
         self.cut: set[frozenset[str]] = set()
         """Pairs of names of processes that do not reach each other."""
+        self.overhear: Callable[[bytes, Any], None] | None = None
         self._random = random
         self._transports: dict[Transport, None] = {}
         loop.network = self
@@ -207,6 +212,7 @@ class SimNetwork:
         client = Transport(self, process, protocol, (here, there))
         server = Transport(self, target, None, (there, here))
         client.peer, server.peer = server, client
+        client.overhear = self.overhear
         self._transports[client] = self._transports[server] = None
         self.loop.call_soon(self._accept, listener, server, context=server._context())
         protocol.connection_made(client)

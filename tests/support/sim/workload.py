@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
 from kio.schema.errors import ErrorCode
 
+from brokers.partitions.partition_log import READ_COMMITTED, READ_UNCOMMITTED
 from brokers.protocol.messages import milliseconds
-from brokers.records.batch import iter_headers
+from brokers.records.batch import CONTROL, iter_headers
 from brokers.records.builder import RecordBatchBuilder
-from brokers.records.record import iter_records
+from brokers.records.record import end_marker, iter_records
 from tests.support.group_driver import subscription
 from tests.support.sim.kafka import Client, Gone, Leader, Link, entity, fetch_request, produce_request
 from tests.support.sim.ledger import Ledger, Record, Sent
+from tests.support.sim.transactions import Transaction
 
 PATIENCE_S: Final = (3.0, 3.0, 30.0)
 """How long a client waits for an answer. Who waits long still hears a broker that slept meanwhile."""
@@ -79,11 +82,16 @@ class Worker:
 class Producer(Worker):
     """To some partitions, one after the other, up to three batches on their way."""
 
+    produce_version = 8
+
     def __init__(self, *args: Any, idempotent: bool) -> None:
         super().__init__(*args)
         self.idempotent = idempotent
         self.sent = 0
         self._id = -1
+        self._epoch = 0
+        self._transactional_id: str | None = None
+        self._transaction: Transaction | None = None
         self._sequences: dict[int, int] = {}
 
     async def run(self) -> None:
@@ -111,7 +119,12 @@ class Producer(Worker):
     def batch(self, partition: int) -> Batch:
         sequence = self._sequences.get(partition, 0)
         builder = (
-            RecordBatchBuilder(producer_id=self._id, producer_epoch=0, base_sequence=sequence)
+            RecordBatchBuilder(
+                producer_id=self._id,
+                producer_epoch=self._epoch,
+                base_sequence=sequence,
+                transactional=self._transaction is not None,
+            )
             if self.idempotent
             else RecordBatchBuilder()
         )
@@ -119,7 +132,7 @@ class Producer(Worker):
         for _ in range(self.random.randint(1, 3)):
             self.sent += 1
             value = f"{self.name}/{partition}/{self.sent}/".encode() + bytes(self.random.choice((0, 10, 300)))
-            self.ledger.sends(value, Sent(self.name, partition, self.sent, self.idempotent))
+            self.ledger.sends(value, Sent(self.name, partition, self.sent, self.idempotent, self._transaction))
             builder.append(NOW_MS, None, value)
             values.append(value)
         self._sequences[partition] = sequence + len(values)
@@ -132,7 +145,7 @@ class Producer(Worker):
                 await self.look_again()
                 continue
             link, leader = found
-            calls = [link.call("Produce", self._request(partition, batch), self.patience_s) for batch in batches]
+            calls = [self._send(link, partition, batch) for batch in batches]
             answers = await asyncio.gather(*calls, return_exceptions=True)
             left = [
                 batch
@@ -143,9 +156,10 @@ class Producer(Worker):
                 await self.look_again()
             batches = left
 
-    def _request(self, partition: int, batch: Batch) -> Any:
+    async def _send(self, link: Link, partition: int, batch: Batch) -> Any:
         batch.attempts += 1
-        return produce_request(self.client.topic, partition, batch.data, PRODUCE_MS)
+        request = produce_request(self.client.topic, partition, batch.data, PRODUCE_MS, self._transactional_id)
+        return await link.call("Produce", request, self.patience_s, self.produce_version)
 
     def _answered(self, partition: int, batch: Batch, answer: Any, link: Link, leader: Leader, first: bool) -> bool:
         """Whether the batch is acknowledged."""
@@ -168,7 +182,11 @@ class Producer(Worker):
 
 
 class Reader(Worker):
-    """Reads on, and now and then again from somewhere before."""
+    """Reads on, and now and then again from somewhere before; all records, or those that are committed."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.isolation = self.random.choice((READ_UNCOMMITTED, READ_COMMITTED, READ_COMMITTED))
 
     async def run(self) -> None:
         positions: dict[int, int] = {}
@@ -181,15 +199,24 @@ class Reader(Worker):
             end, _ = await self.read(partition, start)
             positions[partition] = max(end, positions.get(partition, 0))
 
-    async def read(self, partition: int, start: int, wait_ms: int = 200) -> tuple[int, int | None]:
+    async def read(
+        self, partition: int, start: int, wait_ms: int = 200, isolation: int | None = None
+    ) -> tuple[int, int | None]:
         """(where it ends, the high watermark or None when nobody could tell)."""
+        isolation = self.isolation if isolation is None else isolation
         found = await self.leader(partition)
         if found is None:
             await self.look_again()
             return start, None
         link, leader = found
         request = fetch_request(
-            self.client.topic, partition, start, leader.epoch, self.random.choice(FETCH_BYTES), wait_ms
+            self.client.topic,
+            partition,
+            start,
+            leader.epoch,
+            self.random.choice(FETCH_BYTES),
+            wait_ms,
+            isolation,
         )
         try:
             answer = await link.call("Fetch", request, self.patience_s)
@@ -204,36 +231,52 @@ class Reader(Worker):
             self.unexpected(f"a fetch of partition {partition} at {start}", code)
             await self.look_again()
             return start, None
-        end = self.ledger.reads(partition, start, _records(part.records, start))
-        self.ledger.note(f"{self.name} {partition}: [{start}, {end}) of {part.high_watermark} at {link.server}")
-        if end > part.high_watermark:
-            raise self.ledger.violated(f"partition {partition}: read to {end}, past {part.high_watermark}")
+        aborted = None if isolation == READ_UNCOMMITTED else part.aborted_transactions or ()
+        end = self.ledger.reads(partition, start, _records(part.records, start, aborted))
+        limit = part.high_watermark if isolation == READ_UNCOMMITTED else part.last_stable_offset
+        self.ledger.note(f"{self.name} {partition}: [{start}, {end}) of {limit} at {link.server}")
+        if (end > start and end > limit) or limit > part.high_watermark:
+            raise self.ledger.violated(f"partition {partition}: read to {end}, past {limit} or {part.high_watermark}")
         return end, int(part.high_watermark)
 
-    async def read_whole(self, partition: int) -> None:
-        """Nothing is under way any more: everything must be there."""
+    async def read_whole(self, partition: int, isolation: int = READ_UNCOMMITTED) -> None:
+        """Nothing is under way any more: everything must be there, markers too, though perhaps not yet."""
         position, end = 0, None
         while end is None or position < end:
             before = position
-            position, found = await self.read(partition, position, 0)
+            position, found = await self.read(partition, position, 0, isolation)
             if found is None:
                 continue
             end = found
             if position == before and position < end:
+                if isolation == READ_COMMITTED:
+                    await self.pause(0.1)
+                    continue
                 raise self.ledger.violated(f"partition {partition}: nothing is read at {position}, below {end}")
         self.ledger.whole(partition, end)
 
 
-def _records(data: Any, start: int) -> list[Record]:
+def _records(data: Any, start: int, aborted: Iterable[Any] | None) -> list[Record]:
+    """`aborted`: the transactions that a reader of committed records leaves out, as Kafka's clients do."""
     found: list[Record] = []
     view = memoryview(data or b"")
+    waiting = sorted(aborted or (), key=lambda txn: txn.first_offset, reverse=True)
+    dropping: set[int] = set()
     for position, header in iter_headers(view):
         batch = view[position : position + header.size]
+        marker = end_marker(batch) if header.attributes & CONTROL else None
+        while waiting and waiting[-1].first_offset <= header.base_offset + header.last_offset_delta:
+            dropping.add(waiting.pop().producer_id)
+        visible = None if aborted is None else not (header.transactional and header.producer_id in dropping)
+        if marker is not None and not marker.commit:
+            dropping.discard(header.producer_id)
+        of = b"%r of %d, epoch %d" % (marker, header.producer_id, header.producer_epoch)
         found += [
-            Record(record.offset, header.leader_epoch, bytes(record.value or b""))
+            Record(record.offset, header.leader_epoch, bytes(record.value or b"") if marker is None else of, marker,
+                   visible)
             for record in iter_records(batch)
             if record.offset >= start
-        ]
+        ]  # fmt: skip
     return found
 
 
