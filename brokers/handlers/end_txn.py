@@ -7,17 +7,13 @@ from typing import Any
 
 from kio.schema.end_txn.v5.response import EndTxnResponse
 from kio.schema.errors import ErrorCode
-from kio.schema.types import ProducerId
-from kio.static.primitive import i16
 
 from brokers.errors import KafkaError
 from brokers.handlers.context import RequestContext
+from brokers.handlers.producer_answers import as_client_knows, producer_response
 from brokers.handlers.table import Api
-from brokers.protocol.messages import NO_TIME
-from brokers.transactions.messages import ProducerAnswer
 from brokers.transactions.transaction import BUMPS_EPOCH, Producer
 
-NONE = -1
 FENCED_VERSION = 2
 """First version whose clients know PRODUCER_FENCED."""
 EPOCH_VERSION = 5
@@ -32,23 +28,12 @@ async def handle(ctx: RequestContext, request: Any) -> EndTxnResponse:
             request.transactional_id, producer, request.committed, client_version
         )
     except KafkaError as error:
-        if error.code is ErrorCode.producer_fenced and ctx.api_version < FENCED_VERSION:
-            raise KafkaError(ErrorCode.invalid_producer_epoch) from None
-        raise
-    return _response(ErrorCode.none, answer)
-
-
-def _response(code: ErrorCode, answer: ProducerAnswer) -> EndTxnResponse:
-    return EndTxnResponse(
-        throttle_time=NO_TIME,
-        error_code=code,
-        producer_id=ProducerId(answer.producer_id),
-        producer_epoch=i16(answer.producer_epoch),
-    )
+        raise as_client_knows(error, ctx.api_version >= FENCED_VERSION) from None
+    return producer_response(EndTxnResponse, ErrorCode.none, answer)
 
 
 def error_response(request: Any, code: ErrorCode, version: int) -> EndTxnResponse:
-    return _response(code, ProducerAnswer(NONE, NONE))
+    return producer_response(EndTxnResponse, code)
 
 
 API = Api(26, "EndTxn", 0, 5, handle, error_response=error_response)

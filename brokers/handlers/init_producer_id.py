@@ -7,37 +7,33 @@ from typing import Any
 
 from kio.schema.errors import ErrorCode
 from kio.schema.init_producer_id.v5.response import InitProducerIdResponse
-from kio.schema.types import ProducerId
-from kio.static.primitive import i16
 
 from brokers.errors import KafkaError
 from brokers.handlers import table
 from brokers.handlers.context import RequestContext
 from brokers.handlers.group_messages import milliseconds
-from brokers.protocol.messages import NO_TIME
+from brokers.handlers.producer_answers import as_client_knows, producer_response
+from brokers.records.batch import NO_PRODUCER_EPOCH, NO_PRODUCER_ID
 from brokers.transactions.messages import ProducerAnswer
 from brokers.transactions.transaction import Producer
 from s3stream.errors import Fenced, PonorError
 
-NONE = -1
 FENCED_VERSION = 4
 """First version whose clients know PRODUCER_FENCED."""
 
 
 async def handle(ctx: RequestContext, request: Any) -> InitProducerIdResponse:
-    if (request.producer_id == NONE) != (request.producer_epoch == NONE):
+    if (request.producer_id == NO_PRODUCER_ID) != (request.producer_epoch == NO_PRODUCER_EPOCH):
         raise KafkaError(ErrorCode.invalid_request)
     if request.transactional_id is None:
-        return _response(ErrorCode.none, ProducerAnswer(await _new_id(ctx), 0))
-    expected = None if request.producer_id == NONE else Producer(request.producer_id, request.producer_epoch)
+        return producer_response(InitProducerIdResponse, ErrorCode.none, ProducerAnswer(await _new_id(ctx), 0))
+    expected = None if request.producer_id == NO_PRODUCER_ID else Producer(request.producer_id, request.producer_epoch)
     timeout_ms = milliseconds(request.transaction_timeout)
     try:
         answer = await ctx.services.transactions.initialize(request.transactional_id, timeout_ms, expected)
     except KafkaError as error:
-        if error.code is ErrorCode.producer_fenced and ctx.api_version < FENCED_VERSION:
-            raise KafkaError(ErrorCode.invalid_producer_epoch) from None
-        raise
-    return _response(ErrorCode.none, answer)
+        raise as_client_knows(error, ctx.api_version >= FENCED_VERSION) from None
+    return producer_response(InitProducerIdResponse, ErrorCode.none, answer)
 
 
 async def _new_id(ctx: RequestContext) -> int:
@@ -50,17 +46,8 @@ async def _new_id(ctx: RequestContext) -> int:
         raise KafkaError(ErrorCode.coordinator_load_in_progress) from None
 
 
-def _response(code: ErrorCode, answer: ProducerAnswer) -> InitProducerIdResponse:
-    return InitProducerIdResponse(
-        throttle_time=NO_TIME,
-        error_code=code,
-        producer_id=ProducerId(answer.producer_id),
-        producer_epoch=i16(answer.producer_epoch),
-    )
-
-
 def error_response(request: Any, code: ErrorCode, version: int) -> InitProducerIdResponse:
-    return _response(code, ProducerAnswer(NONE, NONE))
+    return producer_response(InitProducerIdResponse, code)
 
 
 API = table.Api(22, "InitProducerId", 0, 5, handle, error_response=error_response)

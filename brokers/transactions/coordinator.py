@@ -78,7 +78,7 @@ class TransactionCoordinator:
 
     def stop(self) -> None:
         self._active = self._location.active = False
-        self._markers.closed = True
+        self._markers.close()
         for partition in list(self._shards):
             self.resign(partition)
         self._timers.close()

@@ -17,9 +17,9 @@ from kio.schema.errors import ErrorCode
 from brokers.coordinators.shard import resolve
 from brokers.errors import KafkaError
 from brokers.transactions.coordinator import TransactionCoordinator
+from brokers.transactions.outbox import Outbox
 from brokers.transactions.records import TopicPartition
 from brokers.transactions.transaction import BUMPS_EPOCH, Producer
-from s3stream.errors import PonorError
 from s3stream.tasks import Tasks
 from s3stream.types import NodeId
 
@@ -43,6 +43,7 @@ class Enlisting(NamedTuple):
 
 AskBroker: TypeAlias = Callable[[NodeId, Sequence[Enlisting]], Awaitable[Sequence[Errors]]]
 """Each one's errors by partition. Raises PonorError."""
+_Waiting: TypeAlias = tuple[Enlisting, "asyncio.Future[Errors]"]
 
 
 class Enlistment:
@@ -50,9 +51,8 @@ class Enlistment:
         self._node_id = node_id
         self._coordinator = coordinator
         self._ask = ask
-        self._tasks = tasks
-        self._queues: dict[NodeId, deque[tuple[Enlisting, asyncio.Future[Errors]]]] = {}
-        """By broker; one is there while its task runs. Bounded by the requests that wait."""
+        self._outbox = Outbox("transactions to be enlisted in", tasks, _take, self._enlist_there, _nobody_could_say)
+        """Bounded by the requests that wait."""
 
     async def enlist(self, wanted: Enlisting) -> Errors:
         """What the coordinator says of each partition."""
@@ -63,30 +63,23 @@ class Enlistment:
         if node.node_id == self._node_id:
             return await enlist_here(self._coordinator, wanted)
         answer: asyncio.Future[Errors] = asyncio.get_running_loop().create_future()
-        queue = self._queues.get(node.node_id)
-        if queue is not None:
-            queue.append((wanted, answer))
-        else:
-            self._queues[node.node_id] = deque(((wanted, answer),))
-            self._tasks.spawn(self._work(node.node_id), f"transactions coordinated by node {node.node_id}")
+        self._outbox.put(node.node_id, (wanted, answer))
         return await answer
 
-    async def _work(self, node_id: NodeId) -> None:
-        queue = self._queues[node_id]
-        while queue:
-            batch = _take(queue)
-            try:
-                answers = await self._ask(node_id, [wanted for wanted, _ in batch])
-            except PonorError:
-                answers = [wanted.all(ErrorCode.network_exception) for wanted, _ in batch]
-            for (_, waiting), answer in zip(batch, answers, strict=True):
-                resolve(waiting, answer)
-        del self._queues[node_id]
+    async def _enlist_there(self, node_id: NodeId, batch: list[_Waiting]) -> None:
+        answers = await self._ask(node_id, [wanted for wanted, _ in batch])
+        for (_, waiting), answer in zip(batch, answers, strict=True):
+            resolve(waiting, answer)
 
 
-def _take(queue: deque[tuple[Enlisting, asyncio.Future[Errors]]]) -> list[tuple[Enlisting, asyncio.Future[Errors]]]:
+def _nobody_could_say(batch: list[_Waiting]) -> None:
+    for wanted, waiting in batch:
+        resolve(waiting, wanted.all(ErrorCode.network_exception))
+
+
+def _take(queue: deque[_Waiting]) -> list[_Waiting]:
     """From its front, each transactional id once."""
-    batch: list[tuple[Enlisting, asyncio.Future[Errors]]] = []
+    batch: list[_Waiting] = []
     ids: set[str] = set()
     while queue and len(batch) < PER_REQUEST_MAX and queue[0][0].transactional_id not in ids:
         batch.append(queue.popleft())

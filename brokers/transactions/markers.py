@@ -19,12 +19,12 @@ from kio.schema.errors import ErrorCode
 from brokers.coordinators.location import ClusterView
 from brokers.coordinators.timers import Timers
 from brokers.transactions.messages import Marker
+from brokers.transactions.outbox import Outbox
 from brokers.transactions.records import TopicPartition
 from brokers.transactions.shard import TransactionShard
 from brokers.transactions.stats import TransactionStats
 from brokers.transactions.transaction import Transaction
 from metadata.image import NO_LEADER
-from s3stream.errors import PonorError
 from s3stream.tasks import Tasks
 from s3stream.types import NodeId
 
@@ -61,6 +61,10 @@ class _Entry(NamedTuple):
     partitions: tuple[TopicPartition, ...]
 
 
+def _of_one_request(queue: deque[_Entry]) -> list[_Entry]:
+    return [queue.popleft() for _ in range(min(len(queue), MARKERS_PER_REQUEST))]
+
+
 class Markers:
     def __init__(
         self,
@@ -74,14 +78,14 @@ class Markers:
     ) -> None:
         self._node_id = node_id
         self._cluster = cluster
-        self._tasks = tasks
         self._timers = timers
         self._write_here = write_here
         self._send = send
-        self._queues: dict[NodeId, deque[_Entry]] = {}
-        """By destination; one is there while its task runs."""
+        self._outbox = Outbox("transaction markers", tasks, _of_one_request, self._ask, self._try_again)
         self._stats = stats
-        self.closed = False
+
+    def close(self) -> None:
+        self._outbox.closed = True
 
     def deliver(self, shard: TransactionShard, txn: Transaction) -> None:
         """Until every partition in `txn.unmarked` is marked."""
@@ -99,20 +103,12 @@ class Markers:
                 by_leader[image.leader_of(topic.partitions[partition[1]])].append(partition)
         later = by_leader.pop(NO_LEADER, [])
         for node_id, found in by_leader.items():
-            self._enqueue(node_id, _Entry(shard, txn, tuple(found)))
+            self._outbox.put(node_id, _Entry(shard, txn, tuple(found)))
         if later:
             self._retry(_Entry(shard, txn, tuple(later)))
         for partition in gone:
             log.info("a deleted partition needs no marker", partition=partition, transactional_id=txn.transactional_id)
             shard.marked(txn, partition)
-
-    def _enqueue(self, node_id: NodeId, entry: _Entry) -> None:
-        queue = self._queues.get(node_id)
-        if queue is not None:
-            queue.append(entry)
-            return
-        self._queues[node_id] = deque((entry,))
-        self._tasks.spawn(self._work(node_id), f"transaction markers for node {node_id}")
 
     def _retry(self, entry: _Entry) -> None:
         self._stats.marker_retries.inc(len(entry.partitions))
@@ -123,25 +119,19 @@ class Markers:
         if left and entry.shard.holds(entry.txn):
             self._route(entry.shard, entry.txn, left)
 
-    async def _work(self, node_id: NodeId) -> None:
-        queue = self._queues[node_id]
-        while queue and not self.closed:
-            entries = [queue.popleft() for _ in range(min(len(queue), MARKERS_PER_REQUEST))]
-            entries = [entry for entry in entries if entry.shard.holds(entry.txn)]
-            markers = [entry.shard.marker(entry.txn, entry.partitions) for entry in entries]
-            if not markers:
-                continue
-            try:
-                here = node_id == self._node_id
-                results = await (self._write_here(markers) if here else self._send(node_id, markers))
-            except PonorError as error:
-                log.info("markers not sent, trying again", node_id=node_id, markers=len(markers), error=str(error))
-                for entry in entries:
-                    self._retry(entry)
-                continue
-            for entry, result in zip(entries, results, strict=True):
-                self._take(entry, result)
-        del self._queues[node_id]
+    async def _ask(self, node_id: NodeId, entries: list[_Entry]) -> None:
+        entries = [entry for entry in entries if entry.shard.holds(entry.txn)]
+        markers = [entry.shard.marker(entry.txn, entry.partitions) for entry in entries]
+        if not markers:
+            return
+        here = node_id == self._node_id
+        results = await (self._write_here(markers) if here else self._send(node_id, markers))
+        for entry, result in zip(entries, results, strict=True):
+            self._take(entry, result)
+
+    def _try_again(self, entries: list[_Entry]) -> None:
+        for entry in entries:
+            self._retry(entry)
 
     def _take(self, entry: _Entry, result: Mapping[TopicPartition, ErrorCode]) -> None:
         shard, txn = entry.shard, entry.txn
