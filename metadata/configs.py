@@ -19,6 +19,7 @@ KINDS = (TOPIC, BROKER, GROUP, CLIENT_METRICS)
 
 _OF = (configs.c.kind == bindparam("of_kind")) & (configs.c.name == bindparam("of_name"))
 _READ = select(configs.c.key, configs.c.value).where(_OF)
+_ALL = select(configs.c.name, configs.c.key, configs.c.value).where(configs.c.kind == bindparam("of_kind"))
 _DROP = delete(configs).where(_OF, configs.c.key.in_(bindparam("keys", expanding=True)))
 _TOPIC_BY_NAME = select(topics.c.topic_id).where(topics.c.name == bindparam("name"))
 
@@ -50,6 +51,15 @@ def read(tx: Transaction, kind: str, name: str) -> dict[str, str]:
     """What was set on a resource that is no topic (a topic's configs are in its image)."""
     assert kind in KINDS and kind != TOPIC, kind
     return dict(tx.connection.execute(_READ, {"of_kind": kind, "of_name": name}).all())
+
+
+def by_name(tx: Transaction, kind: str) -> dict[str, dict[str, str]]:
+    """What was set on every resource of a kind that is not topic, by its name."""
+    assert kind in KINDS and kind != TOPIC, kind
+    found: dict[str, dict[str, str]] = {}
+    for name, key, value in tx.connection.execute(_ALL, {"of_kind": kind}):
+        found.setdefault(name, {})[key] = value
+    return found
 
 
 def update_features(tx: Transaction, changes: Mapping[str, int | None]) -> None:

@@ -330,6 +330,10 @@ class Metadata(Transactions):
         """What was set on anything but a topic, whose configs are in its image."""
         return await self._read("configs", configs.read, kind, name)
 
+    async def configs_by_name(self, kind: str) -> dict[str, dict[str, str]]:
+        """As `configs`, of every resource of a kind that has any."""
+        return await self._read("configs_by_name", configs.by_name, kind)
+
     async def update_features(self, changes: Mapping[str, int | None]) -> None:
         await self._write("update_features", configs.update_features, changes)
 

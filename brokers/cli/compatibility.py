@@ -9,47 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-_SECURITY: Final = "authentication and authorization come in a later release"
-_QUOTAS: Final = "quotas come in a later release"
-_CLUSTER: Final = "comes with clusters of several brokers"
-_NO_DISKS: Final = "a broker has no log directories: records live in object storage"
-_NO_QUORUM: Final = "there is no Raft quorum: metadata live in a database"
 _SHARE: Final = "share groups (KIP-932) come in a later release"
 _STREAMS: Final = "streams groups (KIP-1071) come in a later release"
 _TELEMETRY: Final = "client metrics are not collected; Kafka lists it only where a metrics reporter is configured"
 
 NOT_SERVED: Final[Mapping[str, str]] = {
-    "SaslHandshake": _SECURITY,
-    "DescribeAcls": _SECURITY,
-    "CreateAcls": _SECURITY,
-    "DeleteAcls": _SECURITY,
-    "AlterReplicaLogDirs": _NO_DISKS,
-    "SaslAuthenticate": _SECURITY,
-    "CreateDelegationToken": _SECURITY,
-    "RenewDelegationToken": _SECURITY,
-    "ExpireDelegationToken": _SECURITY,
-    "DescribeDelegationToken": _SECURITY,
-    "DescribeClientQuotas": _QUOTAS,
-    "AlterClientQuotas": _QUOTAS,
-    "DescribeUserScramCredentials": _SECURITY,
-    "AlterUserScramCredentials": _SECURITY,
-    "DescribeQuorum": _NO_QUORUM,
-    "UpdateFeatures": "every feature has one level so far: there is nothing to change",
-    "UnregisterBroker": _CLUSTER,
     "GetTelemetrySubscriptions": _TELEMETRY,
     "PushTelemetry": _TELEMETRY,
-    "ListConfigResources": "comes with the groups and client metrics whose configs it lists",
     "ShareGroupHeartbeat": _SHARE,
     "ShareGroupDescribe": _SHARE,
     "ShareFetch": _SHARE,
     "ShareAcknowledge": _SHARE,
-    "AddRaftVoter": _NO_QUORUM,
-    "RemoveRaftVoter": _NO_QUORUM,
-    "InitializeShareGroupState": _SHARE,
-    "ReadShareGroupState": _SHARE,
-    "WriteShareGroupState": _SHARE,
-    "DeleteShareGroupState": _SHARE,
-    "ReadShareGroupStateSummary": _SHARE,
     "StreamsGroupHeartbeat": _STREAMS,
     "StreamsGroupDescribe": _STREAMS,
     "DescribeShareGroupOffsets": _SHARE,
@@ -57,6 +27,30 @@ NOT_SERVED: Final[Mapping[str, str]] = {
     "DeleteShareGroupOffsets": _SHARE,
 }
 """Why, by the name of each API of Kafka 4.3 that `handlers/table.py` does not have."""
+
+
+IN_PART: Final[Mapping[str, str]] = {
+    "SaslHandshake": "ILLEGAL_SASL_STATE: the listener speaks no SASL, as Kafka's PLAINTEXT listener",
+    "SaslAuthenticate": "ILLEGAL_SASL_STATE: the listener speaks no SASL, as Kafka's PLAINTEXT listener",
+    "DescribeAcls": "SECURITY_DISABLED, as a Kafka broker without an authorizer",
+    "CreateAcls": "SECURITY_DISABLED, as a Kafka broker without an authorizer",
+    "DeleteAcls": "SECURITY_DISABLED, as a Kafka broker without an authorizer",
+    "CreateDelegationToken": "DELEGATION_TOKEN_REQUEST_NOT_ALLOWED, as Kafka's PLAINTEXT listener",
+    "RenewDelegationToken": "DELEGATION_TOKEN_REQUEST_NOT_ALLOWED, as Kafka's PLAINTEXT listener",
+    "ExpireDelegationToken": "DELEGATION_TOKEN_REQUEST_NOT_ALLOWED, as Kafka's PLAINTEXT listener",
+    "DescribeDelegationToken": "DELEGATION_TOKEN_REQUEST_NOT_ALLOWED, as Kafka's PLAINTEXT listener",
+    "DescribeClientQuotas": "there are no quotas",
+    "AlterClientQuotas": "a new quota is refused: none is enforced in this release",
+    "DescribeUserScramCredentials": "there are no users",
+    "AlterUserScramCredentials": "a credential is refused: there is no SASL listener in this release",
+    "AlterReplicaLogDirs": "a broker has one directory, the object store: a partition can only be put where it is",
+    "DescribeQuorum": "UNSUPPORTED_VERSION: there is no Raft quorum, metadata lie in a database",
+    "AddRaftVoter": "UNSUPPORTED_VERSION: there is no Raft quorum, metadata lie in a database",
+    "RemoveRaftVoter": "VOTER_NOT_FOUND: there is no Raft quorum, metadata lie in a database",
+    "UpdateFeatures": "every feature has one level: it can be asked for, no other can",
+    "UnregisterBroker": "a registered broker is not unregistered: `ponor node forget` knows what it held",
+}
+"""What is answered by APIs that have little to say here."""
 
 
 class Departure(NamedTuple):
@@ -123,7 +117,21 @@ DELETED_TIMESTAMP = Departure(
     "the greatest timestamp is looked for among the records that are left",
     "finds a deleted record for as long as its segment file is there, at an offset that cannot be fetched",
 )
+QUOTAS_REFUSED = Departure(
+    "AlterClientQuotas", "UNSUPPORTED_VERSION for a new quota: none is enforced", "stores and enforces it"
+)
+CREDENTIALS_REFUSED = Departure(
+    "AlterUserScramCredentials",
+    "UNSUPPORTED_SASL_MECHANISM for a new credential: no listener would ask for it",
+    "stores it, whether a listener asks for it or not",
+)
+NO_QUORUM = Departure(
+    "DescribeQuorum, AddRaftVoter",
+    "UNSUPPORTED_VERSION: there is no Raft quorum",
+    "describes its quorum; waits for a new voter to catch up",
+)
 DEPARTURES: Final = (
     APIS_LISTED, FEATURES, MIN_IN_SYNC, PARTITIONS_BOUND, EMPTY_NAME, CONFIG_OPERATION, ANSWERED, PRODUCE_WORDS,
-    UNKNOWN_CODEC, RECORDS_UNREAD, WHOLE_BATCHES, LOG_DIRS, DELETED_TIMESTAMP,
+    UNKNOWN_CODEC, RECORDS_UNREAD, WHOLE_BATCHES, LOG_DIRS, DELETED_TIMESTAMP, QUOTAS_REFUSED,
+    CREDENTIALS_REFUSED, NO_QUORUM,
 )  # fmt: skip

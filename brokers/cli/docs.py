@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from brokers.cli.compatibility import DEPARTURES, NOT_SERVED
+from brokers.cli.compatibility import DEPARTURES, IN_PART, NOT_SERVED
 from brokers.cli.sources import variable_of
 from brokers.config_def import (
     CLIENT_METRICS_CONFIGS,
@@ -106,7 +106,9 @@ def _compatibility() -> Iterator[str]:
     yield "|---|---|---|---|"
     for api in APIS.values():
         versions = f"{api.min}" if api.min == api.max else f"{api.min} – {api.max}"
-        served = "yes" if api.key in SERVED else f"no: {NOT_SERVED[api.name]}"
+        served = f"no: {NOT_SERVED[api.name]}" if api.key not in SERVED else "yes"
+        if api.name in IN_PART:
+            served = f"answers: {IN_PART[api.name]}"
         yield f"| {api.key} | {api.name} | {versions} | {served} |"
     yield ""
     yield "## Where answers differ"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from collections.abc import Awaitable, Iterable
 from typing import Final
@@ -10,6 +11,10 @@ import structlog
 from kio.schema.errors import ErrorCode
 
 from brokers.errors import KafkaError, error_code
+from brokers.handlers.context import RequestContext
+from brokers.handlers.errors import count_error
+from brokers.protocol.apis import API_BY_NAME
+from brokers.protocol.messages import decode_request
 from s3stream.errors import PonorError, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -27,6 +32,29 @@ def allowed_operations(*operations: int) -> int:
 # 11 alter configs, 12 idempotent write. Without an authorizer everybody may do everything.
 TOPIC_OPERATIONS: Final = allowed_operations(3, 4, 5, 6, 7, 8, 10, 11)
 CLUSTER_OPERATIONS: Final = allowed_operations(5, 7, 8, 9, 10, 11, 12)
+
+
+NO_QUORUM: Final = "There is no Raft quorum: the metadata of this cluster lie in a database."
+
+
+def check_cluster_id(ctx: RequestContext, cluster_id: str | None) -> None:
+    """Raises INCONSISTENT_CLUSTER_ID for a request that was meant for another cluster."""
+    if cluster_id is not None and cluster_id != ctx.services.partitions.image.cluster_id:
+        raise KafkaError(ErrorCode.inconsistent_cluster_id)
+
+
+NO_AUTHORIZER: Final = "No Authorizer is configured."
+
+
+def refuse_token(ctx: RequestContext, api: str) -> None:
+    """Answer RenewDelegationToken and ExpireDelegationToken to somebody who is not authenticated, in bytes: kio's
+    classes have no time before 1970, and Kafka answers -1."""
+    row = API_BY_NAME[api]
+    decode_request(row.key, ctx.api_version, ctx.body)
+    code = ErrorCode.delegation_token_request_not_allowed
+    count_error(ctx.services.metrics, api, code)
+    end = b"\x00" if ctx.api_version >= row.flexible else b""
+    ctx.respond([struct.pack(">hqi", code, -1, 0) + end])
 
 
 def fault_of(error: Exception, doing: str) -> tuple[ErrorCode, str | None]:

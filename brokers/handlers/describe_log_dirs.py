@@ -42,11 +42,11 @@ async def handle(ctx: RequestContext, request: Any) -> DescribeLogDirsResponse:
                 )
             )
     topics = [DescribeLogDirsTopic(name=TopicName(name), partitions=tuple(parts)) for name, parts in found.items()]
-    result = DescribeLogDirsResult(error_code=ErrorCode.none, log_dir=_place(services), topics=tuple(topics))
+    result = DescribeLogDirsResult(error_code=ErrorCode.none, log_dir=log_dir(services), topics=tuple(topics))
     return DescribeLogDirsResponse(throttle_time=NO_TIME, error_code=ErrorCode.none, results=(result,))
 
 
-def _place(services: Services) -> str:
+def log_dir(services: Services) -> str:
     """The object store, without the settings of how it is reached."""
     return services.config.object_store_url.partition("?")[0]
 

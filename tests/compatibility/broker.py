@@ -91,6 +91,15 @@ class Broker:
         self.note(label, version, answer)
         return answer
 
+    async def ask_raw(self, label: str, api: str, version: int, **values: Any) -> None:
+        """As `ask`; the answer's bytes are written down: kio's classes have no time before 1970, and Kafka says -1."""
+        row = API_BY_NAME[api]
+        client = self._client
+        assert client is not None
+        client.send(row.key, version, encode_request(api, version, values))
+        _, body = response_body(row.key, version, await client.receive())
+        self.note(label, version, bytes(body))
+
     async def outcome(self, label: str, version: int, frame: bytes, wait: float = 2) -> None:
         """Write down what a connection of its own gets for these bytes: an answer of some bytes, nothing, an end."""
         client = await self.connect()

@@ -56,4 +56,7 @@ MEANT: tuple[Meant, ...] = (
     Meant("fetch", r".* of a batch and a half", r".*\.records", why.WHOLE_BATCHES),
     Meant("describe_log_dirs", "directories", r"\..*", why.LOG_DIRS),
     Meant("delete_records", r"by time -3 .*", r".*\.(timestamp|offset|leader_epoch)", why.DELETED_TIMESTAMP),
+    Meant("client_quotas", "set|only checked", _ERROR, why.QUOTAS_REFUSED),
+    Meant("scram", "set", _ERROR, why.CREDENTIALS_REFUSED),
+    Meant("quorum", r"describe .*|add a voter, any cluster", r"", why.NO_QUORUM),
 )

@@ -12,19 +12,19 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from brokers.cli.compatibility import DEPARTURES, NOT_SERVED
+from brokers.cli.compatibility import DEPARTURES, IN_PART, NOT_SERVED
 from brokers.handlers.table import SERVED
 from brokers.protocol.apis import APIS, PRODUCE_LISTED_MIN
 from tests.compatibility import transcript
 from tests.compatibility.broker import Broker
 from tests.compatibility.meant import MEANT
-from tests.compatibility.scenarios import cluster, configs, fetch, groups, produce, protocol, topics
+from tests.compatibility.scenarios import cluster, configs, fetch, groups, produce, protocol, topics, unsecured
 from tests.compatibility.transcript import Difference, Notes
 
 Scenario = Callable[[Broker], Awaitable[None]]
 SCENARIOS: tuple[Scenario, ...] = (
     *protocol.SCENARIOS, *topics.SCENARIOS, *configs.SCENARIOS, *produce.SCENARIOS, *fetch.SCENARIOS,
-    *groups.SCENARIOS, *cluster.SCENARIOS,
+    *groups.SCENARIOS, *cluster.SCENARIOS, *unsecured.SCENARIOS,
 )  # fmt: skip
 SCENARIO_SECONDS = 60
 TELEMETRY = (71, 72)
@@ -97,3 +97,7 @@ def test_the_list_of_apis_is_the_one_that_kafka_answers() -> None:
 
 def test_every_api_that_is_not_served_has_a_reason() -> None:
     assert set(NOT_SERVED) == {api.name for api in APIS.values() if api.key not in SERVED}
+
+
+def test_what_is_said_of_an_api_is_said_of_one_that_is_served() -> None:
+    assert set(IN_PART) <= {APIS[key].name for key in SERVED}

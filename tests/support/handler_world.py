@@ -73,17 +73,14 @@ class World:
     def __init__(self, clock: Any = None, **services: Any) -> None:
         self.partitions = Partitions()
         self.metrics = Metrics()
-        given = {"clock": clock} if clock is not None else {}
-        self.services = make_services(
-            partitions=self.partitions,
-            metrics=self.metrics,
-            config=SimpleNamespace(
-                fetch_max_bytes=1 << 20,
-                add_partitions_to_txn_retry_backoff_ms=20,
-                add_partitions_to_txn_retry_backoff_max_ms=100,
-            ),
-            **given | services,
+        given: dict[str, Any] = {"clock": clock} if clock is not None else {}
+        config = SimpleNamespace(
+            fetch_max_bytes=1 << 20,
+            add_partitions_to_txn_retry_backoff_ms=20,
+            add_partitions_to_txn_retry_backoff_max_ms=100,
         )
+        given |= {"partitions": self.partitions, "metrics": self.metrics, "config": config}
+        self.services = make_services(**given | services)
         if "fetch_sessions" not in services:
             sessions = FetchSessionCache(10, self.services.clock, Random(1), self.metrics)
             self.services = dataclasses.replace(self.services, fetch_sessions=sessions)
