@@ -216,7 +216,7 @@ class Broker:
 
     async def _fetch_tails(self, tails: Sequence[TailRow], bytes_max: int) -> Mapping[StreamId, list[StreamBatch]]:
         assert self._node is not None
-        return await self._node.channel.fetch(tails, bytes_max)
+        return await self._node.channel.peers.fetch(tails, bytes_max)
 
     def _opener(self, metrics: Metrics, clock: Clock, bulk: RunBlocking) -> Callable[[str], ObjectStore]:
         """Opens stores that are closed when the broker has stopped."""
@@ -326,11 +326,11 @@ class _Node:
         self.configs = ConfigSource(config)
         self._has_channel = outside.has_channel
         self.channel = PeerChannel(
-            config, metadata.cluster_id, storage, tasks, lambda: self.identity, lambda: self.partitions.image
+            config, metadata.cluster_id, storage, tasks, lambda: self.identity, lambda: self.partitions
         )
         self.partitions = PartitionManager(
             storage, metadata, config.node_id, self.configs.log_config, clock, tasks, metrics,
-            settings.partition_settings(config), self.channel.reachable,
+            settings.partition_settings(config), self.channel.peers,
         )  # fmt: skip
         self.partitions.on_open(Inspector(tasks, outside.runner("examine", EXAMINATIONS_MAX), clock).opened)
         self.follower = ImageFollower(metadata, self.partitions, clock)

@@ -6,7 +6,7 @@ A new image replaces the old one whole; readers keep the one they began with.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from uuid import UUID
 
@@ -49,6 +49,9 @@ class TopicImage:
     configs: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Only what was set on the topic itself."""
 
+    def with_partitions(self, changes: Mapping[int, PartitionImage]) -> TopicImage:
+        return replace(self, partitions=tuple(changes.get(part.partition, part) for part in self.partitions))
+
 
 @dataclass(frozen=True, slots=True)
 class NodeImage:
@@ -90,6 +93,15 @@ class ClusterImage:
         node = self.nodes.get(part.leader)
         is_there = node is not None and node.alive and node.node_epoch == part.owner_epoch
         return part.leader if is_there else NO_LEADER
+
+
+def with_partitions(image: ClusterImage, changes: Mapping[UUID, Mapping[int, PartitionImage]]) -> ClusterImage:
+    """`image`, at its version, with these partitions of topics that it has (topic id → partition → the new one)."""
+    topics, by_id = dict(image.topics), dict(image.topics_by_id)
+    for topic_id, parts in changes.items():
+        topic = by_id[topic_id] = by_id[topic_id].with_partitions(parts)
+        topics[topic.name] = topic
+    return replace(image, topics=MappingProxyType(topics), topics_by_id=MappingProxyType(by_id))
 
 
 def changed_topics(before: ClusterImage, after: ClusterImage) -> Iterator[tuple[TopicImage | None, TopicImage]]:

@@ -122,10 +122,7 @@ def _changed_topics(tx: Transaction, seen: ClusterImage | None, rows: Sequence[A
         for topic_id, *row in tx.connection.execute(_CHANGED_PARTITIONS, {"seen": version}):
             if topic_id in marked:
                 of_topic[topic_id][row[0]] = _partition(*row)
-        for topic_id, changes in of_topic.items():
-            topic = known[topic_id]
-            merged = tuple(changes.get(part.partition, part) for part in topic.partitions)
-            images.append(replace(topic, partitions=merged))
+        images += [known[topic_id].with_partitions(changes) for topic_id, changes in of_topic.items()]
     return images
 
 

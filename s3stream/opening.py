@@ -85,6 +85,7 @@ class Opening:
             return [self._opened(snapshot) for snapshot in snapshots]
         finally:
             release.set_result(None)
+            self._tails.unhear(stream_id for stream_id, _ in requests)
 
     def owes(self, stream_id: StreamId) -> bool:
         """As `Storage.owes`."""

@@ -10,7 +10,7 @@ fenced this node.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from random import Random
 
 import structlog
@@ -223,6 +223,11 @@ class Storage:
         is another's tail. Returns those of which it cannot be had now, and why: their turn comes when it is committed.
         """
         return await self._tails.have(stream_ids)
+
+    def hear_closed(self, told: Iterable[tuple[StreamSnapshot, Sequence[StreamBatch]]]) -> None:
+        """Their source says that it has closed these streams, with which tails, and may give those: they are opened
+        without reading their rows first. What is not so the opening itself notices."""
+        self._tails.hear_closed(told)
 
     def tail_batches(self, stream_id: StreamId, start: int, end: int, bytes_max: int) -> list[StreamBatch]:
         """For another broker: batches of the tail of a stream that was closed here, from the one that holds `start`;

@@ -10,7 +10,7 @@ end readable, and lets go of a tail in the critical section in which it learns t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -83,7 +83,9 @@ class Tails:
         self._fetch = fetch
         self._kept: dict[StreamId, Stream] = {}
         self._awaited: dict[StreamId, _Awaited] = {}
-        self._fetched: dict[StreamId, tuple[TailRow, list[StreamBatch]]] = {}
+        self._fetched: dict[StreamId, tuple[TailRow, Sequence[StreamBatch]]] = {}
+        self._heard: dict[StreamId, StreamSnapshot] = {}
+        """Rows of closed streams as their sources told them, to be opened here."""
         self._committing: set[asyncio.Task[None]] = set()
         self._watching = False
         metrics.gauge("ponor_tails_kept", "Streams closed here whose tails are not committed yet.").read = lambda: len(
@@ -158,6 +160,28 @@ class Tails:
 
     # --- the target: fetching --------------------------------------------------------------------
 
+    def hear_closed(self, told: Iterable[tuple[StreamSnapshot, Sequence[StreamBatch]]]) -> None:
+        """As `Storage.hear_closed`."""
+        room = self._room()
+        for row, batches in told:
+            self._heard[row.stream_id] = row
+            room -= sum(len(batch.payload) for batch in batches)
+            if row.tail is not None and room >= 0 and _is_whole(row.tail, batches):
+                self._fetched[row.stream_id] = (row.tail, batches)
+                self._handed.inc()
+
+    def unhear(self, stream_ids: Iterable[StreamId]) -> None:
+        """What was told of them has been made use of, or was wrong: from now on their rows are read."""
+        for stream_id in stream_ids:
+            self._heard.pop(stream_id, None)
+
+    async def _rows(self, stream_ids: Collection[StreamId]) -> dict[StreamId, StreamSnapshot]:
+        found = {stream_id: self._heard[stream_id] for stream_id in stream_ids if stream_id in self._heard}
+        unheard = sorted(set(stream_ids) - found.keys())
+        if unheard:
+            found.update((row.stream_id, row) for row in await self._metadata.streams(unheard))
+        return found
+
     async def have(self, stream_ids: Sequence[StreamId]) -> dict[StreamId, PonorError]:
         """As `Storage.fetch_tails`."""
         return (await self.look(stream_ids))[1]
@@ -168,7 +192,7 @@ class Tails:
         """Their rows, and what `have` returns."""
         failed: dict[StreamId, PonorError] = {}
         rows = []
-        found = {row.stream_id: row for row in await self._metadata.streams(sorted(stream_ids))}
+        found = await self._rows(stream_ids)
         for row in found.values():
             if row.stream_id in self._awaited:
                 failed[row.stream_id] = Unavailable(f"stream {row.stream_id}: the tail {row.tail} is not committed")
@@ -176,10 +200,11 @@ class Tails:
                 rows.append(row)
         missed = await self.fetch(rows)
         # What its source does not have any more may have been committed just then.
-        for row in await self._metadata.streams(sorted(missed)) if missed else ():
-            found[row.stream_id] = row
-            if row.tail is None and row.stream_id not in self._kept:
-                del missed[row.stream_id]
+        self.unhear(missed)
+        for stream_id, row in (await self._rows(missed)).items():
+            found[stream_id] = row
+            if row.tail is None and stream_id not in self._kept:
+                del missed[stream_id]
         return found, failed | missed
 
     async def fetch(self, rows: Sequence[StreamSnapshot]) -> dict[StreamId, PonorError]:
@@ -203,13 +228,10 @@ class Tails:
         return failed
 
     async def _fetch_from(self, tails: Sequence[TailRow]) -> dict[StreamId, PonorError]:
-        room = TAILS_FETCHED_BYTES_MAX - sum(
-            len(batch.payload) for _, batches in self._fetched.values() for batch in batches
-        )
         try:
             if self._fetch is None:
                 raise Unavailable("this broker was not told how to ask others")
-            found = await self._fetch(tails, max(0, room))
+            found = await self._fetch(tails, max(0, self._room()))
         except PonorError as error:
             return {tail.stream_id: error for tail in tails}
         failed: dict[StreamId, PonorError] = {}
@@ -222,12 +244,18 @@ class Tails:
                 failed[tail.stream_id] = Unavailable(f"tail {tail} is not in its source's memory (any more)")
         return failed
 
+    def _room(self) -> int:
+        """Bytes of tails that may be fetched beside those that are here."""
+        held = sum(len(batch.payload) for _, batches in self._fetched.values() for batch in batches)
+        return TAILS_FETCHED_BYTES_MAX - held
+
     def fetched_end(self, row: StreamSnapshot) -> int | None:
         """End of the row's tail, if its bytes are here."""
         found = self._fetched.get(row.stream_id)
         return None if found is None or row.tail is None or found[0].end != row.tail.end else row.tail.end
 
     def drop(self, stream_id: StreamId) -> None:
+        self._heard.pop(stream_id, None)
         self._fetched.pop(stream_id, None)
 
     # --- the target: open streams ----------------------------------------------------------------

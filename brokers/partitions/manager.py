@@ -10,7 +10,7 @@ whatever waited on its partitions has been answered.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TypeAlias
 from uuid import UUID
 
@@ -20,13 +20,14 @@ from kio.schema.errors import ErrorCode
 from brokers.errors import KafkaError
 from brokers.partitions import retention
 from brokers.partitions.log_config import LogConfig
-from brokers.partitions.opener import Opener, Placed
+from brokers.partitions.opener import Opener, Placed, Told
 from brokers.partitions.partition_log import PartitionLog
 from brokers.partitions.settings import PartitionSettings
 from brokers.partitions.successors import Place, Successors
 from brokers.partitions.takeovers import Takeovers
 from brokers.partitions.unsettled import Seen, Unsettled
 from brokers.partitions.waiters import call
+from brokers.partitions.words import Closed, Opened, Others, Teller, Words, place_of, with_closed, with_opened
 from metadata.image import NO_LEADER, ClusterImage, PartitionImage, TopicImage
 from s3stream.errors import Corrupt, PonorError, Unavailable
 from s3stream.metrics import Metrics
@@ -53,17 +54,17 @@ class PartitionManager:
         tasks: Tasks,
         metrics: Metrics,
         settings: PartitionSettings | None = None,
-        reachable: Callable[[NodeId], Awaitable[bool]] | None = None,
+        others: Others | None = None,
     ) -> None:
-        """`reachable(node)`: whether that broker can ask this one for tails. Without it everything is flushed before
-        it is handed over."""
+        """`others` None: everything is flushed before it is handed over."""
         self._storage = storage
         self._metadata = metadata
         self._node_id = node_id
         self._config_source = config_source
         self._clock = clock
         self._tasks = tasks
-        self._reachable = reachable
+        self._others = others
+        self._words = None if others is None else Words(others, storage.tail_batches, tasks)
         self._settings = settings or PartitionSettings()
         self._opener = Opener(storage, clock, self._settings)
         self._takeovers = Takeovers(storage, tasks, self._recovered)
@@ -193,6 +194,21 @@ class PartitionManager:
         of_any = before.nodes != image.nodes or any(gone not in image.topics_by_id for gone in before.topics_by_id)
         self.successors.look(image, None if of_any else changed)
 
+    def hear_closed(self, teller: Teller, told: Sequence[Closed]) -> None:
+        """Another broker has closed these. What is to be opened here now is, without waiting for the image of it."""
+        image, ours = with_closed(self.image, self._node_id, teller, told)
+        if not ours or self._words is None or self._closed:
+            return
+        self._words.expect(teller, ours)
+        self._storage.hear_closed([(one.row(teller), one.tail) for one in ours])
+        self._opener.hear_states({one.stream_id: Told(one.epoch, one.state) for one in ours if one.state})
+        self.show(image)
+        self._tasks.spawn(self.follow(), "open what was handed over")
+
+    def hear_opened(self, teller: Teller, told: Sequence[Opened]) -> None:
+        """Another broker has opened these: clients are told so."""
+        self.show(with_opened(self.image, teller, told))
+
     async def settled(self) -> None:
         """Whatever was begun for images shown before this call has ended."""
         async with self._turn:
@@ -281,8 +297,10 @@ class PartitionManager:
             for group, hand_over in ((from_memory, True), (flushed, False)):
                 still = [found for found in group if self._is_open(found)]
                 going = [found for found in still if not self._assigned_here(found, self.image)]
-                self.successors.left([_place(found) for found in going])
-                await self._close(going, hand_over=hand_over)
+                self.successors.left([place_of(found) for found in going])
+                closed = await self._close(going, hand_over=hand_over)
+                if self._words is not None:
+                    self._words.say_closed(closed, self._target)
         except PonorError as error:
             log.warning("partitions are not handed over yet", partitions=len(logs), error=str(error))
         finally:
@@ -292,11 +310,11 @@ class PartitionManager:
 
     async def _take_from_memory(self, logs: Sequence[PartitionLog]) -> list[PartitionLog]:
         """Those whose next brokers answer: they can ask for what is not committed when these are closed."""
-        if self._reachable is None:
+        if self._others is None:
             return []
         targets = {found: self._target(found) for found in logs}
         nodes = sorted(set(targets.values()) - {NO_LEADER, self._node_id})
-        answers = await asyncio.gather(*(self._reachable(node_id) for node_id in nodes))
+        answers = await asyncio.gather(*(self._others.reachable(node_id) for node_id in nodes))
         there = {node_id for node_id, answer in zip(nodes, answers, strict=True) if answer}
         return [found for found in logs if targets[found] in there]
 
@@ -307,42 +325,45 @@ class PartitionManager:
     def _is_open(self, found: PartitionLog) -> bool:
         return self._logs.get(found.topic_id, {}).get(found.partition) is found
 
-    async def _close(self, logs: list[PartitionLog], for_good: bool = False, hand_over: bool = False) -> None:
-        """Stop serving, close the streams. Those that could not be closed in time are served again, unless `for_good`;
-        a closing whose outcome is unknown is asked for until it is known."""
+    async def _close(
+        self, logs: list[PartitionLog], for_good: bool = False, hand_over: bool = False
+    ) -> list[PartitionLog]:
+        """Stop serving, close the streams; returns those that were. Those that could not be closed in time are served
+        again, unless `for_good`; a closing whose outcome is unknown is asked for until it is known."""
         if not logs:
-            return
+            return []
         for found in logs:
             self._forget(found)
             found.retire(ErrorCode.not_leader_or_follower)
         try:
-            await self._close_streams(logs, for_good, hand_over)
+            return await self._close_streams(logs, for_good, hand_over)
         except PonorError as error:
             log.error("streams not closed", streams=len(logs), error=str(error))
+            return []
         finally:
             for found in logs:
                 if not self._is_open(found):
                     found.shut(ErrorCode.not_leader_or_follower)
 
-    async def _close_streams(self, logs: list[PartitionLog], for_good: bool, hand_over: bool) -> None:
-        streams = [found.stream for found in logs]
+    async def _close_streams(self, logs: list[PartitionLog], for_good: bool, hand_over: bool) -> list[PartitionLog]:
         if not for_good:
             try:
-                await self._storage.close_streams(streams, hand_over=hand_over)
-                return
+                await self._storage.close_streams([found.stream for found in logs], hand_over=hand_over)
+                return logs
             except Unavailable as error:
                 log.warning("partitions stay here for now", partitions=len(logs), error=str(error))
             for found in logs:
                 if found.stream.refusal is None:
                     found.resume()
                     self._opened(found)
-            streams = [found.stream for found in logs if not self._is_open(found)]
-        await self._storage.close_streams(streams, timeout_s=None, pause_max_s=None)
+            logs = [found for found in logs if not self._is_open(found)]
+        await self._storage.close_streams([found.stream for found in logs], timeout_s=None, pause_max_s=None)
+        return logs
 
     def _forget(self, found: PartitionLog) -> None:
         for listener in self._on_close:
             call(listener, found)
-        self._unsettled.add(_place(found))
+        self._unsettled.add(place_of(found))
         logs = self._logs[found.topic_id]
         del logs[found.partition]
         if not logs:
@@ -406,9 +427,11 @@ class PartitionManager:
             return
         logs = self._logs.setdefault(found.topic_id, {})
         logs[found.partition] = found
-        self._unsettled.add(_place(found))
+        self._unsettled.add(place_of(found))
         self._by_name[found.topic] = logs
-        self.successors.found([_place(found)])
+        self.successors.found([place_of(found)])
+        if self._words is not None:
+            self._words.opened(found)
         for listener in self._on_open:
             call(listener, found)
 
@@ -445,7 +468,3 @@ class PartitionManager:
             now_ms = self._clock.now_ms()
             for found in self.logs():
                 found.expire_producers(now_ms, self._settings.producer_id_expiration_ms)
-
-
-def _place(found: PartitionLog) -> Place:
-    return Place(found.topic_id, found.partition)

@@ -8,7 +8,7 @@ stream that is open but could not be replayed is kept, not opened twice.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import structlog
@@ -41,6 +41,14 @@ class Placed(NamedTuple):
     config: LogConfig
 
 
+class Told(NamedTuple):
+    """What its last broker says of a log that it has closed."""
+
+    epoch: int
+    """Under which it had the stream open."""
+    state: bytes
+
+
 class Opener:
     def __init__(self, storage: Storage, clock: Clock, settings: PartitionSettings) -> None:
         self._storage = storage
@@ -48,6 +56,8 @@ class Opener:
         self._settings = settings
         self._half_open: dict[StreamId, Stream] = {}
         """Streams opened here whose log could not be made yet."""
+        self._told: dict[StreamId, Told] = {}
+        """Of streams that are about to be opened."""
         self.offline: dict[StreamId, PonorError] = {}
 
     async def open(self, wanted: Sequence[Placed], opened: Callable[[PartitionLog], None]) -> float | None:
@@ -64,8 +74,8 @@ class Opener:
         found += await self._open_streams(ready)
         for placed, stream in found:
             self._half_open[placed.part.stream_id] = stream
-        slow = [(placed, stream) for placed, stream in found if needs_reads(stream)]
-        quick = [(placed, stream) for placed, stream in found if not needs_reads(stream)]
+        slow = [(placed, stream) for placed, stream in found if self._needs_reads(stream)]
+        quick = [(placed, stream) for placed, stream in found if not self._needs_reads(stream)]
         for index, (placed, stream) in enumerate(quick):
             await self._make(placed, stream, opened)
             if index % _YIELD_EVERY == _YIELD_EVERY - 1:
@@ -77,15 +87,29 @@ class Opener:
         again = any(isinstance(error, Unavailable) for error in self.offline.values())
         return self._settings.open_retry_ms / 1000 if again else None
 
+    def hear_states(self, told: Mapping[StreamId, Told]) -> None:
+        """Of partitions that are about to be opened: they need not be replayed."""
+        self._told.update(told)
+
+    def _needs_reads(self, stream: Stream) -> bool:
+        return needs_reads(stream) and self._state_told(stream) is None
+
+    def _state_told(self, stream: Stream) -> bytes | None:
+        """By who had the stream until this very opening: nothing was appended since, and nobody else had it."""
+        told = self._told.get(stream.stream_id)
+        return None if told is None or told.epoch + 1 != stream.epoch else told.state
+
     @property
     def has_unopened(self) -> bool:
         """Whether there is anything that could not be opened, or not whole."""
-        return bool(self.offline or self._half_open)
+        return bool(self.offline or self._half_open or self._told)
 
     def forget_others(self, streams: Collection[StreamId]) -> list[StreamId]:
         """Drop what is not among `streams`; returns those of them that had been opened."""
         for stream_id in [stream_id for stream_id in self.offline if stream_id not in streams]:
             del self.offline[stream_id]
+        for stream_id in [stream_id for stream_id in self._told if stream_id not in streams]:
+            del self._told[stream_id]
         gone = [stream_id for stream_id in self._half_open if stream_id not in streams]
         for stream_id in gone:
             del self._half_open[stream_id]
@@ -145,11 +169,13 @@ class Opener:
         try:
             made = await open_log(
                 topic.name, topic.topic_id, placed.part.partition, stream, placed.config, self._clock,
-                self._settings.producer_id_expiration_ms,
+                self._settings.producer_id_expiration_ms, self._state_told(stream),
             )  # fmt: skip
         except PonorError as error:
             self._failed(placed, error)
             return
+        finally:
+            self._told.pop(stream.stream_id, None)
         self._half_open.pop(stream.stream_id, None)
         self.offline.pop(stream.stream_id, None)
         opened(made)

@@ -43,9 +43,12 @@ async def open_log(
     config: LogConfig,
     clock: Clock,
     producer_id_expiration_ms: int,
+    told: bytes | None = None,
 ) -> PartitionLog:
-    """Raises Unavailable, Corrupt, Fenced: the partition stays closed, others are not touched."""
-    found = await _restore(f"{topic}-{partition}", stream)
+    """`told`: a checkpoint by who had the stream open before, who closed it at its end. Raises Unavailable, Corrupt,
+    Fenced: the partition stays closed, others are not touched."""
+    name = f"{topic}-{partition}"
+    found = (None if told is None else _at_the_end(name, told, stream)) or await _restore(name, stream)
     producers = ProducerState()
     producers.restore(found.producers, found.aborted)
     await replay(stream, max(found.offset, stream.start_offset), stream.durable_end, producers)
@@ -64,6 +67,16 @@ async def open_log(
         epochs=epochs,
         snapshot=found.snapshot,
     )
+
+
+def _at_the_end(name: str, told: bytes, stream: Stream) -> PartitionCheckpoint | None:
+    """None: it cannot be used, and everything is read."""
+    try:
+        found = checkpoint.decode(told)
+    except Corrupt as error:
+        log.error("the state of a partition that was handed over is unusable", partition=name, error=str(error))
+        return None
+    return found if found.offset == stream.durable_end else None
 
 
 async def _restore(name: str, stream: Stream) -> PartitionCheckpoint:

@@ -326,6 +326,14 @@ class PartitionLog:
             self._snapshots.sent(offset)
         return checkpoint.encode(offset, self._producers, self._epochs.entries(), snapshot)
 
+    def final_state(self) -> bytes | None:
+        """For who opens the log next: a checkpoint at its end, once its stream is closed. None for a coordinator's,
+        whose own state is in its memory."""
+        end = self.stream.durable_end
+        if self._snapshots is not None or end != self.high_watermark:
+            return None
+        return checkpoint.encode(end, self._producers, self._epochs.entries(), None)
+
     def committed(self, checkpoint_offset: int | None) -> None:
         if self._snapshots is not None and checkpoint_offset is not None:
             self._snapshots.committed(checkpoint_offset)

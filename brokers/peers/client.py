@@ -1,4 +1,5 @@
-"""Asks other brokers (CORRECTNESS 19) for the tails of streams that they have closed.
+"""Asks other brokers (CORRECTNESS 19) for the tails of streams that they have closed, and tells them of partitions on
+their way (`words.Others`).
 
 Owns: one connection to each broker that was asked, and its requests, one at a time. Does not own: what becomes of the
 batches (s3stream/tails.py), who is asked (the tail's row says).
@@ -8,17 +9,20 @@ Invariant: nothing here is waited for longer than its bound: whoever asks has an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, TypeVar
 
 import structlog
 
+from brokers.partitions.words import Closed, Opened
 from brokers.peers import frames
 from brokers.peers.server import read_frame
 from s3stream.errors import Corrupt, Unavailable
 from s3stream.types import NodeId, NodeIdentity, StreamBatch, StreamId, TailRow
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 GREET_SECONDS_MAX: Final = 0.2
 """To connect and hear who answers, before a stream is closed to be handed over. Then it is flushed first, as ever."""
@@ -60,6 +64,25 @@ class Peers:
             await link.close()
             raise Unavailable(f"node {source} has not given its tails in {FETCH_SECONDS_MAX} s") from error
 
+    async def tell_closed(self, node_id: NodeId, told: Sequence[Closed]) -> None:
+        await self._tell(node_id, frames.TELL_CLOSED, [frames.closed(some) for some in _words(told)])
+
+    async def tell_opened(self, node_id: NodeId, told: Sequence[Opened]) -> None:
+        await self._tell(node_id, frames.TELL_OPENED, [frames.opened(some) for some in _words(told)])
+
+    async def _tell(self, node_id: NodeId, api_key: int, bodies: Sequence[bytes]) -> None:
+        """What is not heard at once is not worth saying: the image comes to say it."""
+        try:
+            async with asyncio.timeout(GREET_SECONDS_MAX):
+                link = self._link(node_id)
+                async with link.turn:
+                    if not link.is_connected:
+                        await link.greet(self._hello())
+                    for body in bodies:
+                        await link.ask(api_key, body)
+        except (Unavailable, TimeoutError) as error:
+            log.info("a broker does not hear where partitions are", node=node_id, error=repr(error))
+
     async def close(self) -> None:
         for link in list(self._links.values()):
             await link.close()
@@ -86,6 +109,11 @@ class _Link:
         self.turn = asyncio.Lock()
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._correlation_id = 0
+
+    @property
+    def is_connected(self) -> bool:
+        """As far as is known here, and to who was meant: it has answered a greeting."""
+        return self._streams is not None
 
     async def greet(self, hello: bytes) -> int | None:
         """The node epoch of who answers. Raises Unavailable."""
@@ -126,6 +154,11 @@ class _Link:
         streams, self._streams = self._streams, None
         if streams is not None:
             streams[1].close()
+
+
+def _words(told: Sequence[T]) -> Iterator[Sequence[T]]:
+    step = frames.PARTITIONS_PER_WORD_MAX
+    return (told[start : start + step] for start in range(0, len(told), step))
 
 
 async def _fetch_all(link: _Link, tails: Sequence[TailRow], bytes_max: int) -> dict[StreamId, list[StreamBatch]]:

@@ -11,6 +11,9 @@ and node epoch i64 of who answers.
 FETCH_TAILS: bytes_max i32, count i32, then for each tail stream i64, start i64, end i64. Answered, in that order and as
 far as the bound reaches, with stream i64 and count i32 of batches (0: not here), then for each batch stream epoch i32,
 base offset i64, offsets i32, first and max timestamp i64, length i32, payload.
+TELL_CLOSED: for each partition topic id (16 bytes), partition i32, stream i64, stream epoch i32, start i64, committed
+end i64, end i64, length i32 (0: not told) and bytes of its state at that end (as a checkpoint), and its tail as above.
+TELL_OPENED: for each topic id, partition i32, stream i64, stream epoch i32. Both answered with nothing, at once.
 """
 
 from __future__ import annotations
@@ -18,13 +21,18 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from typing import Final, NamedTuple
+from uuid import UUID
 
+from brokers.partitions.successors import Place
+from brokers.partitions.words import WORD_BYTES_MAX, Closed, Opened
 from s3stream.errors import Corrupt
 from s3stream.limits import BATCH_BYTES_MAX, TAIL_FRAME_BYTES
 from s3stream.types import Buffer, StreamBatch, StreamId
 
 HELLO: Final = 20_000
 FETCH_TAILS: Final = 20_001
+TELL_CLOSED: Final = 20_002
+TELL_OPENED: Final = 20_003
 API_KEY_MIN: Final = HELLO
 """Kafka's keys are below 100, and grow by one or two a release."""
 VERSION: Final = 0
@@ -35,6 +43,7 @@ UNSUPPORTED_VERSION: Final = 35
 INCONSISTENT_CLUSTER_ID: Final = 104
 
 TAILS_PER_REQUEST_MAX: Final = 10_000
+PARTITIONS_PER_WORD_MAX: Final = 5_000
 REQUEST_BYTES_MAX: Final = 1 << 20
 ANSWER_BYTES_MAX: Final = BATCH_BYTES_MAX + TAIL_FRAME_BYTES + REQUEST_BYTES_MAX
 """At most TAIL_FRAME_BYTES, or one batch, and the tails' own headers."""
@@ -44,8 +53,11 @@ _ANSWER = struct.Struct(">ih")
 _IDENTITY = struct.Struct(">iq")
 _FETCH = struct.Struct(">ii")
 _TAIL = struct.Struct(">qqq")
+_CLOSED = struct.Struct(">16siqiqqqi")
+_OPENED = struct.Struct(">16siqi")
 _FOUND = struct.Struct(">qi")
 _BATCH = struct.Struct(">iqiqqi")
+assert WORD_BYTES_MAX + PARTITIONS_PER_WORD_MAX * (_CLOSED.size + _FOUND.size) < REQUEST_BYTES_MAX
 assert TAILS_PER_REQUEST_MAX * _TAIL.size < REQUEST_BYTES_MAX
 
 
@@ -148,21 +160,67 @@ def read_found(body: memoryview) -> list[tuple[StreamId, list[StreamBatch]]]:
     position = 0
     try:
         while position < len(body):
-            stream_id, count = _FOUND.unpack_from(body, position)
-            position += _FOUND.size
-            batches = []
-            for _ in range(count):
-                epoch, base, offsets, first, last, size = _BATCH.unpack_from(body, position)
-                position += _BATCH.size
-                if size < 0 or offsets <= 0 or position + size > len(body):
-                    raise Corrupt(f"a broker's batch of {size} bytes does not fit its frame")
-                payload = bytes(body[position : position + size])
-                batches.append(StreamBatch(stream_id, epoch, base, offsets, payload, first, last))
-                position += size
+            stream_id, batches, position = _read_tail(body, position)
             tails.append((stream_id, batches))
     except struct.error as error:
         raise Corrupt(f"a broker's tails are torn: {error}") from error
     return tails
+
+
+def _read_tail(body: memoryview, position: int) -> tuple[StreamId, list[StreamBatch], int]:
+    stream_id, count = _FOUND.unpack_from(body, position)
+    position += _FOUND.size
+    batches = []
+    for _ in range(count):
+        epoch, base, offsets, first, last, size = _BATCH.unpack_from(body, position)
+        position += _BATCH.size
+        if size < 0 or offsets <= 0 or position + size > len(body):
+            raise Corrupt(f"a broker's batch of {size} bytes does not fit its frame")
+        payload = bytes(body[position : position + size])
+        batches.append(StreamBatch(stream_id, epoch, base, offsets, payload, first, last))
+        position += size
+    return stream_id, batches, position
+
+
+def closed(told: Sequence[Closed]) -> bytes:
+    parts: list[Buffer] = []
+    for one in told:
+        (topic_id, partition), *numbers = one[:6]
+        parts.append(_CLOSED.pack(topic_id.bytes, partition, *numbers, len(one.state)))
+        parts += [one.state, *found(one.stream_id, one.tail)]
+    return b"".join(parts)
+
+
+def read_closed(body: memoryview) -> list[Closed]:
+    told: list[Closed] = []
+    position = 0
+    try:
+        while position < len(body):
+            topic_id, partition, stream_id, epoch, start, committed, end, size = _CLOSED.unpack_from(body, position)
+            position += _CLOSED.size
+            if not 0 <= size <= len(body) - position:
+                raise Corrupt(f"a broker's state of {size} bytes does not fit its frame")
+            state = bytes(body[position : position + size])
+            of_stream, tail, position = _read_tail(body, position + size)
+            if of_stream != stream_id:
+                raise Corrupt(f"a broker tells of stream {stream_id} with a tail of {of_stream}")
+            place = Place(UUID(bytes=topic_id), partition)
+            told.append(Closed(place, stream_id, epoch, start, committed, end, state, tail))
+    except struct.error as error:
+        raise Corrupt(f"a broker's word is torn: {error}") from error
+    return told
+
+
+def opened(told: Sequence[Opened]) -> bytes:
+    return b"".join(_OPENED.pack(one.place.topic_id.bytes, one.place.partition, *one[1:]) for one in told)
+
+
+def read_opened(body: memoryview) -> list[Opened]:
+    try:
+        rows = list(_OPENED.iter_unpack(body))
+    except struct.error as error:
+        raise Corrupt(f"a broker's word is torn: {error}") from error
+    return [Opened(Place(UUID(bytes=topic_id), partition), *rest) for topic_id, partition, *rest in rows]
 
 
 def _string(text: str) -> bytes:

@@ -1,4 +1,5 @@
-"""Answers other brokers (CORRECTNESS 19): who this is, and batches of tails that are still in memory here.
+"""Answers other brokers (CORRECTNESS 19): who this is, and batches of tails that are still in memory here. Hears what
+they tell of partitions on their way.
 
 Owns: the inter-broker listener and its connections. Does not own: the bytes (frames.py), the tails (storage).
 Invariant: nothing is answered before the other side has named this cluster; an answer is bounded, whatever is asked
@@ -9,32 +10,44 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
+from brokers.partitions.words import Closed, Opened, TailBatches, Teller
 from brokers.peers import frames
 from s3stream.errors import BadSetting, Corrupt
 from s3stream.limits import TAIL_FRAME_BYTES
 from s3stream.tasks import Tasks
-from s3stream.types import Buffer, NodeIdentity, StreamBatch
+from s3stream.types import Buffer, NodeIdentity
 
 log = structlog.get_logger(__name__)
 
 CONNECTIONS_MAX: Final = 256
 """Beyond it new ones are closed: who is refused reads what it wants from objects, a little later."""
 
-TailBatches = Callable[[int, int, int, int], Sequence[StreamBatch]]
-"""(stream id, start, end, bytes_max): as `Storage.tail_batches`."""
+
+class Hearer(Protocol):
+    """Who is told what other brokers say. Plain code."""
+
+    def hear_closed(self, teller: Teller, told: Sequence[Closed]) -> None: ...
+
+    def hear_opened(self, teller: Teller, told: Sequence[Opened]) -> None: ...
 
 
 class PeerServer:
     def __init__(
-        self, cluster_id: str, identity: Callable[[], NodeIdentity], batches: TailBatches, tasks: Tasks
+        self,
+        cluster_id: str,
+        identity: Callable[[], NodeIdentity],
+        batches: TailBatches,
+        hearer: Callable[[], Hearer],
+        tasks: Tasks,
     ) -> None:
         self._cluster_id = cluster_id
         self._identity = identity
         self._batches = batches
+        self._hearer = hearer
         self._tasks = tasks
         self._server: asyncio.Server | None = None
         self._open: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
@@ -66,12 +79,13 @@ class PeerServer:
         task.add_done_callback(lambda _: self._open.pop(writer, None))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        known = False
+        asker: Teller | None = None
         try:
             while True:
                 asked = frames.read_request(await read_frame(reader, frames.REQUEST_BYTES_MAX))
-                error, body = self._answer(asked, known)
-                known = known or (asked.api_key == frames.HELLO and error == frames.NONE)
+                if asked.api_key == frames.HELLO and asked.version == frames.VERSION:
+                    asker = self._greeted(asked.body)
+                error, body = self._answer(asked, asker)
                 writer.writelines(frames.answer(asked.correlation_id, error, body))
                 await writer.drain()
         except Corrupt as error:
@@ -81,18 +95,29 @@ class PeerServer:
         finally:
             writer.close()
 
-    def _answer(self, asked: frames.Request, known: bool) -> tuple[int, list[Buffer]]:
-        if asked.version != frames.VERSION or asked.api_key not in (frames.HELLO, frames.FETCH_TAILS):
+    def _greeted(self, body: memoryview) -> Teller | None:
+        """Who asks, if it is of this cluster."""
+        cluster_id, *asker = frames.read_hello(body)
+        if cluster_id == self._cluster_id:
+            return Teller(*asker)
+        log.error("a broker of another cluster", cluster_id=cluster_id, node_id=asker[0], node_epoch=asker[1])
+        return None
+
+    def _answer(self, asked: frames.Request, asker: Teller | None) -> tuple[int, list[Buffer]]:
+        if asked.version != frames.VERSION or not frames.HELLO <= asked.api_key <= frames.TELL_OPENED:
             return frames.UNSUPPORTED_VERSION, []
+        if asker is None:
+            greeting = asked.api_key == frames.HELLO
+            return frames.INCONSISTENT_CLUSTER_ID if greeting else frames.CLUSTER_AUTHORIZATION_FAILED, []
         if asked.api_key == frames.HELLO:
-            cluster_id, node_id, node_epoch = frames.read_hello(asked.body)
-            if cluster_id != self._cluster_id:
-                log.error("a broker of another cluster", cluster_id=cluster_id, node_id=node_id, node_epoch=node_epoch)
-                return frames.INCONSISTENT_CLUSTER_ID, []
             return frames.NONE, [frames.identity(*self._identity()[:2])]
-        if not known:
-            return frames.CLUSTER_AUTHORIZATION_FAILED, []
-        return frames.NONE, self._tails(*frames.read_fetch(asked.body))
+        if asked.api_key == frames.FETCH_TAILS:
+            return frames.NONE, self._tails(*frames.read_fetch(asked.body))
+        if asked.api_key == frames.TELL_CLOSED:
+            self._hearer().hear_closed(asker, frames.read_closed(asked.body))
+        else:
+            self._hearer().hear_opened(asker, frames.read_opened(asked.body))
+        return frames.NONE, []
 
     def _tails(self, wanted: Sequence[frames.Wanted], bytes_max: int) -> list[Buffer]:
         room = min(bytes_max, TAIL_FRAME_BYTES)

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 
 from s3stream.errors import Corrupt, NotFound, OutOfRange, PonorError, Unavailable
 from s3stream.stream import StreamListener
-from s3stream.types import Buffer, Checkpoint, FencedWal, ObjectRange, ObjectRef, ReadResult, StreamBatch
+from s3stream.types import (
+    Buffer,
+    Checkpoint,
+    FencedWal,
+    ObjectRange,
+    ObjectRef,
+    ReadResult,
+    StreamBatch,
+    StreamSnapshot,
+)
 
 
 class FakeStream:
@@ -156,6 +165,7 @@ class FakeStorage:
         self.fetch_error: PonorError | None = None
         self.tails_recovered: list[tuple[int, list[int]]] = []
         self.handed_over: list[int] = []
+        self.heard: list[StreamSnapshot] = []
 
     def owes(self, stream_id: int) -> bool:
         return False
@@ -209,6 +219,12 @@ class FakeStorage:
         for stream in streams:
             stream.make_durable()
             self.closed.append(stream.stream_id)
+
+    def hear_closed(self, told: Sequence[tuple[StreamSnapshot, Sequence[StreamBatch]]]) -> None:
+        self.heard += [row for row, _ in told]
+
+    def tail_batches(self, stream_id: int, start: int, end: int, bytes_max: int) -> list[StreamBatch]:
+        return []
 
     def drop_stream(self, stream_id: int) -> None:
         self.dropped.append(stream_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from brokers.partitions.pending import AppendOrigin, AppendResult
 from brokers.records.batch import Compression, parse_header
 from brokers.records.builder import RecordBatchBuilder
 from tests.support.fake_stream import FakeStream
+from tests.support.manual_clock import settle
 
 NOW_MS = 1_700_000_000_000
 TOPIC_ID = UUID(int=7)
@@ -32,6 +34,26 @@ class FixedClock:
 
     async def sleep(self, seconds: float) -> None:
         raise AssertionError("nothing sleeps here")
+
+
+class StepClock(FixedClock):
+    """Sleeps last until the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sleeping: list[asyncio.Future[None]] = []
+
+    async def sleep(self, seconds: float) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self.sleeping.append(future)
+        await future
+
+    async def wake(self) -> None:
+        await asyncio.sleep(0)
+        sleeping, self.sleeping = self.sleeping, []
+        for future in sleeping:
+            future.set_result(None)
+        await settle()
 
 
 class Answers(list[AppendResult]):
@@ -54,9 +76,11 @@ def make_log(stream: FakeStream | None = None, clock: FixedClock | None = None, 
     return PartitionLog("t", TOPIC_ID, 0, stream, LogConfig(**config), clock or FixedClock())  # type: ignore[arg-type]
 
 
-async def reopen(stream: FakeStream, clock: FixedClock | None = None, **config: Any) -> PartitionLog:
+async def reopen(
+    stream: FakeStream, clock: FixedClock | None = None, told: bytes | None = None, **config: Any
+) -> PartitionLog:
     return await open_log(
-        "t", TOPIC_ID, 0, stream, LogConfig(**config), clock or FixedClock(), NEVER_MS  # type: ignore[arg-type]
+        "t", TOPIC_ID, 0, stream, LogConfig(**config), clock or FixedClock(), NEVER_MS, told  # type: ignore[arg-type]
     )  # fmt: skip
 
 

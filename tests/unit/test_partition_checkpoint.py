@@ -10,6 +10,7 @@ from crc32c import crc32c
 
 from brokers.partitions import checkpoint
 from brokers.partitions.checkpoint import PartitionCheckpoint
+from brokers.partitions.partition_log import PartitionLog
 from brokers.partitions.producer_state import AbortedTransaction, DurableBatch, ProducerEntry, ProducerState
 from s3stream.errors import Corrupt, Unavailable
 from s3stream.types import Checkpoint
@@ -160,6 +161,46 @@ async def test_an_unreadable_log_is_not_opened() -> None:
     stream.read_error = Unavailable("store")
     with pytest.raises(Unavailable):
         await reopen(stream)
+
+
+# --- the state that a log's last broker tells --------------------------------------------------------
+
+
+def closed_log() -> tuple[PartitionLog, bytes]:
+    log = make_log()
+    append(log, idempotent(0))
+    fake(log).make_durable()
+    told = log.final_state()
+    assert told is not None
+    return log, told
+
+
+async def test_a_log_whose_state_was_told_at_its_end_is_not_read() -> None:
+    log, told = closed_log()
+    stream = fake(log).reopened()
+    stream.read_error = Unavailable("store")
+    restored = await reopen(stream, told=told)
+    assert append(restored, idempotent(0)).offsets == [0], "it knows the batch"
+    assert restored.high_watermark == 1
+
+
+async def test_a_state_of_another_end_and_one_that_is_damaged_are_not_used() -> None:
+    log, _ = closed_log()
+    append(log, idempotent(1))
+    fake(log).make_durable()
+    for state in (log.final_state(), b"nonsense"):
+        restored = await reopen(fake(log).reopened(end=1), told=state)
+        assert append(restored, idempotent(1)).errors == [], "it has only read the first"
+        assert append(restored, idempotent(0)).offsets == [0]
+
+
+def test_a_log_with_more_than_it_has_heard_of_and_a_coordinators_tell_no_state() -> None:
+    log, _ = closed_log()
+    fake(log).durable_end += 1
+    assert log.final_state() is None
+    log, _ = closed_log()
+    log.attach(lambda offset: None)
+    assert log.final_state() is None
 
 
 # --- coordinator snapshots ---------------------------------------------------------------------------

@@ -24,30 +24,10 @@ from s3stream.metrics import Metrics
 from s3stream.tasks import Tasks
 from s3stream.types import FencedWal, WalState
 from tests.support.fake_stream import FakeStorage, FakeStream
-from tests.support.partitions import FixedClock, append, batch, idempotent
+from tests.support.manual_clock import settle
+from tests.support.partitions import StepClock, append, batch, idempotent
 
 ME, OTHER = 1, 2
-
-
-class StepClock(FixedClock):
-    """Sleeps last until the test says so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sleeping: list[asyncio.Future[None]] = []
-
-    async def sleep(self, seconds: float) -> None:
-        future = asyncio.get_running_loop().create_future()
-        self.sleeping.append(future)
-        await future
-
-    async def wake(self) -> None:
-        await asyncio.sleep(0)
-        sleeping, self.sleeping = self.sleeping, []
-        for future in sleeping:
-            future.set_result(None)
-        for _ in range(20):
-            await asyncio.sleep(0)
 
 
 def topic(
@@ -73,11 +53,6 @@ def image(
 
 def fenced(state: WalState, node: int = OTHER, node_epoch: int = 1) -> FencedWal:
     return FencedWal(node, node_epoch, 7, "file:///wal", 0, state, 9 if state is WalState.SEALED else None)
-
-
-async def settled() -> None:
-    for _ in range(20):
-        await asyncio.sleep(0)
 
 
 class NoRanges:
@@ -161,7 +136,7 @@ async def test_a_stream_open_elsewhere_is_not_opened_before_its_owner_closes_it(
     await bench.apply(1, topic("a", 1, leader=OTHER, epoch=3, assigned=ME))
     await bench.apply(2, topic("a", 1, leader=OTHER, epoch=3, assigned=ME), alive=(ME,))
     await bench.apply(3, topic("a", 1, leader=OTHER, epoch=3, assigned=ME), fenced=(fenced(WalState.SEALING),))
-    await settled()
+    await settle()
     assert bench.storage.opened == [] and bench.storage.taken_over == []
     await bench.apply(4, topic("a", 1, epoch=3))
     assert bench.manager.log("a", 0).leader_epoch == 4
@@ -173,7 +148,7 @@ async def test_a_dead_brokers_streams_are_recovered_together_then_opened(bench: 
     await bench.apply(1, dead, again, topic("c", 3), fenced=(fenced(WalState.SEALED),))
     assert bench.storage.opened == [[30_000]], "nothing else waits for a recovery"
     assert bench.code("a") is ErrorCode.not_leader_or_follower
-    await settled()
+    await settle()
     assert bench.storage.taken_over == [(1, [10_000, 10_001, 10_002])]
     assert [bench.manager.log("a", partition).leader_epoch for partition in range(3)] == [4, 4, 4]
     assert bench.code("b") is ErrorCode.not_leader_or_follower, "its owner's next incarnation lives"
@@ -183,12 +158,12 @@ async def test_a_recovery_counts_only_for_the_incarnation_whose_wal_was_read(ben
     """The stream was opened by another that died too: what was recovered of the first says nothing of the second."""
     bench.storage.bad = {10_000: Fenced("another survivor has it")}
     await bench.apply(1, topic("a", 1, leader=OTHER, epoch=3, assigned=ME), fenced=(fenced(WalState.SEALED),))
-    await settled()
+    await settle()
     bench.storage.bad, bench.storage.opened = {}, []
     second = fenced(WalState.SEALED, node_epoch=2)
     await bench.apply(2, topic("a", 1, leader=OTHER, epoch=4, assigned=ME, owner_epoch=2), fenced=(second,))
     assert bench.storage.opened == []
-    await settled()
+    await settle()
     assert [epoch for epoch, _ in bench.storage.taken_over] == [1, 2]
     assert bench.manager.log("a", 0).leader_epoch == 5
 
@@ -196,21 +171,21 @@ async def test_a_recovery_counts_only_for_the_incarnation_whose_wal_was_read(ben
 async def test_what_the_dead_brokers_wal_lacks_stays_offline_alone(bench: Bench) -> None:
     bench.storage.lost = {10_001: Corrupt("a hole")}
     await bench.apply(1, topic("a", 1, 2, leader=OTHER, epoch=3, assigned=ME), fenced=(fenced(WalState.SEALED),))
-    await settled()
+    await settle()
     assert bench.manager.log("a", 0) and bench.code("a", 1) is ErrorCode.kafka_storage_error
     await bench.apply(2, topic("a", 1, 2, leader=OTHER, epoch=3, assigned=ME), fenced=(fenced(WalState.SEALED),))
-    await settled()
+    await settle()
     assert len(bench.storage.taken_over) == 1, "it is not read again and again"
 
 
 async def test_a_wal_that_is_out_of_reach_is_tried_again(bench: Bench) -> None:
     bench.storage.unreachable = Unavailable("volume")
     await bench.apply(1, topic("a", 1, leader=OTHER, epoch=3, assigned=ME), fenced=(fenced(WalState.SEALED),))
-    await settled()
+    await settle()
     assert bench.manager.open_count == 0
     bench.storage.unreachable = None
     await bench.clock.wake()
-    await settled()
+    await settle()
     assert bench.manager.open_count == 1
 
 
@@ -335,7 +310,7 @@ async def test_a_partition_that_was_lost_is_recovered_where_it_belongs_here(benc
     await bench.apply(2, taken)
     assert bench.code("a") is ErrorCode.not_leader_or_follower and bench.storage.taken_over == []
     await bench.apply(3, taken, alive=(ME,), fenced=(fenced(WalState.SEALED),))
-    await settled()
+    await settle()
     assert bench.storage.taken_over == [(1, [10_000])]
 
 
@@ -344,7 +319,7 @@ async def test_a_partition_moved_away_is_flushed_then_closed_after_what_is_pendi
     log = bench.manager.log("a", 0)
     pending = append(log, batch())
     await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER))
-    await settled()
+    await settle()
     assert bench.storage.flushed == [10_000]
     assert pending.errors == [ErrorCode.none] and bench.storage.closed == [10_000]
     assert append(log, batch()).errors == [ErrorCode.not_leader_or_follower]
@@ -355,7 +330,7 @@ async def test_who_takes_a_partition_is_waited_for_until_an_image_names_him(benc
     await bench.apply(1, topic("a", 1), topic("b", 2))
     gone = topic("b", 2, leader=OTHER, epoch=1)
     await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER), gone)
-    await settled()
+    await settle()
     assert bench.manager.successors.expected == 1, "b was lost, not handed over"
     await bench.apply(3, topic("a", 1, assigned=OTHER), gone)
     assert bench.manager.successors.expected == 1
@@ -379,7 +354,7 @@ async def test_a_partition_is_on_its_way_while_it_is_flushed_and_closed(bench: B
     bench.manager.show(image(3, topic("a", 1, leader=OTHER, epoch=1)))
     assert bench.manager.open_count == 0 and bench.manager.handing_over == 1
     gate.set()
-    await settled()
+    await settle()
     assert bench.manager.handing_over == 0
 
 
@@ -395,14 +370,14 @@ async def test_a_closing_that_fails_after_another_look_is_tried_again(bench: Ben
     bench.storage.close_streams = slow  # type: ignore[assignment,method-assign]
     leaving = topic("a", 1, leader=ME, epoch=0, assigned=OTHER)
     await bench.apply(2, leaving)
-    await settled()
+    await settle()
     await bench.apply(3, leaving)
     assert bench.manager.open_count == 0, "it is being closed"
     gate.set()
-    await settled()
+    await settle()
     assert bench.manager.open_count == 1
     await bench.clock.wake()
-    await settled()
+    await settle()
     assert bench.manager.open_count == 0 and bench.storage.closed == [10_000]
 
 
@@ -412,7 +387,7 @@ async def test_a_partition_on_its_way_is_led_when_its_leader_lives_and_nobodys_w
 ) -> None:
     await bench.apply(1, topic("a", 1))
     await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER))
-    await settled()
+    await settle()
     moved = topic("a", 1, leader=OTHER, epoch=1)
     bench.manager.show(image(3, moved, alive=(ME,)))
     assert bench.manager.successors.unnamed == 1
@@ -424,7 +399,7 @@ async def test_nobody_is_waited_for_where_a_partition_stays_after_all(bench: Ben
     await bench.apply(1, topic("a", 1))
     bench.storage.close_errors = [Unavailable("store")]
     await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER))
-    await settled()
+    await settle()
     assert bench.manager.open_count == 1 and bench.manager.successors.expected == 0
 
 
@@ -437,7 +412,7 @@ async def test_clients_that_come_while_a_partition_is_opened_here_are_held_until
 
     bench.storage.open_streams = slow  # type: ignore[method-assign]
     applied = asyncio.ensure_future(bench.apply(1, topic("a", 1)))
-    await settled()
+    await settle()
     assert bench.manager.successors.expected == 1 and bench.manager.handing_over == 0
     gate.set()
     await applied
@@ -453,11 +428,11 @@ async def test_a_partition_serves_while_it_is_flushed_before_it_moves(bench: Ben
 
     bench.storage.flush_streams = slow  # type: ignore[method-assign]
     await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER), topic("b", 2), topic("c", 3))
-    await settled()
+    await settle()
     assert bench.manager.log("a", 0) is log and bench.manager.log("c", 0), "others are opened meanwhile"
     assert append(log, batch()).errors == []
     gate.set()
-    await settled()
+    await settle()
     assert bench.storage.closed == [10_000] and bench.code("a") is ErrorCode.not_leader_or_follower
 
 
@@ -470,10 +445,10 @@ async def test_a_partition_assigned_back_while_it_is_flushed_stays(bench: Bench)
 
     bench.storage.flush_streams = slow  # type: ignore[method-assign]
     await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER))
-    await settled()
+    await settle()
     await bench.apply(3, topic("a", 1, leader=ME, epoch=0))
     gate.set()
-    await settled()
+    await settle()
     assert bench.manager.log("a", 0) is log and bench.storage.closed == []
 
 
@@ -487,11 +462,11 @@ async def test_a_partition_assigned_back_while_it_is_closed_is_opened_again_afte
 
     bench.storage.close_streams = slow  # type: ignore[assignment,method-assign]
     await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER))
-    await settled()
+    await settle()
     await bench.apply(3, topic("a", 1, leader=ME, epoch=0))
     assert len(bench.storage.opened) == 1 and bench.manager.open_count == 0
     gate.set()
-    await settled()
+    await settle()
     await bench.clock.wake()
     assert bench.storage.closed == [10_000] and len(bench.storage.opened) == 2 and bench.manager.open_count == 1
 
@@ -501,11 +476,11 @@ async def test_a_partition_that_cannot_be_closed_in_time_goes_on_here_and_is_tri
     log = bench.manager.log("a", 0)
     bench.storage.close_errors = [Unavailable("store")]
     await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER))
-    await settled()
+    await settle()
     assert bench.manager.log("a", 0) is log and append(log, batch()).errors == []
     assert bench.events == [("open", "a-0"), ("close", "a-0"), ("open", "a-0")]
     await bench.clock.wake()
-    await settled()
+    await settle()
     assert bench.storage.closed == [10_000]
 
 
@@ -519,12 +494,12 @@ async def test_a_partition_that_cannot_be_flushed_goes_on_here_and_is_tried_agai
 
     bench.storage.flush_streams = away  # type: ignore[assignment,method-assign]
     await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER))
-    await settled()
+    await settle()
     assert bench.manager.log("a", 0) is log and append(log, batch()).errors == []
     assert bench.storage.closed == [] and bench.manager.successors.expected == 0
     bench.storage.flush_streams = flush  # type: ignore[method-assign]
     await bench.clock.wake()
-    await settled()
+    await settle()
     assert bench.storage.closed == [10_000] and bench.manager.open_count == 0
 
 
@@ -533,7 +508,7 @@ async def test_a_closing_of_unknown_outcome_is_asked_for_again_and_serves_nobody
     bench.stream(bench.manager.log("a", 0)).refusal = Fenced("being closed")
     bench.storage.close_errors = [Unavailable("database")]
     await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER))
-    await settled()
+    await settle()
     assert bench.storage.closed == [10_000] and bench.events == [("open", "a-0"), ("close", "a-0")]
 
 
@@ -612,14 +587,16 @@ async def test_a_partition_is_handed_over_from_memory_where_its_next_broker_answ
 ) -> None:
     asked: list[int] = []
 
-    async def reachable(node_id: int) -> bool:
-        asked.append(node_id)
-        return answers
+    class Others:
+        async def reachable(self, node_id: int) -> bool:
+            asked.append(node_id)
+            return answers
 
-    bench.manager._reachable = reachable
+    others: Any = Others()
+    bench.manager._others = others
     await bench.apply(1, topic("a", 1), topic("b", 2))
     await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER), topic("b", 2, leader=ME, epoch=0))
-    await settled()
+    await settle()
     assert (asked, bench.storage.closed) == ([OTHER], [10_000])
     flushed, handed = (bench.storage.flushed, bench.storage.handed_over)
     assert (flushed, handed) == (([], [10_000]) if answers else ([10_000], []))
@@ -648,11 +625,11 @@ async def test_correctness_3_a_tail_in_a_dead_brokers_wal_is_committed_before_an
     closed, behind = with_tail(topic("a", 1, epoch=3)), with_tail(topic("b", 2, leader=OTHER, epoch=3, assigned=ME))
     own = with_tail(topic("d", 4, leader=ME, epoch=3))
     await bench.apply(1, closed, behind, own, topic("c", 3), fenced=(fenced(WalState.SEALING),))
-    await settled()
+    await settle()
     assert (bench.storage.opened, bench.storage.tails_recovered) == ([[30_000]], [])
     await bench.apply(2, closed, behind, own, topic("c", 3), fenced=(fenced(WalState.SEALED),))
-    await settled()
-    await settled()
+    await settle()
+    await settle()
     assert bench.storage.tails_recovered == [(1, [10_000, 20_000, 40_000])]
     assert bench.storage.taken_over == [(1, [20_000])]
     assert all(bench.manager.log(name, 0).leader_epoch == 4 for name in "abd")
@@ -662,9 +639,9 @@ async def test_a_tail_that_the_dead_brokers_wal_lacks_keeps_its_partition_offlin
     bench.storage.lost = {10_000: Corrupt("a hole")}
     found = with_tail(topic("a", 1, epoch=3))
     await bench.apply(1, found, fenced=(fenced(WalState.SEALED),))
-    await settled()
+    await settle()
     await bench.apply(2, found, fenced=(fenced(WalState.SEALED),))
-    await settled()
+    await settle()
     assert bench.code("a") is ErrorCode.kafka_storage_error
     assert len(bench.storage.tails_recovered) == 1 and bench.storage.opened == []
 
@@ -704,5 +681,5 @@ async def test_a_look_costs_what_changed_and_not_what_there_is(bench: Bench, mon
     assert await looked(mine, theirs) == [20_009] and bench.manager.log("theirs", 9).partition == 9
     theirs = with_ninth(theirs, assigned=OTHER)
     assert await looked(mine, theirs) == [20_009]
-    await settled()
+    await settle()
     assert bench.storage.closed == [20_009] and bench.code("theirs", 9) is ErrorCode.not_leader_or_follower

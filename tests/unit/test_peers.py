@@ -6,9 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import UUID
 
 import pytest
 
+from brokers.partitions.successors import Place
+from brokers.partitions.words import Closed, Opened, Teller
 from brokers.peers import client, frames, server
 from brokers.peers.client import Peers
 from brokers.peers.server import PeerServer, read_frame
@@ -21,11 +24,18 @@ SOURCE, TARGET = NodeIdentity(1, 5, 0), NodeIdentity(2, 9, 0)
 
 
 class Source:
-    """Streams of batches of `size` bytes, as a storage keeps them."""
+    """Streams of batches of `size` bytes, as a storage keeps them; and what it was told."""
 
     def __init__(self, size: int = 100) -> None:
         self.size = size
         self.gone: set[int] = set()
+        self.heard: list[tuple[Teller, object]] = []
+
+    def hear_closed(self, teller: Teller, told: Sequence[Closed]) -> None:
+        self.heard += [(teller, one) for one in told]
+
+    def hear_opened(self, teller: Teller, told: Sequence[Opened]) -> None:
+        self.heard += [(teller, one) for one in told]
 
     def batches(self, stream_id: int, start: int, end: int, bytes_max: int) -> Sequence[StreamBatch]:
         if stream_id in self.gone:
@@ -40,7 +50,7 @@ class Source:
 @asynccontextmanager
 async def pair(source: Source, cluster: str = "c", identity: NodeIdentity = SOURCE) -> AsyncIterator[Peers]:
     tasks = Tasks()
-    listening = PeerServer("c", lambda: identity, source.batches, tasks)
+    listening = PeerServer("c", lambda: identity, source.batches, lambda: source, tasks)
     port = await listening.start("127.0.0.1", 0)
     peers = Peers(cluster, lambda: TARGET, lambda node_id: ("127.0.0.1", port))
     yield peers
@@ -173,16 +183,16 @@ async def test_a_node_without_a_listener_and_one_that_is_gone_cannot_be_asked() 
 
 async def test_a_connection_that_broke_while_it_was_idle_is_made_anew() -> None:
     source, tasks = Source(), Tasks()
-    first = PeerServer("c", lambda: SOURCE, source.batches, tasks)
+    first = PeerServer("c", lambda: SOURCE, source.batches, lambda: source, tasks)
     port = await first.start("127.0.0.1", 0)
     peers = Peers("c", lambda: TARGET, lambda node_id: ("127.0.0.1", port))
     assert await peers.reachable(1)
     await first.close()
     await asyncio.sleep(0.05)
-    second = PeerServer("c", lambda: SOURCE, source.batches, tasks)
+    second = PeerServer("c", lambda: SOURCE, source.batches, lambda: source, tasks)
     assert await second.start("127.0.0.1", port) == port
     with pytest.raises(BadSetting, match="for other brokers"):
-        await PeerServer("c", lambda: SOURCE, source.batches, tasks).start("127.0.0.1", port)
+        await PeerServer("c", lambda: SOURCE, source.batches, lambda: source, tasks).start("127.0.0.1", port)
     assert set(await peers.fetch([tail(7, 0, 2)], 1000)) == {7}
     await peers.close()
     await second.close()
@@ -230,6 +240,58 @@ async def test_a_source_that_answers_wrongly_is_not_waited_for(
     assert await peers.reachable(1)
     await peers.close()
     listening.close()
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+CLOSED = [
+    Closed(
+        Place(UUID(int=number), number), 70 + number, 3, 0, 4, 9, b"state" * number,
+        [StreamBatch(70 + number, 3, base, 1, b"x" * number, base, base + 7) for base in range(9 - number, 9)],
+    )
+    for number in range(5)
+]  # fmt: skip
+OPENED = [Opened(one.place, one.stream_id, 4) for one in CLOSED]
+
+
+async def test_a_broker_is_told_what_another_has_closed_and_opened_and_who_that_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(frames, "PARTITIONS_PER_WORD_MAX", 2)
+    async with pair(source := Source()) as peers:
+        await peers.tell_closed(1, CLOSED)
+        await peers.tell_opened(1, OPENED)
+    assert {teller for teller, _ in source.heard} == {Teller(TARGET.node_id, TARGET.node_epoch)}
+    heard: list[Any] = [told for _, told in source.heard]
+    assert (frames.closed(heard[:5]), heard[5:]) == (frames.closed(CLOSED), OPENED)
+    assert [(len(one.state), [batch.base_offset for batch in one.tail]) for one in heard[:3]] == [
+        (0, []), (5, [8]), (10, [7, 8]),
+    ]  # fmt: skip
+
+
+async def test_what_is_not_heard_is_lost() -> None:
+    source = Source()
+    async with pair(source, cluster="other") as peers:
+        await peers.tell_closed(1, CLOSED)
+    async with pair(source) as peers:
+        await peers.tell_opened(3, OPENED)  # another node answers there
+    await Peers("c", lambda: TARGET, lambda node_id: None).tell_closed(1, CLOSED)
+    listening, peers = await answering(lambda asked: None)
+    began = asyncio.get_running_loop().time()
+    await peers.tell_closed(1, CLOSED)
+    assert asyncio.get_running_loop().time() - began >= client.GREET_SECONDS_MAX
+    await peers.close()
+    listening.close()
+    assert source.heard == []
+
+
+@pytest.mark.parametrize("read", [frames.read_closed, frames.read_opened])
+def test_torn_words_are_refused(read: Callable[[memoryview], object]) -> None:
+    whole = frames.closed(CLOSED) if read is frames.read_closed else frames.opened(OPENED)
+    assert read(memoryview(whole))
+    for torn in (whole[:3], whole[:-1], whole + b"x"):
+        with pytest.raises(Corrupt):
+            read(memoryview(torn))
 
 
 async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

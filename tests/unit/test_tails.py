@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from s3stream import closing
+from s3stream import closing, tails
 from s3stream.errors import Fenced, Unavailable
 from s3stream.limits import TAIL_OTHERS_S
 from s3stream.stream import Stream
-from s3stream.types import CommitResult, FlushCommit, StreamBatch, StreamState, TailRow
+from s3stream.types import CommitResult, FlushCommit, StreamBatch, StreamSnapshot, StreamState, TailRow
 from tests.support.engine import append, read_all
 from tests.support.faulty_metadata import FaultyMetadata, answer_lost, refused
 from tests.support.holding_store import HoldingStore
@@ -38,9 +39,27 @@ async def pair(kind: str = "files", held: bool = True) -> tuple[Cluster, Holding
     return cluster, store, source, target, stream
 
 
-async def tail_of(cluster: Cluster, stream: Stream) -> TailRow | None:
+async def row_of(cluster: Cluster, stream: Stream) -> StreamSnapshot:
     [row] = await cluster.world.metadata.streams([stream.stream_id])
-    return row.tail
+    return row
+
+
+def reads_of_rows(cluster: Cluster) -> list[Any]:
+    """The reads of stream rows from now on."""
+    metadata: Any = cluster.world.metadata
+    read, done = metadata.streams, []
+
+    async def watched(stream_ids: Any) -> list[StreamSnapshot]:
+        done.append(stream_ids)
+        rows: list[StreamSnapshot] = await read(stream_ids)
+        return rows
+
+    metadata.streams = watched
+    return done
+
+
+async def tail_of(cluster: Cluster, stream: Stream) -> TailRow | None:
+    return (await row_of(cluster, stream)).tail
 
 
 def commits_of(cluster: Cluster) -> list[tuple[int, int]]:
@@ -100,6 +119,79 @@ async def test_correctness_3_a_stream_is_open_elsewhere_before_anything_of_it_is
     for node in (source, target):
         assert node.engine.budget.accounts["memtable"].used == 0
         await node.storage.stop()
+
+
+@virtual
+async def test_what_its_source_has_told_of_a_stream_is_not_read_again() -> None:
+    cluster, _, source, target, stream = await pair()
+    row, tail = await row_of(cluster, stream), TailRow(stream.stream_id, 0, 6, 0, 1, 0)
+    await hand_over(source, stream)
+    await cluster.world.metadata.assign({stream.stream_id: target.node_id})
+    target.storage.hear_closed([(replace(row, state=StreamState.CLOSED, tail=tail), ())])
+    read = reads_of_rows(cluster)
+    assert await target.storage.fetch_tails([stream.stream_id]) == {}
+    [moved] = await target.storage.open_streams([(stream.stream_id, row.epoch)])
+    assert (read, moved.durable_end) == ([], 6)
+    assert await read_all(moved) == expected(stream, *TAIL)
+
+
+@virtual
+async def test_a_tail_that_was_told_is_not_asked_for() -> None:
+    cluster, store, source, target, stream = await pair()
+    row, tail = await row_of(cluster, stream), TailRow(stream.stream_id, 0, 6, 0, 1, 0)
+    await hand_over(source, stream)
+    source.cut_off = True
+    batches = source.storage.tail_batches(stream.stream_id, 0, 6, 1000)
+    target.storage.hear_closed([(replace(row, state=StreamState.CLOSED, tail=tail), batches[1:])])
+    assert stream.stream_id in await target.storage.fetch_tails([stream.stream_id]), "it is not whole"
+    target.storage.hear_closed([(replace(row, state=StreamState.CLOSED, tail=tail), batches)])
+    [moved] = await target.open([stream.stream_id])
+    assert await read_all(moved) == expected(stream, *TAIL)
+    append(moved, 1)
+    store.release()
+    await asyncio.sleep(0.5)
+    assert (moved.committed_end, await tail_of(cluster, stream)) == (6, None)
+    await target.storage.flush()
+    assert await read_all(moved) == expected(stream, *TAIL, (6, 1))
+
+
+@virtual
+async def test_tails_that_were_told_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, _, source, target, stream = await pair()
+    row, tail = await row_of(cluster, stream), TailRow(stream.stream_id, 0, 6, 0, 1, 0)
+    await hand_over(source, stream)
+    batches = source.storage.tail_batches(stream.stream_id, 0, 6, 1000)
+    source.cut_off = True
+    monkeypatch.setattr(tails, "TAILS_FETCHED_BYTES_MAX", sum(len(batch.payload) for batch in batches) - 1)
+    target.storage.hear_closed([(replace(row, state=StreamState.CLOSED, tail=tail), batches)])
+    assert stream.stream_id in await target.storage.fetch_tails([stream.stream_id])
+
+
+@virtual
+@pytest.mark.parametrize("tail", [None, (0, 4), (0, 9)], ids=["none", "short", "long"])
+async def test_correctness_1_what_was_told_wrongly_opens_nothing(tail: tuple[int, int] | None) -> None:
+    cluster, _, source, target, stream = await pair()
+    row = await row_of(cluster, stream)
+    await hand_over(source, stream)
+    wrong = None if tail is None else TailRow(stream.stream_id, *tail, 0, 1, 0)
+    target.storage.hear_closed([(replace(row, state=StreamState.CLOSED, tail=wrong), ())])
+    with pytest.raises(Unavailable):
+        await target.open([stream.stream_id])
+    # From then on the row itself is read.
+    [moved] = await target.open([stream.stream_id])
+    assert await read_all(moved) == expected(stream, *TAIL)
+
+
+@virtual
+async def test_correctness_1_a_stream_that_was_not_closed_is_not_opened_whoever_says_so() -> None:
+    cluster, _, _, target, stream = await pair()
+    row = await row_of(cluster, stream)
+    target.storage.hear_closed([(replace(row, state=StreamState.CLOSED, committed_end=6), ())])
+    with pytest.raises(Fenced):
+        await target.open([stream.stream_id])
+    append(stream, 2)
+    await durable(stream)
+    assert await read_all(stream) == expected(stream, *TAIL, (6, 2))
 
 
 @virtual
