@@ -208,13 +208,13 @@ class Tails:
         return found, failed | missed
 
     async def fetch(self, rows: Sequence[StreamSnapshot]) -> dict[StreamId, PonorError]:
-        """Have the tails of these closed streams here; returns those that cannot be had now, and why."""
+        """Have the tails of these streams, to be opened, here; returns those that cannot be had now, and why."""
         wanted: list[TailRow] = []
         failed: dict[StreamId, PonorError] = {}
         for row in rows:
             if row.stream_id in self._kept:
                 failed[row.stream_id] = Unavailable(f"stream {row.stream_id}: its tail is being committed here")
-            elif row.tail is None or row.state != StreamState.CLOSED:
+            elif row.tail is None or not (row.state == StreamState.CLOSED or self._opened_unheard(row)):
                 self._fetched.pop(row.stream_id, None)
             elif row.start_offset >= row.tail.end:
                 self._fetched[row.stream_id] = (row.tail, [])
@@ -226,6 +226,11 @@ class Tails:
         for failures in await asyncio.gather(*(self._fetch_from(tails) for tails in by_node.values())):
             failed.update(failures)
         return failed
+
+    def _opened_unheard(self, row: StreamSnapshot) -> bool:
+        """By an opening of this node's whose answer was lost: it is asked for again, and needs the tail as before."""
+        node = self._flusher.node
+        return node is not None and (row.owner, row.owner_epoch) == (node.node_id, node.node_epoch)
 
     async def _fetch_from(self, tails: Sequence[TailRow]) -> dict[StreamId, PonorError]:
         try:

@@ -136,6 +136,24 @@ async def test_what_its_source_has_told_of_a_stream_is_not_read_again() -> None:
 
 
 @virtual
+@pytest.mark.parametrize("told", [True, False])
+async def test_an_opening_whose_answer_was_lost_has_its_tail_when_it_is_asked_for_again(told: bool) -> None:
+    cluster, _, source, _, stream = await pair()
+    faulty = FaultyMetadata(cluster.world.metadata)
+    target = await cluster.start(2, metadata=faulty)
+    row, tail = await row_of(cluster, stream), TailRow(stream.stream_id, 0, 6, 0, 1, 0)
+    await hand_over(source, stream)
+    if told:
+        batches = source.storage.tail_batches(stream.stream_id, 0, 6, 1000)
+        target.storage.hear_closed([(replace(row, state=StreamState.CLOSED, tail=tail), batches)])
+    faulty.faults["open_streams"] = [answer_lost]
+    with pytest.raises(Unavailable):
+        await target.open([stream.stream_id])
+    [moved] = await target.open([stream.stream_id])
+    assert (moved.epoch, await read_all(moved)) == (1, expected(stream, *TAIL))
+
+
+@virtual
 async def test_a_tail_that_was_told_is_not_asked_for() -> None:
     cluster, store, source, target, stream = await pair()
     row, tail = await row_of(cluster, stream), TailRow(stream.stream_id, 0, 6, 0, 1, 0)
