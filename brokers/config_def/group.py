@@ -1,7 +1,7 @@
 """Configs of groups and of client metrics subscriptions: named resources that DescribeConfigs and AlterConfigs know.
 
-They are stored and shown as Kafka does. The protocols they steer (KIP-848, KIP-932, KIP-1071, KIP-714) are not
-served by this release, so none of them has effect yet.
+They are stored and shown as Kafka does. Protocols that are not served by this release (KIP-932, KIP-1071, KIP-714) have
+settings without effect yet.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from brokers.config_def.types import ConfigError, ConfigKey, ConfigType, ListOf, OneOf, Table, at_least, table
+from brokers.config_def.types import ConfigError, ConfigKey, ConfigType, ListOf, OneOf, Table, Value, at_least, table
 
 BOOLEAN, STRING, INT, LIST = ConfigType.BOOLEAN, ConfigType.STRING, ConfigType.INT, ConfigType.LIST
 LATER: Final = "its group protocol is not served by this release."
 
 GROUP_CONFIGS: Final[Table] = table(
     ConfigKey("consumer.session.timeout.ms", INT, 45_000, "Session timeout of the consumer protocol.",
-              at_least(1), inert=LATER),
+              at_least(1)),
     ConfigKey("consumer.heartbeat.interval.ms", INT, 5_000, "Heartbeat interval of the consumer protocol.",
-              at_least(1), inert=LATER),
+              at_least(1)),
     ConfigKey("consumer.assignment.interval.ms", INT, 1_000, "Least time between two assignments.",
-              at_least(0), inert=LATER),
+              at_least(0)),
     ConfigKey("share.session.timeout.ms", INT, 45_000, "Session timeout of a share group.", at_least(1), inert=LATER),
     ConfigKey("share.heartbeat.interval.ms", INT, 5_000, "Heartbeat interval of a share group.", at_least(1),
               inert=LATER),
@@ -75,18 +75,43 @@ GROUP_BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
 """What Kafka's broker settings (`group.consumer.min.session.timeout.ms` and its like) allow by default."""
 
 
-def validate_group_configs(configs: Mapping[str, str]) -> None:
-    """Raises ConfigError in Kafka's words."""
+def _bounds(name: str, broker: Mapping[str, Value]) -> tuple[Value, Value]:
+    """What the broker's settings allow, where it has such settings, else what Kafka allows by default."""
+    low, high = GROUP_BOUNDS.get(name, (None, None))
+    protocol, _, rest = name.partition(".")
+    least, most = f"group.{protocol}.min.{rest}", f"group.{protocol}.max.{rest}"
+    return broker.get(least, low), broker.get(most, high)
+
+
+def validate_group_configs(configs: Mapping[str, str], broker: Mapping[str, Value]) -> None:
+    """`broker`: the broker's own settings, which bound a group's. Raises ConfigError in Kafka's words."""
     for name, text in configs.items():
         key = GROUP_CONFIGS.get(name)
         if key is None:
             raise ConfigError(f"Unknown group config name: {name}")
         value = key.parse(text)
-        low, high = GROUP_BOUNDS.get(name, (None, None))
-        if low is not None and isinstance(value, int) and value < low:
+        low, high = _bounds(name, broker)
+        if isinstance(low, int) and isinstance(value, int) and value < low:
             raise ConfigError(f"{name} must be greater than or equal to {low}")
-        if high is not None and isinstance(value, int) and value > high:
+        if isinstance(high, int) and isinstance(value, int) and value > high:
             raise ConfigError(f"{name} must be less than or equal to {high}")
+    for session, heartbeat in _SLOWER:
+        if session in configs or heartbeat in configs:
+            _check_slower(configs, session, heartbeat)
+
+
+_SLOWER: Final = (("consumer.session.timeout.ms", "consumer.heartbeat.interval.ms"),)
+"""A session that is no longer than the time between two heartbeats always ends."""
+
+
+def _check_slower(configs: Mapping[str, str], session: str, heartbeat: str) -> None:
+    values = [
+        GROUP_CONFIGS[name].parse(configs[name]) if name in configs else GROUP_CONFIGS[name].default
+        for name in (session, heartbeat)
+    ]
+    assert isinstance(values[0], int) and isinstance(values[1], int)
+    if values[0] <= values[1]:
+        raise ConfigError(f"{session} must be greater than {heartbeat}")
 
 
 INTERVAL_MS_MIN, INTERVAL_MS_MAX = 100, 3_600_000

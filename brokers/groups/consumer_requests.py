@@ -149,8 +149,7 @@ async def join(shard: Shard, group: ConsumerGroup, request: JoinRequest) -> Join
     try:
         change = classic_members.join(group, request, shard.context.new_id(), terms, shard.new_classic_group)
     except KafkaError as refusal:
-        # A client that is over the limit, or whose instance is another's, is told no member id.
-        return JoinAnswer(refusal.code, request.member_id)
+        return JoinAnswer(refusal.code)  # without the member's id, as Kafka answers where it does not answer a join
     return await shard.carry_out(group, change)
 
 

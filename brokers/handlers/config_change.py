@@ -129,7 +129,7 @@ def validate(
         elif kind == GROUP:
             if not name:
                 raise invalid_request("Default group resources are not allowed.")
-            validate_group_configs(wanted)
+            validate_group_configs(wanted, services.configs.broker_values())
         else:
             if not name:
                 raise invalid_request("Subscription name can't be empty")

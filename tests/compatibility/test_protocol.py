@@ -18,13 +18,23 @@ from brokers.protocol.apis import APIS, PRODUCE_LISTED_MIN
 from tests.compatibility import transcript
 from tests.compatibility.broker import Broker
 from tests.compatibility.meant import MEANT
-from tests.compatibility.scenarios import cluster, configs, fetch, groups, produce, protocol, topics, unsecured
+from tests.compatibility.scenarios import (
+    cluster,
+    configs,
+    consumer_groups,
+    fetch,
+    groups,
+    produce,
+    protocol,
+    topics,
+    unsecured,
+)
 from tests.compatibility.transcript import Difference, Notes
 
 Scenario = Callable[[Broker], Awaitable[None]]
 SCENARIOS: tuple[Scenario, ...] = (
     *protocol.SCENARIOS, *topics.SCENARIOS, *configs.SCENARIOS, *produce.SCENARIOS, *fetch.SCENARIOS,
-    *groups.SCENARIOS, *cluster.SCENARIOS, *unsecured.SCENARIOS,
+    *groups.SCENARIOS, *consumer_groups.SCENARIOS, *cluster.SCENARIOS, *unsecured.SCENARIOS,
 )  # fmt: skip
 SCENARIO_SECONDS = 60
 TELEMETRY = (71, 72)

@@ -331,3 +331,12 @@ async def test_the_log_level_is_a_broker_logger() -> None:
             assert logs.LEVEL.name == "info"
     finally:
         logs.LEVEL.set(before)
+
+
+async def test_a_groups_session_outlasts_its_heartbeats() -> None:
+    """Where the broker allows values that would not."""
+    async with AdminWorld(group__consumer__min__session__timeout__ms="100") as world:
+        assert (await change(world, GROUP, "g", (SET, "consumer.session.timeout.ms", "5001"))).error_code == 0
+        refused = await change(world, GROUP, "g", (SET, "consumer.session.timeout.ms", "5000"))
+        assert refused.error_code == ErrorCode.invalid_config
+        assert "must be greater than consumer.heartbeat.interval.ms" in refused.error_message
