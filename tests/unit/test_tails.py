@@ -12,9 +12,10 @@ import pytest
 from s3stream import closing, tails
 from s3stream.errors import Fenced, Unavailable
 from s3stream.limits import TAIL_OTHERS_S
+from s3stream.settings import EngineSettings
 from s3stream.stream import Stream
 from s3stream.types import CommitResult, FlushCommit, StreamBatch, StreamSnapshot, StreamState, TailRow
-from tests.support.engine import append, read_all
+from tests.support.engine import MIB, append, read_all
 from tests.support.faulty_metadata import FaultyMetadata, answer_lost, refused
 from tests.support.holding_store import HoldingStore
 from tests.support.survivors import KINDS, Cluster, Node, durable
@@ -580,3 +581,39 @@ async def test_a_sealed_wal_that_lacks_a_tail_keeps_the_stream_offline() -> None
     target.storage._opening._read_sealed = nothing  # type: ignore[assignment]
     done, broken = await target.storage.recover_tails(wal, [stream.stream_id])
     assert done == [] and "lacks the tail" in str(broken[stream.stream_id])
+
+
+# --- beside commits that wait for the database ----------------------------------------------------
+
+
+@virtual
+async def test_correctness_3_a_tail_that_left_memory_in_an_outage_is_waited_for() -> None:
+    """An outage of the database has the source upload and let go of what it cannot commit; then the stream moves."""
+    cluster = await Cluster.create("files", streams=1)
+    faulty = FaultyMetadata(cluster.world.metadata)
+    settings = EngineSettings(flush_bytes=64 * 1024, flush_interval_ms=10**9, collect_interval_ms=10**9)
+    source = await cluster.start(0, metadata=faulty, settings=settings, budget_bytes=MIB)
+    target = await cluster.start(1)
+    [stream] = await source.open(cluster.world.epochs)
+    faulty.down = True
+    written = b""
+    for number in range(300):
+        data = f"{number};".encode().ljust(4_000, b".")
+        append(stream, 1, data)
+        written += data
+        await asyncio.sleep(0.01)
+    assert stream.uploaded.size_bytes > 0 and source.storage.health()["commits_queued"] > 5
+    # The database is there again for all but commits: their turn comes later.
+    faulty.down, faulty.faults["commit"] = False, [refused] * 5
+    await hand_over(source, stream)
+    row = await row_of(cluster, stream)
+    assert (row.state, row.tail) == (StreamState.CLOSED, TailRow(stream.stream_id, 0, 300, 0, 1, 0))
+    assert source.storage.tail_batches(stream.stream_id, 0, 300, 10 * MIB) == [], "a part would not be the tail"
+    with pytest.raises(Unavailable):
+        await target.open([stream.stream_id])
+    await asyncio.sleep(120)
+    assert await tail_of(cluster, stream) is None
+    [moved] = await target.open([stream.stream_id])
+    assert (moved.epoch, moved.committed_end) == (1, 300)
+    assert await read_all(moved, max_bytes=100_000) == written
+    assert source.storage.health()["streams"] == 0 and source.storage.health()["memtable_bytes"] == 0
