@@ -14,6 +14,7 @@ from brokers.groups.config import ConsumerConfig, GroupConfig, MigrationPolicy
 from brokers.partitions.settings import PartitionSettings
 from brokers.server.settings import ServerSettings
 from brokers.shares.config import ShareCoordinatorConfig
+from brokers.shares.settings import ShareDefaults
 from brokers.transactions.config import TransactionConfig
 from wal import ObjectWalSettings
 
@@ -93,6 +94,14 @@ def share_coordinator_config(config: BrokerConfig) -> ShareCoordinatorConfig:
         topic_partitions=config.share_coordinator_state_topic_num_partitions,
         updates_per_snapshot=config.share_coordinator_snapshot_update_records_per_snapshot,
         write_timeout_ms=config.share_coordinator_write_timeout_ms,
+    )
+
+
+def share_defaults(config: BrokerConfig) -> ShareDefaults:
+    return ShareDefaults(
+        deliveries=config.group_share_delivery_count_limit,
+        records=config.group_share_partition_max_record_locks,
+        lock_ms=config.group_share_record_lock_duration_ms,
     )
 
 

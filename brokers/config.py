@@ -122,6 +122,10 @@ class BrokerConfig:
     share_coordinator_state_topic_replication_factor: int
     share_coordinator_snapshot_update_records_per_snapshot: int
     share_coordinator_write_timeout_ms: int
+    group_share_delivery_count_limit: int
+    group_share_partition_max_record_locks: int
+    group_share_record_lock_duration_ms: int
+    group_share_max_share_sessions: int
 
     @property
     def rack_aware(self) -> bool:

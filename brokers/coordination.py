@@ -23,8 +23,11 @@ from brokers.partitions.partition_log import PartitionLog
 from brokers.peers.requests import BrokerRequests
 from brokers.shares.config import SHARE_STATE_TOPIC
 from brokers.shares.coordinator import ShareCoordinator
+from brokers.shares.leaders import ShareLeaders
 from brokers.shares.persister import Persister
 from brokers.shares.service import Shares
+from brokers.shares.sessions import ShareSessions
+from brokers.shares.settings import GroupShareSettings
 from brokers.transactions.config import TRANSACTIONS_TOPIC
 from brokers.transactions.coordinator import TransactionCoordinator
 from brokers.transactions.enlistment import Enlistment
@@ -69,7 +72,12 @@ class Coordination:
             partial(create_topic, SHARE_STATE_TOPIC),
         )  # fmt: skip
         others = share_state.OtherBrokers(self._requests)
-        self.shares = Shares(share_coordinator, Persister(config.node_id, share_coordinator, others, clock))
+        persister = Persister(config.node_id, share_coordinator, others, clock)
+        share_settings = GroupShareSettings(partitions, settings.share_defaults(config))
+        self.shares = Shares(
+            share_coordinator, persister, ShareLeaders(persister, share_settings, clock, tasks, metrics),
+            ShareSessions(config.group_share_max_share_sessions, metrics), share_settings, tasks,
+        )  # fmt: skip
         self._of_topic: Mapping[str, GroupCoordinator | TransactionCoordinator | ShareCoordinator] = {
             OFFSETS_TOPIC: self.groups, TRANSACTIONS_TOPIC: self.transactions, SHARE_STATE_TOPIC: share_coordinator,
         }  # fmt: skip
@@ -79,10 +87,10 @@ class Coordination:
     def start(self) -> None:
         self.groups.start()
         self.transactions.start()
-        self.shares.coordinator.start()
+        self.shares.start()
 
     def stop(self) -> None:
-        self.shares.coordinator.stop()
+        self.shares.stop()
         self.transactions.stop()
         self.groups.stop()
         self._requests.close()
@@ -96,6 +104,7 @@ class Coordination:
         coordinator = self._of_topic.get(closing.topic)
         if coordinator is not None:
             coordinator.resign(closing.partition)
+        self.shares.leaders.partition_closed(closing)
 
     async def _write_markers(self, markers: Sequence[Marker]) -> Results:
         return await write_txn_markers.write(self._services(), markers)

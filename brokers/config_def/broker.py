@@ -218,6 +218,19 @@ _SHARE_COORDINATOR: Final = (
               inert="what comes while the log syncs shares the next group."),
 )  # fmt: skip
 
+_SHARE_GROUPS: Final = (
+    ConfigKey("group.share.delivery.count.limit", INT, 5,
+              "How often a record is delivered to a share group before it is given up.", Between(2, 10)),
+    ConfigKey("group.share.partition.max.record.locks", INT, 2000,
+              "Records of a partition that may be in flight in a share group at once.", Between(100, 10_000)),
+    ConfigKey("group.share.record.lock.duration.ms", INT, 30_000,
+              "How long a record that a member of a share group acquired is its own.", Between(1_000, 3_600_000)),
+    ConfigKey("group.share.max.share.sessions", INT, 2000,
+              "Members of share groups that may fetch from this broker at once.", at_least(1)),
+    ConfigKey("share.fetch.purgatory.purge.interval.requests", INT, 1000,
+              "After how many requests those that wait no more are forgotten.", inert="they are at once."),
+)  # fmt: skip
+
 KAFKA_BROKER_CONFIGS: Final[Table] = table(
     *LOG_DEFAULTS.values(),
     *_IDENTITY,
@@ -226,4 +239,5 @@ KAFKA_BROKER_CONFIGS: Final[Table] = table(
     *_GROUPS,
     *_TRANSACTIONS,
     *_SHARE_COORDINATOR,
+    *_SHARE_GROUPS,
 )

@@ -1,18 +1,55 @@
 """Configs of groups and of client metrics subscriptions: named resources that DescribeConfigs and AlterConfigs know.
 
-They are stored and shown as Kafka does. Protocols that are not served by this release (KIP-932, KIP-1071, KIP-714) have
-settings without effect yet.
+They are stored and shown as Kafka does. What a setting steers is not always served by this release: then it says so.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
-from brokers.config_def.types import ConfigError, ConfigKey, ConfigType, ListOf, OneOf, Table, Value, at_least, table
+from brokers.config_def.types import (
+    ConfigError,
+    ConfigKey,
+    ConfigType,
+    ListOf,
+    OneOf,
+    Table,
+    Value,
+    at_least,
+    invalid,
+    table,
+)
 
 BOOLEAN, STRING, INT, LIST = ConfigType.BOOLEAN, ConfigType.STRING, ConfigType.INT, ConfigType.LIST
 LATER: Final = "its group protocol is not served by this release."
+
+_DURATION: Final = re.compile(
+    r"by_duration:P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?", re.IGNORECASE
+)
+_UNIT_MS: Final = (86_400_000, 3_600_000, 60_000, 1_000)
+
+
+def duration_ms(reset: str) -> int | None:
+    """Of by_duration:PERIOD (ISO 8601, as Java reads it); None where it is none."""
+    match = _DURATION.fullmatch(reset)
+    if match is None or not any(match.groups()):
+        return None
+    return sum(int(float(part) * unit) for part, unit in zip(match.groups(), _UNIT_MS, strict=True) if part)
+
+
+class _Reset:
+    def __call__(self, name: str, value: Value) -> None:
+        if value not in ("earliest", "latest") and duration_ms(str(value)) is None:
+            raise invalid(
+                name, value, f"Invalid value `{value}` for configuration {name}. The value must be either 'earliest', "
+                "'latest' or of the format 'by_duration:<PnDTnHnMn.nS>'.",
+            )  # fmt: skip
+
+    def __str__(self) -> str:
+        return "[latest, earliest, by_duration:PnDTnHnMn.nS]"
+
 
 GROUP_CONFIGS: Final[Table] = table(
     ConfigKey("consumer.session.timeout.ms", INT, 45_000, "Session timeout of the consumer protocol.",
@@ -25,15 +62,14 @@ GROUP_CONFIGS: Final[Table] = table(
     ConfigKey("share.heartbeat.interval.ms", INT, 5_000, "Heartbeat interval of a share group.", at_least(1),
               inert=LATER),
     ConfigKey("share.record.lock.duration.ms", INT, 30_000, "How long an acquired record stays locked.",
-              at_least(1000), inert=LATER),
-    ConfigKey("share.delivery.count.limit", INT, 5, "Deliveries of a record before it is given up.", at_least(2),
-              inert=LATER),
+              at_least(1000)),
+    ConfigKey("share.delivery.count.limit", INT, 5, "Deliveries of a record before it is given up.", at_least(2)),
     ConfigKey("share.partition.max.record.locks", INT, 2000, "Records of a partition that may be locked at once.",
-              at_least(100), inert=LATER),
-    ConfigKey("share.auto.offset.reset", STRING, "latest", "Where a share group begins to read.", inert=LATER),
+              at_least(100)),
+    ConfigKey("share.auto.offset.reset", STRING, "latest", "Where a share group begins to read.", _Reset()),
     ConfigKey("share.isolation.level", STRING, "read_uncommitted", "Whether a share group sees open transactions.",
-              OneOf(("read_committed", "read_uncommitted")), inert=LATER),
-    ConfigKey("share.renew.acknowledge.enable", BOOLEAN, True, "Whether a lock may be renewed.", inert=LATER),
+              OneOf(("read_committed", "read_uncommitted"))),
+    ConfigKey("share.renew.acknowledge.enable", BOOLEAN, True, "Whether a lock may be renewed."),
     ConfigKey("share.assignment.interval.ms", INT, 1_000, "Least time between two assignments.", at_least(0),
               inert=LATER),
     ConfigKey("streams.session.timeout.ms", INT, 45_000, "Session timeout of a streams group.", at_least(1),

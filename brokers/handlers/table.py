@@ -103,6 +103,8 @@ _HANDLERS: Final[dict[str, str]] = {
     "ConsumerGroupDescribe": "consumer_group_describe",
     "ListConfigResources": "list_config_resources",
     "DescribeTopicPartitions": "describe_topic_partitions",
+    "ShareFetch": "share_fetch",
+    "ShareAcknowledge": "share_acknowledge",
     "AddRaftVoter": "add_raft_voter",
     "RemoveRaftVoter": "remove_raft_voter",
     "InitializeShareGroupState": "initialize_share_group_state",

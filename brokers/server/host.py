@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -22,7 +23,6 @@ from s3stream.budget import Account
 from s3stream.seams import Clock
 
 if TYPE_CHECKING:
-    from brokers.handlers.long_polls import LongPolls
     from brokers.server.connection import Connection
     from brokers.server.dispatch import Dispatcher
 
@@ -43,7 +43,7 @@ class ConnectionHost:
         answers: Account,
         dispatcher: Dispatcher,
         stats: ServerStats,
-        long_polls: LongPolls,
+        gone: Sequence[Callable[[int], None]],
         clock: Clock,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -58,7 +58,8 @@ class ConnectionHost:
         self.scratch = memoryview(bytearray(RECEIVE_BUFFER_BYTES))
         self.prefix = self.scratch[:PREFIX_BYTES]
         self.connections: dict[Connection, None] = {}  # in the order they came
-        self._long_polls = long_polls
+        self._gone = gone
+        """Told the id of a connection of which nothing more comes, once or twice."""
         self._last_id = 0
         self._log_malformed = RateLimit(clock, per_second=1.0)
 
@@ -75,11 +76,12 @@ class ConnectionHost:
 
     def ended(self, connection: Connection) -> None:
         """Nothing more comes from it."""
-        self._long_polls.drop(connection.connection_id)
+        for tell in self._gone:
+            tell(connection.connection_id)
 
     def closed(self, connection: Connection) -> None:
         self.connections.pop(connection, None)
-        self._long_polls.drop(connection.connection_id)
+        self.ended(connection)
 
     def answered(self, slot: Slot) -> None:
         stats = slot.stats

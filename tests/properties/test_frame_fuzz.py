@@ -6,9 +6,10 @@ import asyncio
 import struct
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
-from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -28,6 +29,7 @@ from brokers.server.kafka_server import KafkaServer
 from brokers.server.settings import ServerSettings
 from brokers.transactions.enlistment import Enlistment
 from metadata.store import open_metadata
+from s3stream.clock import SystemClock
 from s3stream.metrics import Metrics
 from s3stream.tasks import Tasks
 from tests.support.coordinator import CoordinatorRig
@@ -35,6 +37,7 @@ from tests.support.handler_world import World
 from tests.support.kafka_wire import WireClient, request_frame, sample_message
 from tests.support.metadata import ManualClock, inline
 from tests.support.partitions import batch, idempotent
+from tests.support.share_world import TOPIC_ID, MemoryPersister, shares_over
 from tests.support.shares import ShareRig
 from tests.support.transactions import TransactionRig
 
@@ -58,6 +61,8 @@ PLAUSIBLE: dict[str, Any] = {
     "partition": lambda chance: chance.randint(0, 2),
     "index": lambda chance: chance.randint(0, 2),
     "partition_index": lambda chance: chance.randint(0, 2),
+    "topic_id": lambda chance: chance.choice([TOPIC_ID, UUID(int=99)]),
+    "share_session_epoch": lambda chance: chance.choice([0, 1, -1]),
 }
 
 
@@ -124,9 +129,12 @@ async def test_mutated_requests_end_their_own_connection_at_most(key: int, monke
         producer_ids=ProducerIds(allocate, Tasks()), transactions=rig.coordinator, groups=groups.coordinator,
         enlistment=Enlistment(1, rig.coordinator, nobody, Tasks()), metadata=metadata, config=config,
         configs=ConfigSource(config), refresh=nothing, auto_create=nothing, chance=Random(3),
-        shares=SimpleNamespace(coordinator=shares.coordinator),
     )  # fmt: skip
-    world.topic("t", 2)
+    world.topic("t", 2, topic_id=TOPIC_ID.int)
+    world.partitions.image = replace(world.partitions.image, features={"share.version": 1})
+    tasks = Tasks()
+    group_shares = shares_over(MemoryPersister(), world.partitions, SystemClock(), tasks, shares.coordinator)
+    object.__setattr__(world.services, "shares", group_shares)
     object.__setattr__(world.services, "partitions", EveryLog(world))
     server = KafkaServer(world.services, ServerSettings(port=0))
     await server.start()
@@ -157,6 +165,8 @@ async def test_mutated_requests_end_their_own_connection_at_most(key: int, monke
     await server.close()
     await rig.close()
     await groups.close()
+    group_shares.stop()
+    await tasks.close()
     await shares.close()
     await metadata.close()
 

@@ -41,7 +41,7 @@ def make_services(**given: Any) -> Services:
         "groups": SimpleNamespace(),
         "transactions": SimpleNamespace(),
         "enlistment": SimpleNamespace(),
-        "shares": SimpleNamespace(),
+        "shares": SimpleNamespace(connection_gone=lambda _: None),
         "metadata": SimpleNamespace(),
         "storage": SimpleNamespace(throttled=False),
         "clock": SystemClock(),

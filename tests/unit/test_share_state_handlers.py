@@ -18,7 +18,6 @@ from brokers.protocol.messages import decode_latest_request, encode, encode_resp
 from brokers.shares.messages import DONE, Result, StateRead, StateSummary, StateWrite
 from brokers.shares.persister import Persister
 from brokers.shares.records import SharePartitionKey
-from brokers.shares.service import Shares
 from s3stream.errors import Unavailable
 from tests.support.broker_services import make_services
 from tests.support.group_client import make
@@ -44,7 +43,7 @@ class Wire:
         if self.fails:
             self.fails -= 1
             raise Unavailable(f"node {node_id} is not there")
-        shares = Shares(self.rig.coordinator, SimpleNamespace())  # type: ignore[arg-type]
+        shares = SimpleNamespace(coordinator=self.rig.coordinator)
         services = make_services(shares=shares, partitions=self.rig.view, clock=self.rig.clock)
         body = memoryview(encode(request_class(api_key, version), request))
         api = table.handler(api_key)
@@ -166,7 +165,7 @@ class TestRequests:
 
 
 async def _find(wire: Wire, key: int, version: int, request: Any) -> Any:
-    shares = Shares(wire.rig.coordinator, SimpleNamespace())  # type: ignore[arg-type]
+    shares = SimpleNamespace(coordinator=wire.rig.coordinator)
     services = make_services(shares=shares, partitions=wire.rig.view)
     ctx = RequestContext(services, key, version, 1, "c", memoryview(b""), lambda _: None)
     response = await table.handler(key).handle(ctx, request)

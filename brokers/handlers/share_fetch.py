@@ -1,0 +1,268 @@
+"""ShareFetch: records that a member of a share group acquires, and its word on those it has (KIP-932).
+
+Owns: the request's limits, when it is answered. Does not own: one partition's part (shares/fetching.py), sessions
+(shares/sessions.py), acknowledgements (share_messages.py).
+Invariants: nothing is acquired before the answer is sure to be made. A request that waits is woken by its partitions,
+its share-partitions or its timer, never by polling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+from kio.schema.errors import ErrorCode
+
+from brokers.errors import KafkaError
+from brokers.handlers import share_messages as messages
+from brokers.handlers.context import RequestContext
+from brokers.handlers.group_messages import build
+from brokers.handlers.group_messages import milliseconds as count_ms
+from brokers.handlers.services import Services
+from brokers.handlers.table import Api
+from brokers.limits import ANSWER_BYTES_MIN, COLD_READ_PATIENCE_S, COLD_READS_PER_FETCH_MAX
+from brokers.protocol.messages import milliseconds
+from brokers.shares.fetching import PartitionFetch
+from brokers.shares.messages import Result
+from brokers.shares.records import SharePartitionKey
+from brokers.shares.sessions import FINAL_EPOCH, MemberKey, Place, ShareSession
+
+KEY: Final = 78
+RECORD_LIMIT: Final = 1
+"""Share acquire mode: never more records than asked for (KIP-1206)."""
+
+
+async def handle(ctx: RequestContext, request: Any) -> Any:
+    services, version = ctx.services, ctx.api_version
+    renews = version >= messages.RENEWAL_VERSION and request.is_renew_ack
+    try:
+        key = messages.member_of(request, services)
+        _check_renewal(request, renews)
+        acks = {place: found for place, found in messages.acknowledgements(request).items() if found}
+        session = _session(ctx, request, key, bool(acks))
+    except KafkaError as error:
+        if error.code is ErrorCode.share_session_limit_reached:
+            await services.clock.sleep(count_ms(request.max_wait) / 1000)  # or the client asked again at once
+        return _response(version, error.code, error.message)
+    acknowledging = asyncio.ensure_future(messages.acknowledge(services, key, acks, version, renews))
+    try:
+        reads = not renews and request.share_session_epoch != FINAL_EPOCH
+        fetch = _ShareFetch(ctx, request, session, tuple(session.places) if reads else ())
+        await fetch.run()
+    finally:
+        results = await acknowledging
+    if request.share_session_epoch == FINAL_EPOCH:
+        services.shares.end_session(key)
+    moved = [place for place, error in fetch.errors.items() if error.code is messages.MOVED[0]]
+    if moved:
+        await messages.wait_until_named(services, moved)
+    return _answer(ctx, fetch, results)
+
+
+def _check_renewal(request: Any, renews: bool) -> None:
+    """Records fetched beside it could take longer than the locks that are renewed (KIP-1222). Raises KafkaError."""
+    if not renews:
+        return
+    names = {"maxBytes": request.max_bytes, "minBytes": request.min_bytes, "maxRecords": request.max_records,
+             "maxWaitMs": count_ms(request.max_wait)}  # fmt: skip
+    wrong = [f"{name} must be set to 0, " for name, value in names.items() if value]
+    if wrong:
+        raise KafkaError(ErrorCode.invalid_request, "".join(wrong) + "if isRenewAck is true.")
+
+
+def _session(ctx: RequestContext, request: Any, key: MemberKey, acknowledges: bool) -> ShareSession:
+    added = [(topic.topic_id or messages.NO_TOPIC, part.partition_index)
+             for topic in request.topics for part in topic.partitions]  # fmt: skip
+    forgotten = [(topic.topic_id or messages.NO_TOPIC, partition)
+                 for topic in request.forgotten_topics_data for partition in topic.partitions]  # fmt: skip
+    return ctx.services.shares.sessions.fetch(
+        key, request.share_session_epoch, added, forgotten, acknowledges, ctx.connection_id
+    )
+
+
+class _ShareFetch:
+    """One request from its arrival until there is something to answer."""
+
+    def __init__(self, ctx: RequestContext, request: Any, session: ShareSession, places: Sequence[Place]) -> None:
+        self._ctx = ctx
+        self._services: Services = ctx.services
+        self._session = session
+        self.group = session.key.group
+        answers = self._services.answers
+        allowed = max(ANSWER_BYTES_MIN, (answers.bytes_max - answers.used) // 2)
+        self._max_bytes = max(0, min(request.max_bytes, self._services.config.fetch_max_bytes, allowed))
+        self._min_bytes: int = min(request.min_bytes, self._max_bytes)
+        self._max_records = request.max_records
+        self._batch_size = request.batch_size
+        self._exact = getattr(request, "share_acquire_mode", 0) == RECORD_LIMIT
+        self._max_wait = count_ms(request.max_wait) / 1000
+        self.errors: dict[Place, KafkaError] = {}
+        self.parts: dict[Place, PartitionFetch] = {}
+        # Each partition is the first to be read at one time or another.
+        turn = request.share_session_epoch % len(places) if places else 0
+        for place in (*places[turn:], *places[:turn]):
+            self._begin(place)
+
+    def _begin(self, place: Place) -> None:
+        topic_id, partition = place
+        try:
+            topic = self._services.partitions.image.topics_by_id.get(topic_id)
+            if topic is None:
+                raise KafkaError(ErrorCode.unknown_topic_id)
+            if not 0 <= partition < len(topic.partitions):
+                raise KafkaError(ErrorCode.unknown_topic_or_partition)
+            log = self._services.partitions.log_by_id(topic_id, partition)
+        except KafkaError as error:
+            self.errors[place] = error
+            return
+        key = SharePartitionKey(self.group, topic_id, partition)
+        self.parts[place] = PartitionFetch(self._services.shares.leaders.begin(key, log))
+
+    async def run(self) -> None:
+        """Until something is acquired, or failed, or the time is over."""
+        if not self.parts or not self._max_records or not self._max_bytes:
+            return
+        clock = self._services.clock
+        deadline = clock.monotonic() + self._max_wait
+        waiting = _Waiting(self._ctx, list(self.parts.values()))
+        try:
+            while True:
+                last = clock.monotonic() >= deadline or waiting.stopped
+                waiting.clear()
+                if await self._attempt(last) or self.errors or last:
+                    return
+                await waiting.until(deadline - clock.monotonic())
+        finally:
+            waiting.close()
+
+    async def _attempt(self, last: bool) -> bool:
+        """Read what there is; acquire it where it is enough, or where there will be no other attempt."""
+        looking = [part for part in self.parts.values() if part.looks()]
+        share = self._max_bytes // max(1, len(looking))
+        cold = [part for part in looking if not part.read_recent(share)]
+        try:
+            if cold:
+                await _read(cold, share)
+            taken = self._acquire(looking) if last or self._is_enough(looking) else 0
+        finally:
+            for part in cold:
+                part.end_reading()
+        self.errors |= {place: part.error for place, part in self.parts.items() if part.error is not None}
+        return taken > 0
+
+    def _is_enough(self, looking: Sequence[PartitionFetch]) -> bool:
+        return sum(part.read_bytes for part in looking) >= self._min_bytes
+
+    def _acquire(self, looking: Sequence[PartitionFetch]) -> int:
+        """Nothing for a member that has gone meanwhile: its records would stay locked."""
+        if not self._services.shares.sessions.is_current(self._session):
+            return 0
+        now = self._services.clock.monotonic() * 1000
+        taken = 0
+        for part in looking:
+            left = self._max_records - taken
+            taken += part.acquire(self._session.key.member, left, self._exact, self._batch_size, now)
+        return taken
+
+
+async def _read(parts: Sequence[PartitionFetch], max_bytes: int) -> None:
+    """From objects, a few at a time; a store that hangs holds up what is recent for a while only."""
+    reads = [asyncio.ensure_future(part.read(max_bytes)) for part in parts[:COLD_READS_PER_FETCH_MAX]]
+    try:
+        await asyncio.wait(reads, timeout=COLD_READ_PATIENCE_S)
+    finally:
+        for read in reads:
+            read.cancel()  # what it waits for is loaded all the same, for the next request
+    for read in reads:
+        if read.done() and not read.cancelled():
+            read.result()
+
+
+class _Waiting:
+    """What wakes a request: its logs, its share-partitions, its timer, the broker that drains, the client that goes."""
+
+    def __init__(self, ctx: RequestContext, parts: Sequence[PartitionFetch]) -> None:
+        self._ctx = ctx
+        self._event = asyncio.Event()
+        self._logs = [(part.led.log, part.led.log.add_waiter(self._event.set)) for part in parts]
+        self._shares = [(part.led.waiters, part.led.waiters.add(self._event.set)) for part in parts]
+        self.stopped = ctx.services.long_polls.draining
+        ctx.services.long_polls.add(ctx.connection_id, self._end)
+
+    def _end(self) -> None:
+        self.stopped = True
+        self._event.set()
+
+    def clear(self) -> None:
+        self._event.clear()
+
+    async def until(self, seconds: float) -> None:
+        """Woken, or the time is over."""
+        clock = self._ctx.services.clock
+        woken = asyncio.ensure_future(self._event.wait())
+        timer = asyncio.ensure_future(clock.sleep(max(0.0, seconds)))
+        try:
+            await asyncio.wait((woken, timer), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            woken.cancel()
+            timer.cancel()
+
+    def close(self) -> None:
+        for log, handle in self._logs:
+            log.remove_waiter(handle)
+        for waiters, handle in self._shares:
+            waiters.remove(handle)
+        self._ctx.services.long_polls.remove(self._ctx.connection_id)
+
+
+def _answer(ctx: RequestContext, fetch: _ShareFetch, acknowledged: dict[Place, Result]) -> Any:
+    version = ctx.api_version
+    leaders = messages.Leaders(ctx.services, KEY, version)
+    shown = [place for place, part in fetch.parts.items() if part.acquired]
+    by_topic: dict[Any, list[Any]] = {}
+    for place in dict.fromkeys((*shown, *fetch.errors, *acknowledged)):
+        part, error, ack = fetch.parts.get(place), fetch.errors.get(place), acknowledged.get(place)
+        code = ErrorCode.none if error is None else error.code
+        by_topic.setdefault(place[0], []).append(
+            build(
+                KEY, version, "PartitionData", partition_index=place[1], error_code=code,
+                error_message=None if error is None else error.message,
+                acknowledge_error_code=0 if ack is None else ack.error.value,
+                acknowledge_error_message=None if ack is None else ack.message,
+                current_leader=leaders.name(place, code),
+                records=b"" if part is None else b"".join(part.buffers),
+                acquired_records=() if part is None else tuple(
+                    build(KEY, version, "AcquiredRecords", first_offset=a.first, last_offset=a.last,
+                          delivery_count=a.deliveries)
+                    for a in part.acquired
+                ),
+            )
+        )  # fmt: skip
+    topics = tuple(
+        build(KEY, version, "ShareFetchableTopicResponse", topic_id=topic_id, partitions=tuple(parts))
+        for topic_id, parts in by_topic.items()
+    )
+    lock_ms = ctx.services.shares.settings(fetch.group).limits.lock_ms
+    return _response(version, ErrorCode.none, None, topics, leaders.endpoints, lock_ms)
+
+
+def _response(
+    version: int,
+    code: ErrorCode,
+    message: str | None,
+    topics: tuple[Any, ...] = (),
+    endpoints: tuple[Any, ...] = (),
+    lock_ms: int = 0,
+) -> Any:
+    return build(
+        KEY, version, error_code=code, error_message=message, acquisition_lock_timeout=milliseconds(lock_ms),
+        responses=topics, node_endpoints=endpoints,
+    )  # fmt: skip
+
+
+def error_response(request: Any, code: ErrorCode, version: int) -> Any:
+    return _response(version, code, None)
+
+
+API = Api(KEY, "ShareFetch", 1, 2, handle, raw=True, error_response=error_response)
