@@ -1,4 +1,5 @@
-"""A node's start beside a takeover of its last life: it waits for who does that, and goes on itself where nobody does.
+"""A node's start beside a takeover of its last life: it waits for who does that, and goes on itself where nobody does,
+or can.
 
 Does not own: what taking back means (metadata/takeovers.py), nor what may be written when (CORRECTNESS 1, 2, 10).
 Invariant: nothing is written in the node's WAL while others recover from it; whoever keeps the WAL's lock for longer
@@ -25,6 +26,9 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 POLL_SECONDS: Final = 0.2
+PATIENCE_LOOKS: Final = 300
+"""A minute's, at survivors that live and do not recover what is left here: they may not reach the directory. A large
+WAL takes them less; where it does not, the node goes on where they were."""
 
 
 async def join(
@@ -47,12 +51,17 @@ async def join(
 
 
 async def _recovered_by_others(metadata: Metadata, node_id: NodeId, clock: Clock, lease_seconds: float) -> bool:
-    """Waits for that. False: it is not, and nobody lives who could."""
+    """Waits for that. False: it is not, and nobody lives who could, or those who live have not for long."""
     others = _Others(metadata, node_id, clock, lease_seconds)
+    looks = 0
     said = False
     while any(wal.node_id == node_id for wal in await metadata.fenced_wals()):
         if await others.silent():
             log.warning("no other broker lives: this node takes back what was to be recovered of its last life")
+            return False
+        looks += 1
+        if looks > PATIENCE_LOOKS:
+            log.warning("other brokers do not recover what this node's last life left: it takes that back")
             return False
         if not said:
             log.info("waiting: what this node's last life left in its WAL is being taken over by other brokers")

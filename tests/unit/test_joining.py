@@ -83,6 +83,18 @@ async def test_alone_it_takes_back_after_a_lease_period_what_nobody_recovers() -
 
 
 @virtual
+async def test_what_living_brokers_do_not_recover_it_takes_back_in_the_end() -> None:
+    """They cannot reach the directory, or find records missing in it."""
+    scene = Scene(fenced=1000)
+    with capture_logs() as logs:
+        assert await scene.join() == "started"
+    assert scene.took_back and 60 <= min(scene.starts) < 60.5
+    assert [entry["event"].split(":")[0] for entry in logs][1] == (
+        "other brokers do not recover what this node's last life left"
+    )
+
+
+@virtual
 @pytest.mark.parametrize("sign", ["beating", "leased"])
 async def test_a_sign_of_life_of_another_broker_begins_its_patience_anew(sign: str) -> None:
     """A heartbeat, or the lease of a controller whose heartbeats are lost; both with brokers shown as alive that are
