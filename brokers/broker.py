@@ -22,6 +22,7 @@ from kio.schema.errors import ErrorCode
 
 from brokers import component_settings as settings
 from brokers import preflight
+from brokers.cleaning import make_log_cleaner
 from brokers.config import BrokerConfig
 from brokers.controller.balancing import Balancing
 from brokers.controller.controller import Controller
@@ -206,7 +207,7 @@ class Broker:
         )
         node = self._node = _Node(
             config, clock, tasks, metrics, chance, budget, metadata, storage, self._crashed, wals, self._on_fenced,
-            outside,
+            outside, objects,
         )  # fmt: skip
         metrics.counter("ponor_fenced_total", "How often this process was taken for dead by others.").inc(
             self._lives - 1
@@ -244,6 +245,7 @@ class Broker:
         await node.open_partitions()
         stack.push_async_callback(node.partitions.close)
         stack.push_async_callback(node.follower.stop)
+        stack.push_async_callback(node.cleaner.stop)
         server = KafkaServer(node.services, settings.server_settings(config))
         await server.start()
         stack.push_async_callback(self._stop_server, server)
@@ -316,6 +318,7 @@ class _Node:
         wals: ReachableWals,
         fenced: Callable[[str], None],
         outside: Outside,
+        objects: ObjectStore,
     ) -> None:
         self.config = config
         self._clock = clock
@@ -334,6 +337,9 @@ class _Node:
         )  # fmt: skip
         self.partitions.on_open(Inspector(tasks, outside.runner("examine", EXAMINATIONS_MAX), clock).opened)
         self.follower = ImageFollower(metadata, self.partitions, clock)
+        self.cleaner = make_log_cleaner(
+            self.configs, outside, objects, self.partitions, storage, lambda: self.identity, clock, tasks, metrics
+        )
         self.heartbeat = Heartbeat(
             metadata, clock, metrics, config.heartbeat_ms / 1000, lambda: self.storage.fenced, fenced
         )
@@ -465,6 +471,7 @@ class _Node:
             await self.metadata.update_features(missing)
             await self.follower.refresh()
         self.partitions.start()
+        self.cleaner.start()
         self.follower.start(self._tasks)
 
     async def _auto_create(self, names: Sequence[str]) -> dict[str, ErrorCode]:

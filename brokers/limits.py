@@ -75,3 +75,19 @@ REPLAY_READ_BYTES = 4 * MIB
 """Read at a time when a partition's state is rebuilt from its log."""
 PARTITION_OPENS_IN_FLIGHT_MAX = 16
 """Partitions replaying at once; times REPLAY_READ_BYTES of memory."""
+COMPACTED_OBJECT_BYTES = 16 * MIB
+"""Log compaction writes objects of about this size, and commits one, or the ranges of as many bytes, at a time: it is
+held in memory twice while it is uploaded, beside a map of 128 MiB."""
+COMPACTION_READ_BYTES = 4 * MIB
+COMPACTION_RANGES_MAX = 1_000
+"""Ranges that one commit of log compaction replaces: eight rows of a stream's index."""
+COMPACTION_SILENCE_S = 60.0
+"""A worker that has read, written and answered nothing for so long hangs, and is killed."""
+COMPACTION_IDLE_S = 60.0
+"""A worker without work for so long is ended: it gives its map's memory back."""
+COMPACTION_DEATHS_MAX = 3
+"""Of workers, one after another, at the same partition; then the partition is left alone until it is opened again."""
+COMPACTED_ABORTS_S = 60.0
+"""How long after it was found without records an aborted transaction is still told to consumers: whoever reads with an
+older list of objects meets its records yet."""
+assert COMPACTED_ABORTS_S > FOLLOWED_AGE_S

@@ -12,6 +12,9 @@ from random import Random, SystemRandom
 from typing import Any
 
 from brokers import component_settings, preflight
+from brokers.compaction.messages import Hello
+from brokers.compaction.process import Worker, WorkerProcess
+from brokers.compaction.rounds import Rounds
 from brokers.config import BrokerConfig
 from brokers.loop_lag import LoopLag
 from brokers.threads import Threads
@@ -19,6 +22,7 @@ from s3stream.clock import SystemClock
 from s3stream.metrics import Metrics
 from s3stream.objectstore import open_store
 from s3stream.seams import Clock, ObjectStore, RunBlocking
+from s3stream.settings import EngineSettings
 from s3stream.tasks import Tasks
 from wal import Files, ObjectWalSettings, OsFiles, WalSettings
 
@@ -57,6 +61,12 @@ class Outside:
 
     def open_store(self, url: str, metrics: Metrics, clock: Clock, run_blocking: RunBlocking) -> ObjectStore:
         return open_store(url, metrics=metrics, clock=clock, random=self.chance, run_blocking=run_blocking)
+
+    def compaction_worker(self, hello: Hello, objects: ObjectStore, settings: EngineSettings) -> Worker:
+        """Who does the record-level work of log compaction: a process, but for objects that no other process sees."""
+        if hello.object_store_url.startswith("memory:"):
+            return Rounds(objects, settings, self.clock, lambda _: None)
+        return WorkerProcess(hello)
 
     def wal_settings(self, config: BrokerConfig) -> WalSettings:
         return WalSettings(bytes_max=config.wal_bytes_max)

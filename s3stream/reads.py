@@ -246,10 +246,13 @@ class Reads:
     async def find_range(self, stream: Stream, offset: int) -> ObjectRange | None:
         """The object range that holds `offset`, from the database when it is not known here."""
         found = stream.known_range(offset)
-        if found is None:
+        while found is None:
+            cleared = stream.ranges.cleared
             page = await self._metadata.object_ranges(stream.stream_id, offset, RANGES_WINDOW_MAX // 2)
+            if stream.ranges.cleared != cleared:
+                continue  # replaced while the page was on its way: it may name what is no more
             stream.ranges.load(page)
-            found = stream.ranges.find(offset)
+            return stream.ranges.find(offset)
         return found
 
     async def _range_or_skip(self, stream: Stream, offset: int) -> ObjectRange | int:

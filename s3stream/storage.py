@@ -26,7 +26,7 @@ from s3stream.errors import BadSetting, Corrupt, Fenced, NotFound, Overloaded, P
 from s3stream.flusher import Flusher
 from s3stream.limits import CLOSE_PAUSE_MAX_S, CLOSE_TIMEOUT_S, MEMTABLE_SHARE, READS_SHARE, THROTTLE_AT
 from s3stream.metrics import Metrics
-from s3stream.object_ids import ObjectIds, ids_for
+from s3stream.object_ids import ObjectIds, Prepared, ids_for
 from s3stream.opening import Opening
 from s3stream.outcomes import Outcomes
 from s3stream.reads import Reads
@@ -49,8 +49,11 @@ from s3stream.tails import Tails, as_closed
 from s3stream.takeover import Takeover
 from s3stream.tasks import Tasks
 from s3stream.types import (
+    CommittedObject,
     FencedWal,
     NodeIdentity,
+    ObjectRange,
+    Replacement,
     StreamBatch,
     StreamId,
     StreamSnapshot,
@@ -330,6 +333,27 @@ class Storage:
         stream.start_offset = max(stream.start_offset, stored)
         for row in await self._metadata.streams([stream.stream_id]):
             stream.committed_bytes = row.size_bytes
+
+    # --- log compaction ----------------------------------------------------------------------------
+
+    async def prepare_objects(self, count: int) -> list[Prepared]:
+        """Ids of objects that somebody will upload and `replace_ranges` commit. Raises Unavailable, Fenced."""
+        return await self._ids.take(count)
+
+    async def ranges(self, stream: Stream, start: int, limit: int) -> list[ObjectRange]:
+        """Ranges with end > `start`, in offset order, at most `limit`."""
+        return await self._metadata.object_ranges(stream.stream_id, start, limit)
+
+    async def replace_ranges(
+        self, stream: Stream, inputs: Sequence[ObjectRange], outputs: Sequence[CommittedObject], clean_end: int = 0
+    ) -> bool:
+        """As the metadata's. From then on reads of the stream here find the new objects."""
+        what = Replacement(stream.stream_id, stream.epoch, inputs, outputs, clean_end)
+        done = await self._metadata.replace_ranges(self._identity(), what)
+        stream.ranges.clear()
+        for row in await self._metadata.streams([stream.stream_id]):
+            stream.committed_bytes, stream.clean_end = row.size_bytes, row.clean_end
+        return done
 
     # --- sealing and pressure ----------------------------------------------------------------------
 

@@ -50,9 +50,9 @@ class StreamLog(Protocol):
 
 class Stream:
     __slots__ = (
-        "_log", "_reads", "active", "checkpoint", "committed_bytes", "committed_end", "dirty", "durable_end", "epoch",
-        "epochs", "listener", "lost", "next_offset", "ranges", "refusal", "start_offset", "stream_id", "table", "turn",
-        "uploaded",
+        "_log", "_reads", "active", "checkpoint", "clean_end", "committed_bytes", "committed_end", "dirty",
+        "durable_end", "epoch", "epochs", "listener", "lost", "next_offset", "ranges", "refusal", "start_offset",
+        "stream_id", "table", "turn", "uploaded",
     )  # fmt: skip
 
     def __init__(self, snapshot: StreamSnapshot, log: StreamLog, reads: Reads) -> None:
@@ -86,10 +86,13 @@ class Stream:
         self.start_offset = snapshot.start_offset
         self.epochs: Sequence[tuple[int, int]] = snapshot.epochs
         self.checkpoint = snapshot.checkpoint
+        self.clean_end = snapshot.clean_end
 
     def look_at(self, snapshot: StreamSnapshot) -> None:
         """Of a stream that is another's to append to: what its row says now. Nothing goes back by it: start and
-        committed end only grow, and what lies between them never changes."""
+        committed end only grow, and what lies between them changes only by log compaction, in which objects it is."""
+        if snapshot.clean_end != self.clean_end:
+            self.ranges.clear()
         self.opened(snapshot)
         self.committed_bytes = snapshot.size_bytes
         self.committed_end = self.durable_end = self.next_offset = max(snapshot.committed_end, snapshot.start_offset)

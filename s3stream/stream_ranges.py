@@ -18,10 +18,12 @@ _start = attrgetter("start")
 
 
 class RangeWindow:
-    __slots__ = ("_ranges",)
+    __slots__ = ("_ranges", "cleared")
 
     def __init__(self) -> None:
         self._ranges: list[ObjectRange] = []
+        self.cleared = 0
+        """How often everything in it was forgotten: a page that was read before that is not taken in."""
 
     def find(self, offset: int) -> ObjectRange | None:
         """The range that holds `offset`; None: not known here."""
@@ -50,6 +52,7 @@ class RangeWindow:
 
     def clear(self) -> None:
         self._ranges = []
+        self.cleared += 1
 
     def __len__(self) -> int:
         return len(self._ranges)

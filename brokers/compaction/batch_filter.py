@@ -59,8 +59,14 @@ class Counts:
     __slots__ = ("batches_unreadable", "bytes_kept", "bytes_read", "records_kept", "records_read", "without_key")
 
     def __init__(self) -> None:
-        self.records_read = self.records_kept = self.bytes_read = self.bytes_kept = 0
+        self.bytes_read = self.bytes_kept = self.records_read = self.records_kept = 0
         self.without_key = self.batches_unreadable = 0
+
+    def all(self) -> tuple[int, ...]:
+        return (
+            self.bytes_read, self.bytes_kept, self.records_read, self.records_kept, self.without_key,
+            self.batches_unreadable,
+        )  # fmt: skip
 
 
 class BatchFilter:

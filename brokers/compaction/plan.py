@@ -7,11 +7,17 @@ Owns: Kafka's choice of the dirtiest log, the division of a round into commits. 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
+from brokers.partitions.log_config import LogConfig
 from s3stream.types import ObjectRange
 
-T = TypeVar("T")
+
+class HasConfig(Protocol):
+    config: LogConfig
+
+
+LogT = TypeVar("LogT", bound=HasConfig)
 
 
 class Dirt(NamedTuple):
@@ -34,6 +40,12 @@ class Dirt(NamedTuple):
 
 def is_cleanable(dirt: Dirt, min_ratio: float) -> bool:
     return (dirt.overdue_ms > 0 and dirt.cleanable_bytes > 0) or dirt.ratio > min_ratio
+
+
+def dirtiest(dirts: Sequence[tuple[LogT, Dirt]]) -> tuple[LogT, Dirt] | None:
+    """Of the logs that are dirty enough, or overdue, the one with the greatest share of cleanable bytes."""
+    enough = [found for found in dirts if is_cleanable(found[1], found[0].config.min_cleanable_dirty_ratio)]
+    return max(enough, key=lambda found: found[1].ratio, default=None)
 
 
 def measure(ranges: Sequence[ObjectRange], first_dirty: int, end: int, overdue_ms: int = 0) -> Dirt:

@@ -6,6 +6,7 @@ and for addresses, which are local until somebody says otherwise.
 
 from __future__ import annotations
 
+import sys
 from typing import Final
 
 from brokers import limits
@@ -23,9 +24,10 @@ from brokers.config_def.types import (
     at_least,
     table,
 )
+from s3stream.limits import MIB
 
 BOOLEAN, STRING, INT, SHORT = ConfigType.BOOLEAN, ConfigType.STRING, ConfigType.INT, ConfigType.SHORT
-LONG, LIST = ConfigType.LONG, ConfigType.LIST
+LONG, LIST, DOUBLE = ConfigType.LONG, ConfigType.LIST, ConfigType.DOUBLE
 HIGH, MEDIUM, LOW = Importance.HIGH, Importance.MEDIUM, Importance.LOW
 CLUSTER_WIDE = Update.CLUSTER_WIDE
 
@@ -69,6 +71,25 @@ _TOPICS: Final = (
               inert="the value at start holds until the broker restarts."),
     ConfigKey("request.timeout.ms", INT, 30_000, "Longest wait for work of the broker's own.",
               inert="internal requests have bounds of their own."),
+)  # fmt: skip
+
+_CLEANER: Final = (
+    ConfigKey("log.cleaner.enable", BOOLEAN, True, "Whether compacted topics are compacted by this broker."),
+    ConfigKey("log.cleaner.threads", INT, 1,
+              "0: nothing is compacted. A broker has one worker process for it, whatever the number.",
+              at_least(0), update=CLUSTER_WIDE),
+    ConfigKey("log.cleaner.dedupe.buffer.size", LONG, 128 * MIB,
+              "Memory of the worker's offset map: 24 bytes for each key of the part that is not compacted yet. More "
+              "keys take more rounds. The worker needs some 90 MiB besides.", at_least(MIB), update=CLUSTER_WIDE),
+    ConfigKey("log.cleaner.io.buffer.load.factor", DOUBLE, 0.9, "How full the offset map gets before a round ends.",
+              Between(0.1, 0.99), update=CLUSTER_WIDE),
+    ConfigKey("log.cleaner.io.max.bytes.per.second", DOUBLE, sys.float_info.max,
+              "Bytes that the worker reads and writes a second, on average, at most.", at_least(1),
+              update=CLUSTER_WIDE),
+    ConfigKey("log.cleaner.io.buffer.size", INT, 512 * 1024, "Memory of the cleaner's buffers.", at_least(0),
+              update=CLUSTER_WIDE, inert="the worker reads 4 MiB and writes objects of 16 MiB at a time."),
+    ConfigKey("log.cleaner.backoff.ms", LONG, 15_000, "How often logs are looked at when none is to be compacted.",
+              at_least(0), update=CLUSTER_WIDE),
 )  # fmt: skip
 
 _NETWORK: Final = (
@@ -235,6 +256,7 @@ KAFKA_BROKER_CONFIGS: Final[Table] = table(
     *LOG_DEFAULTS.values(),
     *_IDENTITY,
     *_TOPICS,
+    *_CLEANER,
     *_NETWORK,
     *_GROUPS,
     *_TRANSACTIONS,

@@ -34,7 +34,6 @@ MAX_MESSAGE_BYTES: Final = 1024 * 1024 + 12
 """1 MiB and the log overhead (offset and size) of one batch."""
 
 NO_SEGMENTS: Final = "there are no segment files; objects are cut by the flusher's own sizes."
-NO_COMPACTION: Final = "this release does not remove superseded records of compacted topics."
 NO_REPLICATION: Final = "durability comes from the write-ahead log and object storage, not from copies on brokers."
 NO_TIERING: Final = "every record lies in object storage from the start."
 
@@ -80,8 +79,7 @@ def _same(name: str) -> tuple[tuple[str, int], ...]:
 TOPIC_CONFIGS: Final[Table] = table(
     ConfigKey("cleanup.policy", LIST, ("delete",),
               "What happens to old records: `delete` drops them by retention time and size, `compact` demands a key in "
-              "every record and is meant to keep the newest one of each key; this release keeps them all. Empty: "
-              "nothing is ever removed.",
+              "every record and keeps the newest one of each key. Empty: nothing is ever removed.",
               ListOf(POLICIES), synonyms=_log("cleanup.policy")),
     ConfigKey("compression.type", STRING, "producer",
               "Compression of this topic's record batches. `producer` keeps what the producer chose; anything else "
@@ -95,7 +93,7 @@ TOPIC_CONFIGS: Final[Table] = table(
               Between(-131072, 22), synonyms=_same("compression.zstd.level")),
     ConfigKey("delete.retention.ms", LONG, 24 * HOUR_MS,
               "How long a tombstone of a compacted topic stays readable.",
-              at_least(0), synonyms=(("log.cleaner.delete.retention.ms", 1),), inert=NO_COMPACTION),
+              at_least(0), synonyms=(("log.cleaner.delete.retention.ms", 1),)),
     ConfigKey("file.delete.delay.ms", LONG, MINUTE_MS, "Delay between dropping a segment and deleting its file.",
               at_least(0), synonyms=_log("segment.delete.delay.ms"),
               inert="freed objects are deleted after ponor.object.delete.grace.ms."),
@@ -118,7 +116,7 @@ TOPIC_CONFIGS: Final[Table] = table(
     ConfigKey("local.retention.ms", LONG, -2, "Time records are kept locally with tiered storage; -2: as retention.ms.",
               at_least(-2), synonyms=_log("local.retention.ms"), inert=NO_TIERING),
     ConfigKey("max.compaction.lag.ms", LONG, LONG_MAX, "Longest time a record may escape compaction.",
-              at_least(1), synonyms=(("log.cleaner.max.compaction.lag.ms", 1),), inert=NO_COMPACTION),
+              at_least(1), synonyms=(("log.cleaner.max.compaction.lag.ms", 1),)),
     ConfigKey("max.message.bytes", INT, MAX_MESSAGE_BYTES,
               "Largest record batch that is accepted, after compression, in bytes.",
               at_least(0), synonyms=_same("message.max.bytes")),
@@ -132,9 +130,9 @@ TOPIC_CONFIGS: Final[Table] = table(
               "Whether a record carries its producer's time or the time of its append.",
               OneOf(TIMESTAMP_TYPES), synonyms=_log("message.timestamp.type")),
     ConfigKey("min.cleanable.dirty.ratio", DOUBLE, 0.5, "Share of uncompacted bytes from which a log is compacted.",
-              Between(0, 1), synonyms=(("log.cleaner.min.cleanable.ratio", 1),), inert=NO_COMPACTION),
+              Between(0, 1), synonyms=(("log.cleaner.min.cleanable.ratio", 1),)),
     ConfigKey("min.compaction.lag.ms", LONG, 0, "Shortest time a record escapes compaction.",
-              at_least(0), synonyms=(("log.cleaner.min.compaction.lag.ms", 1),), inert=NO_COMPACTION),
+              at_least(0), synonyms=(("log.cleaner.min.compaction.lag.ms", 1),)),
     ConfigKey("min.insync.replicas", INT, 1, "In-sync replicas that acks=all asks for.",
               at_least(1), synonyms=_same("min.insync.replicas"), inert=NO_REPLICATION),
     ConfigKey("preallocate", BOOLEAN, False, "Preallocate segment files.",

@@ -43,6 +43,8 @@ class LogConfig:
     retention_bytes: int = -1
     delete_retention_ms: int = 86_400_000
     min_compaction_lag_ms: int = 0
+    max_compaction_lag_ms: int = NO_BOUND
+    min_cleanable_dirty_ratio: float = 0.5
     min_insync_replicas: int = 1
     segment_bytes: int = 1_073_741_824
     segment_ms: int = 604_800_000

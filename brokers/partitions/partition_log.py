@@ -11,7 +11,7 @@ producer state and everything that waits go back to the durable end together (CO
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from uuid import UUID
 
 import structlog
@@ -20,6 +20,7 @@ from kio.schema.errors import ErrorCode
 from brokers.errors import KafkaError, error_code
 from brokers.partitions import checkpoint, inspection, validation
 from brokers.partitions.epoch_cache import EpochCache
+from brokers.partitions.forgotten import ForgottenAborts
 from brokers.partitions.inspector import Line
 from brokers.partitions.log_config import LogConfig
 from brokers.partitions.pending import (
@@ -31,7 +32,7 @@ from brokers.partitions.pending import (
     repeated,
 )
 from brokers.partitions.producer_state import AbortedTransaction, ProducerState, Verification
-from brokers.partitions.snapshots import Snapshot, Snapshots, SnapshotSource
+from brokers.partitions.snapshots import NO_SNAPSHOT, Snapshot, Snapshots, SnapshotSource
 from brokers.partitions.timestamps import TimestampOffset, first_at_or_after, first_of_newest
 from brokers.partitions.traffic import Traffic
 from brokers.partitions.waiters import Waiters, call, refuse
@@ -62,9 +63,9 @@ class PartitionLog:
     """Implements `StreamListener`. Everything but the methods marked async is a plain critical section."""
 
     __slots__ = (
-        "_clock", "_epochs", "_pending", "_producers", "_quiet_until", "_refusal", "_snapshots", "_waiters", "config",
-        "examining", "high_watermark", "last_stable_offset", "leader_epoch", "line", "partition", "retention_hint_ms",
-        "stream", "topic", "topic_id", "traffic",
+        "_checkpoint_offset", "_clock", "_epochs", "_forgotten", "_pending", "_producers", "_quiet_until", "_refusal",
+        "_snapshots", "_waiters", "config", "examining", "high_watermark", "last_stable_offset", "leader_epoch",
+        "line", "partition", "retention_hint_ms", "stream", "topic", "topic_id", "traffic",
     )  # fmt: skip
 
     def __init__(
@@ -107,6 +108,8 @@ class PartitionLog:
         self._quiet_until = float("-inf")
         self.retention_hint_ms = 0
         """Before this time nothing can expire (retention.py)."""
+        self._checkpoint_offset = -1 if stream.checkpoint is None else stream.checkpoint.offset
+        self._forgotten: ForgottenAborts | None = None
         self._update_last_stable_offset()
         stream.listener = self
 
@@ -324,6 +327,8 @@ class PartitionLog:
             if self._snapshots.safe and self._producers is None:
                 return None  # the stored checkpoint has all of it, and an opening replays what came since
             self._snapshots.sent(offset)
+        if self._forgotten is not None:
+            self._forgotten.sent(offset)
         return checkpoint.encode(offset, self._producers, self._epochs.entries(), snapshot)
 
     def final_state(self) -> bytes | None:
@@ -335,8 +340,20 @@ class PartitionLog:
         return checkpoint.encode(end, self._producers, self._epochs.entries(), None)
 
     def committed(self, checkpoint_offset: int | None) -> None:
-        if self._snapshots is not None and checkpoint_offset is not None:
+        if checkpoint_offset is None:
+            return
+        self._checkpoint_offset = max(self._checkpoint_offset, checkpoint_offset)
+        if self._forgotten is not None:
+            self._forgotten.committed(checkpoint_offset, self._clock.monotonic())
+        if self._snapshots is not None:
             self._snapshots.committed(checkpoint_offset)
+
+    @property
+    def replayed_from(self) -> int:
+        """From here on an opening, and a coordinator's load, read the log for what no stored state has: log compaction
+        leaves it as it is, or a tombstone or marker that is not there any more would be missed."""
+        snapshot_offset = NO_SNAPSHOT if self._snapshots is None else self._snapshots.safe_offset
+        return self._checkpoint_offset if snapshot_offset == NO_SNAPSHOT else snapshot_offset
 
     def attach(self, snapshot: SnapshotSource, committed: Callable[[int], None] | None = None) -> None:
         """A coordinator keeps its state in this log: `snapshot(offset)` is that state at exactly `offset` (None keeps
@@ -396,6 +413,18 @@ class PartitionLog:
     def aborted_transactions(self, start: int, end: int) -> list[AbortedTransaction]:
         """Those that a read of [start, end) under READ_COMMITTED must leave out."""
         return [] if self._producers is None else self._producers.aborted(start, end)
+
+    def all_aborted(self) -> list[AbortedTransaction]:
+        """Those that anybody may still count as aborted: log compaction keeps their markers."""
+        forgotten = [] if self._forgotten is None else self._forgotten.remembered(self._clock.monotonic())
+        return [*self.aborted_transactions(0, self.high_watermark), *forgotten]
+
+    def forget_aborted(self, gone: Collection[AbortedTransaction]) -> None:
+        """Nothing of them is left in the log, and has not been for a while: readers need not be told any more."""
+        if gone and self._producers is not None:
+            self._producers.forget_aborted(gone)
+            self._forgotten = self._forgotten or ForgottenAborts()
+            self._forgotten.forget(gone)
 
     def add_waiter(self, wake: Callable[[], None]) -> int:
         """`wake` is called whenever high watermark or log start move, and when the log fails or goes, until removed.

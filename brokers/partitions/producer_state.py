@@ -8,7 +8,7 @@ lies in `_pending` alone, so that a failed append is forgotten whole and a check
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 from kio.schema.errors import ErrorCode
@@ -366,6 +366,10 @@ class ProducerState:
             if now_ms - found.since_ms >= expiration_ms:
                 del self._verifying[producer_id]
         return len(expired)
+
+    def forget_aborted(self, gone: Collection[AbortedTransaction]) -> None:
+        """Log compaction has removed all that they wrote."""
+        self._aborted = [txn for txn in self._aborted if txn not in gone]
 
     def trimmed(self, log_start_offset: int) -> None:
         """Nobody reads below the log start: what was aborted there is forgotten."""

@@ -44,6 +44,11 @@ class Snapshots:
         """The newest snapshot is in a committed checkpoint: to write it again gains nothing (it may be large)."""
         return self.newest is not None and self.newest[1] == self._safe_offset
 
+    @property
+    def safe_offset(self) -> int:
+        """Of the newest snapshot in a committed checkpoint, which an opening begins with; NO_SNAPSHOT."""
+        return self._safe_offset
+
     def sent(self, offset: int) -> None:
         if self.newest is not None:
             self._sent[offset] = self.newest[1]

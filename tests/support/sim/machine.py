@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from brokers.compaction.messages import Hello
+from brokers.compaction.process import Worker
+from brokers.compaction.rounds import Rounds
 from brokers.config import BrokerConfig
 from brokers.outside import Outside
 from metadata.engine import Engine
@@ -20,6 +23,7 @@ from s3stream.metrics import Metrics
 from s3stream.objectstore.faulty import FaultyStore
 from s3stream.objectstore.retrying import RetryingStore
 from s3stream.seams import Clock, ObjectInfo, ObjectStore, RunBlocking
+from s3stream.settings import EngineSettings
 from s3stream.tasks import Tasks
 from s3stream.types import Buffers
 from tests.support.sim_files import SimFiles
@@ -133,6 +137,10 @@ class SimMachine(Outside):
         self._tasks = tasks
 
     def close(self) -> None: ...
+
+    def compaction_worker(self, hello: Hello, objects: ObjectStore, settings: EngineSettings) -> Worker:
+        """In the simulated process itself: it dies with it, as the real one does."""
+        return Rounds(objects, settings, self.clock, lambda _: None)
 
     def cpu_seconds(self) -> float:
         return 0.0
