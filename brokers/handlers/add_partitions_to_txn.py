@@ -12,7 +12,7 @@ from typing import Any
 from kio.schema.errors import ErrorCode
 
 from brokers.errors import KafkaError
-from brokers.handlers.concurrency import gather_bounded
+from brokers.handlers.concurrency import AT_ONCE, gather_bounded
 from brokers.handlers.context import RequestContext
 from brokers.handlers.group_messages import build
 from brokers.handlers.table import Api
@@ -38,9 +38,11 @@ async def handle(ctx: RequestContext, request: Any) -> Any:
     version = ctx.api_version
     if version < BATCHED_VERSION:
         return build(KEY, version, results_by_topic_v3_and_below=_topics(version, await _of_client(ctx, request)))
-    if len({transaction.transactional_id for transaction in request.transactions}) != len(request.transactions):
-        raise KafkaError(ErrorCode.invalid_request)
-    results = await gather_bounded(_of_broker(ctx, transaction) for transaction in request.transactions)
+    # A coordinator has one change of an id on its way: of one that is named twice the second would be refused.
+    twice = len({transaction.transactional_id for transaction in request.transactions}) != len(request.transactions)
+    results = await gather_bounded(
+        (_of_broker(ctx, transaction) for transaction in request.transactions), 1 if twice else AT_ONCE
+    )
     return build(
         KEY,
         version,

@@ -28,6 +28,9 @@ def _partition(services: Services, topic: str, partition: int) -> Any:
     fault = name_fault(topic)
     if fault is not None:
         return _refused(partition, ErrorCode.invalid_topic_exception, fault)
+    if topic not in services.partitions.image.topics:
+        # Kafka has words for an unknown topic, and none for an unknown partition.
+        return _refused(partition, ErrorCode.unknown_topic_or_partition, f"topic {topic} is not known here")
     try:
         producers = services.partitions.log(topic, partition).producers
     except KafkaError as error:

@@ -114,7 +114,7 @@ def replay_buffer(buffer: Buffer, start: int, producers: ProducerState) -> None:
     """Batches that end at or below `start` are known already."""
     view = memoryview(buffer)
     for position, header in iter_headers(view):
-        if header.producer_id == NO_PRODUCER_ID or header.end_offset <= start:
+        if header.producer_id <= NO_PRODUCER_ID or header.end_offset <= start:
             continue
         if not header.control:
             producers.apply(

@@ -205,7 +205,7 @@ class PartitionLog:
         """The critical section: sequences, offsets, stamps, and into the stream."""
         last = -1
         marker = None
-        if header.producer_id != NO_PRODUCER_ID:
+        if header.producer_id > NO_PRODUCER_ID:
             last = last_sequence(header.base_sequence, header.last_offset_delta)
             producers = self._producers
             if producers is None:
@@ -226,7 +226,7 @@ class PartitionLog:
             StreamBatch(stream.stream_id, stream.epoch, base_offset, count, batch, first_timestamp, max_timestamp)
         )
         producer_id = header.producer_id
-        if attributes & CONTROL and marker is None:
+        if producer_id < NO_PRODUCER_ID or (attributes & CONTROL and marker is None):
             producer_id = NO_PRODUCER_ID  # a control batch of another kind says nothing about its producer
         append = PendingAppend(
             base_offset, base_offset + count, max_timestamp,

@@ -27,7 +27,7 @@ _RECENT_MS = 3_600_000
 _NODES = frozenset(
     ("node_id", "leader_id", "leader", "broker_id", "replica_nodes", "isr_nodes", "controller_id")
 )  # fmt: skip
-_TIMES = frozenset(("timestamp", "log_append_time"))
+_TIMES = frozenset(("timestamp", "log_append_time", "transaction_start_time", "last_timestamp"))
 _EPOCHS = frozenset(("leader_epoch", "epoch", "committed_leader_epoch"))
 _WORDS = frozenset(("error_message", "batch_index_error_message", "documentation"))
 _ORDERED = frozenset(("synonyms",))

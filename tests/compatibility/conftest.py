@@ -11,6 +11,9 @@ from tests.support.kafka_reference import KafkaProcess
 from tests.support.ponor_process import PonorProcess
 from tests.support.tools import ToolMissing, requires
 
+SETTINGS = {"transaction.abort.timed.out.transaction.cleanup.interval.ms": "500"}
+"""Of both. Transactions that take too long are ended every ten seconds otherwise."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("compatibility")
@@ -25,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def ponor_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    process = PonorProcess(tmp_path_factory.mktemp("compared"))
+    process = PonorProcess(tmp_path_factory.mktemp("compared"), settings=SETTINGS)
     process.start()
     yield process.port
     process.stop()
@@ -38,7 +41,7 @@ def kafka_port(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixture
         yield None
         return
     try:
-        kafka = KafkaProcess(tmp_path_factory.mktemp("reference") / "kafka", heap="512m")
+        kafka = KafkaProcess(tmp_path_factory.mktemp("reference") / "kafka", SETTINGS, heap="512m")
     except ToolMissing:
         if os.environ.get("PONOR_REQUIRE_TOOLS") == "1":
             requires("kafka")  # fails

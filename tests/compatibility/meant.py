@@ -43,6 +43,9 @@ MEANT: tuple[Meant, ...] = (
     Meant("produce", "null records", "", why.ANSWERED),
     Meant("produce", r".*", r".*\.error_message", why.PRODUCE_WORDS),
     Meant("batches", r".*", r".*\.error_message", why.PRODUCE_WORDS),
+    Meant("transactional_batches", r".*", r".*\.error_message", why.PRODUCE_WORDS),
+    Meant("transaction_fencing", r"the first produces", r".*\.error_message", why.PRODUCE_WORDS),
+    Meant("transaction_timeout", r"produces on", r".*\.error_message", why.PRODUCE_WORDS),
     Meant("sequences", r".*", r".*\.error_message", why.PRODUCE_WORDS),
     Meant("batches", "unknown codec", r".*\.error_code", why.UNKNOWN_CODEC),
     Meant(

@@ -27,6 +27,7 @@ from tests.compatibility.scenarios import (
     produce,
     protocol,
     topics,
+    transactions,
     unsecured,
 )
 from tests.compatibility.transcript import Difference, Notes
@@ -34,7 +35,7 @@ from tests.compatibility.transcript import Difference, Notes
 Scenario = Callable[[Broker], Awaitable[None]]
 SCENARIOS: tuple[Scenario, ...] = (
     *protocol.SCENARIOS, *topics.SCENARIOS, *configs.SCENARIOS, *produce.SCENARIOS, *fetch.SCENARIOS,
-    *groups.SCENARIOS, *consumer_groups.SCENARIOS, *cluster.SCENARIOS, *unsecured.SCENARIOS,
+    *groups.SCENARIOS, *consumer_groups.SCENARIOS, *transactions.SCENARIOS, *cluster.SCENARIOS, *unsecured.SCENARIOS,
 )  # fmt: skip
 SCENARIO_SECONDS = 60
 TELEMETRY = (71, 72)

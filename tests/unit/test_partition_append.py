@@ -10,11 +10,12 @@ import structlog.testing
 from kio.schema.errors import ErrorCode
 
 from brokers.errors import KafkaError
+from brokers.partitions.opening import replay_buffer
 from brokers.partitions.partition_log import READ_COMMITTED, PartitionLog
 from brokers.partitions.pending import AppendOrigin
 from brokers.partitions.producer_state import ProducerState, Verification
 from brokers.records.batch import parse_header, stored_crc_is_right
-from brokers.records.builder import marker_batch
+from brokers.records.builder import RecordBatchBuilder, marker_batch
 from brokers.records.record import EndMarker, iter_records
 from s3stream.errors import Corrupt, Fenced, NotFound, Overloaded, Unavailable
 from s3stream.types import StreamBatch
@@ -208,6 +209,20 @@ def test_a_client_cannot_write_outside_of_what_its_producer_has_open() -> None:
     more = append(log, idempotent(1, transactional=True))
     fake(log).make_durable()
     assert more.errors == [ErrorCode.none]
+
+
+def test_a_negative_producer_id_is_none_at_all() -> None:
+    """As in Kafka, where only ids from 0 on are producers': nothing is remembered of one, here or by a replay."""
+    records = RecordBatchBuilder(producer_id=-2, producer_epoch=0, base_sequence=0).append(1, b"k", b"v").build()
+    log = make_log()
+    first, second = append(log, memoryview(bytearray(records))), append(log, memoryview(bytearray(records)))
+    fake(log).make_durable()
+    assert first.errors + second.errors == [ErrorCode.none] * 2
+    assert log.high_watermark == 2
+    assert log.producers is None
+    state = ProducerState()
+    replay_buffer(records, 0, state)
+    assert state.empty
 
 
 # --- the first batch of a transaction (KIP-890) -----------------------------------------------------
