@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,13 +35,15 @@ class JavaTools:
         self._java = ["java", "-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", f"{jars}/*"]
 
     def produce(
-        self, bootstrap: str, topic: str, records: int, size: int, throughput: int = -1, **properties: object
-    ) -> Produced:
+        self, bootstrap: str, topic: str, records: int, size: int, throughput: int = -1, more: Sequence[str] = (),
+        **properties: object,
+    ) -> Produced:  # fmt: skip
+        """`more`: options of the tool."""
         settings = [f"{name.replace('_', '.')}={value}" for name, value in properties.items()]
         output = subprocess.run(
             [*self._java, "org.apache.kafka.tools.ProducerPerformance", "--bootstrap-server", bootstrap]
             + ["--topic", topic, "--num-records", str(records), "--record-size", str(size)]
-            + ["--throughput", str(throughput), "--command-property", "acks=all", *settings],
+            + ["--throughput", str(throughput), "--command-property", "acks=all", *settings, *more],
             check=True,
             capture_output=True,
             text=True,

@@ -15,11 +15,12 @@ from tests.benchmarks import procfs, report, workloads
 from tests.benchmarks.clients import JavaTools
 from tests.benchmarks.object_wal import bare_puts, object_wal
 from tests.benchmarks.systems import Kafka, Ponor, System
+from tests.benchmarks.transactions import transactional_produce
 from tests.benchmarks.workloads import Paired, Samples, Scale
 from tests.support.servers import minio_server
 from tests.support.tools import find_tool
 
-ROWS = ("paired", "cold", "peak", "idle", "stop", "object-wal")
+ROWS = ("paired", "cold", "peak", "idle", "stop", "object-wal", "transactions")
 FLUSH_SOON = {"ponor.flush.interval.ms": "5000"}
 """Default: 30 s. So that the uploads of a row end, and are counted, soon after it; more of them, if anything."""
 
@@ -84,6 +85,9 @@ def main() -> None:
 
             if "paired" in parts:
                 _paired(Kafka(folder / "kafka"), ponor("paired"), java, scale, samples, profile)
+            if "transactions" in parts:
+                systems = (Kafka(folder / "kafka-transactions"), ponor("transactions"))
+                transactional_produce(systems, java, scale, samples)
             if "cold" in parts:
                 system = ponor("cold")
                 system.start()

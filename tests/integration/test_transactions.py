@@ -268,7 +268,7 @@ def test_three_brokers_end_a_transaction_on_partitions_of_each_other(tmp_path: P
 JAVA = ("java", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp")
 
 
-def _tool(name: str, *args: str) -> str:
+def kafka_tool(name: str, *args: str) -> str:
     command = [*JAVA, f"{find_tool('kafka')}/*", f"org.apache.kafka.tools.{name}", *args]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -277,7 +277,7 @@ def _tool(name: str, *args: str) -> str:
 
 def _java(bootstrap: str, topic: str, records: int) -> None:
     """Kafka 4.3's producer: partitions added by Produce itself, an epoch for each transaction."""
-    _tool(
+    kafka_tool(
         "ProducerPerformance", "--bootstrap-server", bootstrap, "--topic", topic, "--num-records", str(records),
         "--record-size", "100", "--throughput", "1000", "--transactional-id", "java",
         "--transaction-duration-ms", "50",
@@ -293,21 +293,23 @@ def test_kafkas_own_producer_and_transaction_tools(broker: PonorProcess) -> None
         time.sleep(0.05)
     assert len(read(broker.bootstrap, topic, partitions=3)) == 1_000
     bootstrap = ("--bootstrap-server", broker.bootstrap)
-    assert "CompleteCommit" in _tool("TransactionsCommand", *bootstrap, "describe", "--transactional-id", "java")
-    assert "java" in _tool("TransactionsCommand", *bootstrap, "list")
-    described = _tool("TransactionsCommand", *bootstrap, "describe-producers", "--topic", topic, "--partition", "0")
+    assert "CompleteCommit" in kafka_tool("TransactionsCommand", *bootstrap, "describe", "--transactional-id", "java")
+    assert "java" in kafka_tool("TransactionsCommand", *bootstrap, "list")
+    described = kafka_tool(
+        "TransactionsCommand", *bootstrap, "describe-producers", "--topic", topic, "--partition", "0"
+    )
     assert "None" in described, "no transaction is open there"
     aborted = transactional(broker.bootstrap, f"id-{topic}")
     aborted.begin_transaction()
     aborted.produce(topic, b"aborted", partition=0)
     aborted.flush(PATIENCE_S)
     aborted.abort_transaction(PATIENCE_S)
-    seen = _tool(
+    seen = kafka_tool(
         "consumer.ConsoleConsumer", *bootstrap, "--topic", topic, "--from-beginning", "--timeout-ms", "5000",
         "--isolation-level", "read_committed",
     )  # fmt: skip
     assert len(seen.splitlines()) == 1_000 and "aborted" not in seen
-    hanging = _tool("TransactionsCommand", *bootstrap, "find-hanging", "--topic", topic)
+    hanging = kafka_tool("TransactionsCommand", *bootstrap, "find-hanging", "--topic", topic)
     assert topic not in hanging
-    features = _tool("FeatureCommand", *bootstrap, "describe")
+    features = kafka_tool("FeatureCommand", *bootstrap, "describe")
     assert "transaction.version" in features and "FinalizedVersionLevel: 2" in features
