@@ -82,6 +82,7 @@ class Course:
             self.ledger.check()
             raise self.ledger.violated(f"not everything is served {CALM_S:.0f} s after the last fault") from None
         self.ledger.check()
+        await self.until(lambda: all(node.serving for node in self.cluster.nodes), "all brokers serve again")
         await self.read_all()
         await self.random.choice((self.nothing, self.all_killed, self.all_stopped))()
         await self.read_all()
