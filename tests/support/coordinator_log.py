@@ -32,6 +32,7 @@ class ManualStream:
         self.durable_end = 0
         self.next_offset = 0
         self.listener: Any = None
+        self.checkpoint = None
         self.batches: list[StreamBatch] = []
         self.auto = auto
         self.refuse: PonorError | None = None
