@@ -11,6 +11,8 @@ import socket
 import threading
 import time
 
+from drills.loopback import CHUNK, Loopback, end
+
 _BODY = (
     b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code>'
     b"<Message>Please reduce your request rate.</Message></Error>"
@@ -31,13 +33,10 @@ class Mode(enum.Enum):
     """Everything is passed on, each answer later by `latency_seconds`."""
 
 
-class FaultProxy:
+class FaultProxy(Loopback):
     """Listens on a free loopback port. `mode` changes are felt by every connection, also those that are open."""
 
     def __init__(self, target_port: int, latency_seconds: float = 0.0) -> None:
-        self._target = ("127.0.0.1", target_port)
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self.port: int = self._listener.getsockname()[1]
         self.latency_seconds = latency_seconds
         self.refused = 0
         """Requests answered 503."""
@@ -46,7 +45,7 @@ class FaultProxy:
         self._mode = Mode.PASS
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
-        threading.Thread(target=self._accept, name="fault proxy", daemon=True).start()
+        super().__init__("fault proxy", target_port)
 
     @property
     def endpoint(self) -> str:
@@ -58,43 +57,27 @@ class FaultProxy:
             self._mode = mode
             ended = [] if mode is Mode.HANG else list(self._open)
         for each in ended:
-            _end(each)
+            end(each)
 
     def close(self) -> None:
-        _end(self._listener)
-        self._listener.close()
+        super().close()
         self.set(Mode.PASS)
 
-    def __enter__(self) -> FaultProxy:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     # --- one connection ------------------------------------------------------------------------
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client,), name="fault proxy", daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
         with self._lock:
             mode = self._mode
             self._open.add(client)
         try:
-            with client, contextlib.suppress(OSError):
-                if mode is Mode.REFUSE:
-                    self._refuse(client)
-                elif mode is Mode.HANG:
-                    self.hung += 1
-                    while client.recv(1 << 16):
-                        pass
-                else:
-                    self._pass_on(client)
+            if mode is Mode.REFUSE:
+                self._refuse(client)
+            elif mode is Mode.HANG:
+                self.hung += 1
+                while client.recv(CHUNK):
+                    pass
+            else:
+                self._both_ways(client)
         finally:
             with self._lock:
                 self._open.discard(client)
@@ -102,36 +85,29 @@ class FaultProxy:
     def _refuse(self, client: socket.socket) -> None:
         head = b""
         while b"\r\n\r\n" not in head:
-            received = client.recv(1 << 16)
+            received = client.recv(CHUNK)
             if not received:
                 return
             head += received
         head, _, body = head.partition(b"\r\n\r\n")
         left = _content_length(head) - len(body)
-        while left > 0 and (received := client.recv(min(left, 1 << 16))):
+        while left > 0 and (received := client.recv(min(left, CHUNK))):
             left -= len(received)
         self.refused += 1
         client.sendall(_REFUSAL)
 
-    def _pass_on(self, client: socket.socket) -> None:
-        with socket.create_connection(self._target) as server:
-            back = threading.Thread(target=self._copy, args=(server, client, True), name="fault proxy", daemon=True)
-            back.start()
-            self._copy(client, server, False)
-            back.join()
-
     def _copy(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
         """Until one side ends; while the proxy hangs, what was read stays here."""
         with contextlib.suppress(OSError):
-            while received := source.recv(1 << 16):
+            while received := source.recv(CHUNK):
                 if self._mode is Mode.HANG:
                     continue
                 if self._mode is Mode.SLOW and answers:
                     time.sleep(self.latency_seconds)
                 sink.sendall(received)
         if self._mode is not Mode.HANG:
-            _end(source)
-            _end(sink)
+            end(source)
+            end(sink)
 
 
 def _content_length(head: bytes) -> int:
@@ -140,8 +116,3 @@ def _content_length(head: bytes) -> int:
         if name.strip().lower() == b"content-length":
             return int(value)
     return 0
-
-
-def _end(each: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        each.shutdown(socket.SHUT_RDWR)
