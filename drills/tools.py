@@ -11,6 +11,7 @@ OLD_KAFKA_VERSION = "2.1.1"
 _JARS = {
     "kafka": (f"kafka-{KAFKA_VERSION}", f"kafka-tools-{KAFKA_VERSION}.jar"),
     "kafka-streams": (f"kafka-streams-{KAFKA_VERSION}", f"kafka-streams-{KAFKA_VERSION}.jar"),
+    "kafka-connect": (f"kafka-connect-{KAFKA_VERSION}", f"connect-mirror-{KAFKA_VERSION}.jar"),
     "kafka-old": (f"kafka-{OLD_KAFKA_VERSION}", f"kafka-tools-{OLD_KAFKA_VERSION}.jar"),
 }
 """Folders of jars, and one by which each is known."""
@@ -27,7 +28,7 @@ class ToolMissing(LookupError):
 
 
 def find_tool(name: str) -> Path:
-    """The program (for kafka, kafka-streams and kafka-old: the folder of the jars; for postgresql: of its programs).
+    """The program (for kafka and the like: the folder of the jars; for postgresql: of its programs).
     Looked for in PONOR_TOOLS, ~/.cache/ponor, then PATH; Debian's PostgreSQL, which is on no PATH, first.
 
     Raises ToolMissing.

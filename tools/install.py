@@ -1,5 +1,5 @@
 """Brings the programs that tests and benchmarks use: python3 tools/install.py [minio] [versitygw] [kafka]
-[kafka-streams] [kafka-old] [kcat] [postgresql].
+[kafka-streams] [kafka-connect] [kafka-old] [kcat] [postgresql].
 
 Without names: all of them. Needs only Python's standard library, installs into ~/.cache/ponor (PONOR_TOOLS names
 another place), skips what is there, and says what cannot be installed here and how it could be had. It fails only
@@ -32,6 +32,11 @@ JARS: Jars = (
 )
 STREAMS_JARS: Jars = (
     ("org.apache.kafka", "kafka-streams", KAFKA_VERSION),
+    ("org.slf4j", "slf4j-simple", "1.7.36"),
+)
+CONNECT_JARS: Jars = (
+    ("org.apache.kafka", "connect-file", KAFKA_VERSION),
+    ("org.apache.kafka", "connect-mirror", KAFKA_VERSION),
     ("org.slf4j", "slf4j-simple", "1.7.36"),
 )
 OLD_JARS: Jars = (
@@ -215,6 +220,9 @@ TOOLS: dict[str, Tool] = {
     "kafka": jar_folder(f"kafka-{KAFKA_VERSION}", f"kafka-tools-{KAFKA_VERSION}.jar", JARS, "kafka"),
     "kafka-streams": jar_folder(
         f"kafka-streams-{KAFKA_VERSION}", f"kafka-streams-{KAFKA_VERSION}.jar", STREAMS_JARS, "kafka-streams"
+    ),
+    "kafka-connect": jar_folder(
+        f"kafka-connect-{KAFKA_VERSION}", f"connect-mirror-{KAFKA_VERSION}.jar", CONNECT_JARS, "kafka-connect"
     ),
     "kafka-old": jar_folder(
         f"kafka-{OLD_KAFKA_VERSION}", f"kafka-tools-{OLD_KAFKA_VERSION}.jar", OLD_JARS, "kafka-old"

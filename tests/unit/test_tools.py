@@ -125,7 +125,7 @@ def test_the_installer_says_what_it_cannot_bring_and_does_not_fail(tmp_path: Pat
     )
     assert "kafka: Java 17 or newer and Maven are needed for it" in done.stdout
     assert "kcat: there is no apt-get here" in done.stdout
-    assert "not installed: minio, versitygw, kafka, kafka-streams, kafka-old, kcat" in done.stdout
+    assert "not installed: minio, versitygw, kafka, kafka-streams, kafka-connect, kafka-old, kcat" in done.stdout
 
 
 def test_the_installer_fails_only_when_told_to(tmp_path: Path) -> None:
