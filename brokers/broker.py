@@ -41,6 +41,7 @@ from brokers.handlers.metadata_answers import MetadataAnswers
 from brokers.handlers.producer_ids import ProducerIds
 from brokers.handlers.read_replicas import read_replicas
 from brokers.handlers.services import Services
+from brokers.handlers.topic_rules import new_topic_id
 from brokers.health import RUNNING, STOPPING, Health
 from brokers.heartbeat import Heartbeat
 from brokers.http.exposition import add_process_metrics
@@ -55,6 +56,7 @@ from brokers.partitions.inspector import EXAMINATIONS_MAX, Inspector
 from brokers.partitions.manager import PartitionManager
 from brokers.peer_channel import PeerChannel
 from brokers.server.kafka_server import KafkaServer
+from brokers.telemetry.service import Telemetry
 from brokers.version import VERSION
 from cache import open_block_cache
 from metadata.store import Metadata, open_metadata
@@ -355,6 +357,9 @@ class _Node:
             lambda: self.services,
         )  # fmt: skip
         self.groups = self.coordination.groups
+        self.telemetry = Telemetry(
+            metadata, lambda: self.partitions.image.version, clock, metrics, lambda: new_topic_id(chance)
+        )
         self.follower.on_change(self.groups.image_changed)
         self.follower.on_change(self.coordination.shares.coordinator.image_changed)
         self.follower.on_change(self.controller.image_changed)
@@ -397,6 +402,7 @@ class _Node:
             long_polls=LongPolls(),
             producer_ids=producer_ids,
             refresh=self.follower.refresh_everywhere,
+            telemetry=self.telemetry,
             configs=self.configs,
             chance=chance,
             followed=Followed(self.storage, clock, tasks, metrics),
@@ -405,7 +411,10 @@ class _Node:
         )
 
     def http_sources(self) -> HttpSources:
-        return HttpSources(self.config.node_id, self.health, self.groups, self.configs, self._metrics, self.controller)
+        return HttpSources(
+            self.config.node_id, self.health, self.groups, self.configs, self._metrics, self.controller,
+            self.telemetry.series,
+        )  # fmt: skip
 
     async def join(self) -> None:
         """Take the WAL, register, recover; be heard of from then on."""

@@ -11,15 +11,10 @@ from typing import Final, NamedTuple
 
 _SHARE: Final = "share groups (KIP-932) come in a later release"
 _STREAMS: Final = "streams groups (KIP-1071) come in a later release"
-_TELEMETRY: Final = "client metrics are not collected; Kafka lists it only where a metrics reporter is configured"
 
 NOT_SERVED: Final[Mapping[str, str]] = {
-    "GetTelemetrySubscriptions": _TELEMETRY,
-    "PushTelemetry": _TELEMETRY,
     "ShareGroupHeartbeat": _SHARE,
     "ShareGroupDescribe": _SHARE,
-    "ShareFetch": _SHARE,
-    "ShareAcknowledge": _SHARE,
     "StreamsGroupHeartbeat": _STREAMS,
     "StreamsGroupDescribe": _STREAMS,
     "DescribeShareGroupOffsets": _SHARE,

@@ -6,8 +6,8 @@ They are stored and shown as Kafka does. What a setting steers is not always ser
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from brokers.config_def.types import (
     ConfigError,
@@ -21,6 +21,8 @@ from brokers.config_def.types import (
     invalid,
     table,
 )
+from brokers.errors import KafkaError
+from brokers.regular_expressions import compile_pattern
 
 BOOLEAN, STRING, INT, LIST = ConfigType.BOOLEAN, ConfigType.STRING, ConfigType.INT, ConfigType.LIST
 LATER: Final = "its group protocol is not served by this release."
@@ -84,12 +86,9 @@ GROUP_CONFIGS: Final[Table] = table(
 )  # fmt: skip
 
 CLIENT_METRICS_CONFIGS: Final[Table] = table(
-    ConfigKey("interval.ms", INT, 300_000, "How often clients push their metrics.",
-              inert="client metrics are not collected by this release."),
-    ConfigKey("match", LIST, (), "Which clients: name=pattern pairs.", ListOf(),
-              inert="client metrics are not collected by this release."),
-    ConfigKey("metrics", LIST, (), "Prefixes of the metrics asked for.", ListOf(),
-              inert="client metrics are not collected by this release."),
+    ConfigKey("interval.ms", INT, 300_000, "How often clients push their metrics."),
+    ConfigKey("match", LIST, (), "Which clients: name=pattern pairs; all of them have to match.", ListOf()),
+    ConfigKey("metrics", LIST, (), "Prefixes of the metrics asked for; * asks for all.", ListOf()),
 )  # fmt: skip
 
 
@@ -153,6 +152,36 @@ def _check_slower(configs: Mapping[str, str], session: str, heartbeat: str) -> N
 INTERVAL_MS_MIN, INTERVAL_MS_MAX = 100, 3_600_000
 
 
+MATCHED: Final = frozenset(
+    (
+        "client_instance_id",
+        "client_id",
+        "client_software_name",
+        "client_software_version",
+        "client_source_address",
+        "client_source_port",
+    )
+)
+
+
+class IllegalMatch(ConfigError):
+    """A pattern of clients that is none: Kafka has a code of its own for it (INVALID_CONFIG)."""
+
+
+def parse_match(patterns: Sequence[str]) -> dict[str, Any]:
+    """Compiled patterns by what they are about. Raises IllegalMatch."""
+    found = {}
+    for pattern in patterns:
+        name, equals, text = (part.strip() for part in pattern.partition("="))
+        if not equals or not text or "=" in text or name not in MATCHED:
+            raise IllegalMatch(f"Illegal client matching pattern: {pattern}")
+        try:
+            found[name] = compile_pattern(text, pattern)
+        except KafkaError:
+            raise IllegalMatch(f"Illegal client matching pattern: {pattern}") from None
+    return found
+
+
 def validate_client_metrics_configs(configs: Mapping[str, str]) -> None:
     """Raises ConfigError in Kafka's words (KIP-714)."""
     for name, text in configs.items():
@@ -165,6 +194,4 @@ def validate_client_metrics_configs(configs: Mapping[str, str]) -> None:
                 f"Invalid value {value} for interval.ms, interval must be between 100 and 3600000 (1 hour)"
             )
         if name == "match" and isinstance(value, tuple):
-            for pattern in value:
-                if pattern.count("=") != 1:
-                    raise ConfigError(f"Illegal client matching pattern: {pattern}")
+            parse_match(value)

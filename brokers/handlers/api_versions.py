@@ -37,6 +37,10 @@ def handle(ctx: RequestContext) -> None:
         count_error(ctx.services.metrics, "ApiVersions", ErrorCode.invalid_request)
         ctx.respond([_error_body(version, ErrorCode.invalid_request)])
         return
+    if version >= 3:
+        ctx.services.telemetry.introduced(
+            ctx.connection_id, request.client_software_name, request.client_software_version
+        )
     image = ctx.services.partitions.image
     ctx.respond([_body(version, tuple(sorted(image.features.items())), image.version)])
 

@@ -24,6 +24,7 @@ from brokers.config_def import (
     validate_group_configs,
     validate_topic_configs,
 )
+from brokers.config_def.group import IllegalMatch
 from brokers.errors import KafkaError
 from brokers.handlers import topic_rules
 from brokers.handlers.admin import duplicates, fault_of
@@ -136,7 +137,8 @@ def validate(
             validate_client_metrics_configs(wanted)
     except ConfigError as error:
         # Kafka answers a broker's and a subscription's bad value with INVALID_REQUEST (KAFKA-13609).
-        code = ErrorCode.invalid_config if kind in (TOPIC, GROUP) else ErrorCode.invalid_request
+        by_config = kind in (TOPIC, GROUP) or isinstance(error, IllegalMatch)
+        code = ErrorCode.invalid_config if by_config else ErrorCode.invalid_request
         raise KafkaError(code, str(error)) from None
 
 

@@ -17,6 +17,8 @@ SOURCE_TOPIC: Final = 1
 SOURCE_DYNAMIC_BROKER_LOGGER: Final = 6
 SOURCE_CLIENT_METRICS: Final = 7
 SOURCE_GROUP: Final = 8
+OWN_DEFAULTS: Final = frozenset(("share.auto.offset.reset", "share.isolation.level", "share.renew.acknowledge.enable"))
+"""Group configs that fall back to no broker setting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +82,20 @@ def cluster_default_entries(configs: Mapping[str, str]) -> list[Entry]:
 
 
 def group_entries(configs: Mapping[str, str]) -> list[Entry]:
-    return [_plain_entry(key, configs, SOURCE_GROUP, True) for key in GROUP_CONFIGS.values()]
+    """What a group falls back to is a broker setting, whose name begins with `group.`, but for some."""
+    return [
+        _plain_entry(key, configs, SOURCE_GROUP, key.name if key.name in OWN_DEFAULTS else f"group.{key.name}")
+        for key in GROUP_CONFIGS.values()
+    ]
 
 
 def client_metrics_entries(configs: Mapping[str, str]) -> list[Entry]:
-    return [_plain_entry(key, configs, SOURCE_CLIENT_METRICS, False) for key in CLIENT_METRICS_CONFIGS.values()]
+    return [_plain_entry(key, configs, SOURCE_CLIENT_METRICS) for key in CLIENT_METRICS_CONFIGS.values()]
 
 
-def _plain_entry(key: ConfigKey, configs: Mapping[str, str], own: int, default_shown: bool) -> Entry:
+def _plain_entry(key: ConfigKey, configs: Mapping[str, str], own: int, default_name: str | None = None) -> Entry:
     default = render(key.default)
-    synonyms = [Synonym(key.name, default, SOURCE_DEFAULT)] if default_shown else []
+    synonyms = [] if default_name is None else [Synonym(default_name, default, SOURCE_DEFAULT)]
     value = default
     if key.name in configs:
         value = _normalized(key, configs[key.name])

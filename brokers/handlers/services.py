@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from brokers.partitions.followed import Followed
     from brokers.partitions.manager import PartitionManager
     from brokers.shares.service import Shares
+    from brokers.telemetry.service import Telemetry
     from brokers.transactions.coordinator import TransactionCoordinator
     from brokers.transactions.enlistment import Enlistment
     from metadata.store import Metadata
@@ -60,6 +61,8 @@ class Services:
     producer_ids: ProducerIds
     refresh: Callable[[], Awaitable[None]]
     """Returns once the newest cluster image is applied here, its partitions open: what was written before is seen."""
+    telemetry: Telemetry
+    """What clients push of their metrics."""
     configs: ConfigSource
     """Effective configs of topics and of this broker, dynamic ones included."""
     chance: Random

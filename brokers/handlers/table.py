@@ -101,6 +101,8 @@ _HANDLERS: Final[dict[str, str]] = {
     "ListTransactions": "list_transactions",
     "ConsumerGroupHeartbeat": "consumer_group_heartbeat",
     "ConsumerGroupDescribe": "consumer_group_describe",
+    "GetTelemetrySubscriptions": "get_telemetry_subscriptions",
+    "PushTelemetry": "push_telemetry",
     "ListConfigResources": "list_config_resources",
     "DescribeTopicPartitions": "describe_topic_partitions",
     "ShareFetch": "share_fetch",

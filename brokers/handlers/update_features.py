@@ -15,22 +15,24 @@ from kio.schema.update_features.v2.response import UpdateFeaturesResponse
 from brokers.errors import KafkaError
 from brokers.handlers.context import RequestContext
 from brokers.handlers.table import Api
+from brokers.handlers.topic_view import shown_controller
 from brokers.protocol.messages import NO_TIME
 
 UPGRADE, SAFE_DOWNGRADE, UNSAFE_DOWNGRADE = 1, 2, 3
 WITHOUT_RESULTS: Final = 2
 """First version whose answer tells of the whole request alone."""
-METADATA_VERSION: Final = "metadata.version"
+ALL_FAILED: Final = "The update failed for all features since the following feature had an error:"
 
 
 async def handle(ctx: RequestContext, request: Any) -> UpdateFeaturesResponse | v1.UpdateFeaturesResponse:
     levels = ctx.services.partitions.image.features
+    controller = shown_controller(ctx.services.partitions.image, ctx.services.node_id)
     names = [update.feature for update in request.feature_updates]
     try:
         for update in request.feature_updates:
-            _check(update.feature, update.max_version_level, _kind(update), levels)
+            _check(update.feature, update.max_version_level, _kind(update), levels, controller)
     except KafkaError as error:
-        return _response(ctx.api_version, error.code, error.message)
+        return _response(ctx.api_version, error.code, f"{ALL_FAILED} {error.message}")
     return _response(ctx.api_version, ErrorCode.none, None, names)
 
 
@@ -41,7 +43,7 @@ def _kind(update: Any) -> int:
     return SAFE_DOWNGRADE if update.allow_downgrade else UPGRADE
 
 
-def _check(name: str, level: int, kind: int, levels: Mapping[str, int]) -> None:
+def _check(name: str, level: int, kind: int, levels: Mapping[str, int], controller: int) -> None:
     reason = None
     known = levels.get(name)
     if kind not in (UPGRADE, SAFE_DOWNGRADE, UNSAFE_DOWNGRADE):
@@ -49,9 +51,9 @@ def _check(name: str, level: int, kind: int, levels: Mapping[str, int]) -> None:
     elif level < 0:
         reason = "A feature version cannot be less than 0."
     elif known is None:
-        reason = "This cluster does not support this feature."
+        reason = f"Local controller {controller} does not support this feature."
     elif level != known:
-        reason = f"This cluster only supports versions {known}-{known}"
+        reason = f"Local controller {controller} only supports versions {known}-{known}"
     if reason is not None:
         message = f"Invalid update version {level} for feature {name}. {reason}"
         raise KafkaError(ErrorCode.invalid_update_version, message)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from s3stream.metrics import Counter, Family, Gauge, Histogram, Metric, Metrics
@@ -61,6 +61,20 @@ def _number(value: float) -> str:
     if value in (float("inf"), float("-inf")):
         return "+Inf" if value > 0 else "-Inf"
     return str(int(value)) if float(value).is_integer() and abs(value) < 1e15 else repr(float(value))
+
+
+def client_exposition(samples: Iterable[tuple[str, bool, Iterable[tuple[str, str]], float]]) -> str:
+    """What clients have pushed: (name, whether it only grows, labels, value), by name."""
+    lines: list[str] = []
+    last = None
+    for name, grows, labels, value in samples:
+        if name != last:
+            last = name
+            lines.append(f"# TYPE {name} {'counter' if grows else 'gauge'}")
+        pairs = [f'{label}="{_escape(text)}"' for label, text in labels]
+        lines.append(f"{name}{_braces(pairs)} {_number(value)}")
+    lines.append("")
+    return "\n".join(lines)
 
 
 def _escape(value: str) -> str:

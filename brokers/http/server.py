@@ -17,7 +17,8 @@ from brokers.errors import KafkaError
 from brokers.groups.coordinator import GroupCoordinator
 from brokers.health import Health
 from brokers.http import views
-from brokers.http.exposition import CONTENT_TYPE, exposition
+from brokers.http.exposition import CONTENT_TYPE, client_exposition, exposition
+from brokers.telemetry.series import SeriesStore
 from s3stream.errors import BadSetting
 from s3stream.metrics import Metrics
 
@@ -38,6 +39,8 @@ class HttpSources:
     configs: ConfigSource
     metrics: Metrics
     controller: Controller
+    clients: SeriesStore
+    """What clients have pushed of their metrics."""
 
 
 class HttpServer:
@@ -92,7 +95,7 @@ class HttpServer:
         ]
 
     async def _metrics(self, _request: web.Request) -> web.Response:
-        text = exposition(self._sources.metrics)
+        text = exposition(self._sources.metrics) + client_exposition(self._sources.clients.samples())
         return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
 
 

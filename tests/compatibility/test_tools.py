@@ -9,19 +9,15 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
 
 from tests.compatibility import transcript
+from tests.compatibility.tools import QUICK, TOOL_SECONDS, masked
 from tests.compatibility.transcript import Notes
 from tests.support.tools import find_tool
-
-TOOL_SECONDS = 60
-QUICK = ("-Xmx192m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error")
-"""A tool lives for a second: what makes a long-lived program fast only costs it."""
 
 
 def _everything(lines: list[str]) -> list[str]:
@@ -144,18 +140,6 @@ async def _run(step: Step, port: int, names: dict[str, str], run: str) -> dict[s
     finally:
         if process.returncode is None:
             process.kill()
-    lines = [_masked(line, port, run) for line in output.decode().splitlines()]
+    lines = [masked(line, port, run) for line in output.decode().splitlines()]
     said = step.read([line for line in lines if line and not line.startswith(("at ", "... "))])
     return {"exit code": process.returncode, "said": said}
-
-
-def _masked(line: str, port: int, run: str) -> str:
-    line = line.replace(f"{run}-", "").replace(f":{port}", ":PORT")
-    line = line.replace("Configs: min.insync.replicas=1,", "Configs: ")  # compatibility.MIN_IN_SYNC
-    line = re.sub(r"TopicId: \S+", "TopicId: ID", line)
-    line = re.sub(r"(Leader|Replicas|Isr): \d+", r"\1: NODE", line)
-    line = re.sub(r"\(id: \d+ rack", "(id: NODE rack", line)
-    line = re.sub(r"(127\.0\.0\.1:PORT +\()\d+\)", r"\1NODE)", line)
-    line = re.sub(r"Cluster ID: \S+", "Cluster ID: ID", line)
-    line = re.sub(r"^\[[-0-9 :,]{20,}\] ", "", line)
-    return re.sub(r"\s+", " ", line).strip()

@@ -27,6 +27,7 @@ from brokers.protocol.messages import decode_request, encode, milliseconds, requ
 from brokers.protocol.primitives import MalformedRequest
 from brokers.server.kafka_server import KafkaServer
 from brokers.server.settings import ServerSettings
+from brokers.telemetry.service import Telemetry
 from brokers.transactions.enlistment import Enlistment
 from metadata.store import open_metadata
 from s3stream.clock import SystemClock
@@ -129,6 +130,7 @@ async def test_mutated_requests_end_their_own_connection_at_most(key: int, monke
         producer_ids=ProducerIds(allocate, Tasks()), transactions=rig.coordinator, groups=groups.coordinator,
         enlistment=Enlistment(1, rig.coordinator, nobody, Tasks()), metadata=metadata, config=config,
         configs=ConfigSource(config), refresh=nothing, auto_create=nothing, chance=Random(3),
+        telemetry=Telemetry(metadata, lambda: 1, ManualClock(), Metrics(), lambda: UUID(int=9)),
     )  # fmt: skip
     world.topic("t", 2, topic_id=TOPIC_ID.int)
     world.partitions.image = replace(world.partitions.image, features={"share.version": 1})
