@@ -92,14 +92,12 @@ def existing(shard: Shard, group_id: str) -> ConsumerGroup:
 def _meet(shard: Shard, group_id: str, joins: bool, terms: Terms) -> tuple[ConsumerGroup, list[Record]]:
     """The group that a heartbeat is for, and the records that make it one where it is a classic one until now."""
     group = shard.state.groups.get(group_id)
-    if not joins or isinstance(group, ConsumerGroup):
-        return existing(shard, group_id), []
-    if group is None:
+    if joins and group is None:
         return ConsumerGroup(group_id), []
+    if not joins or not isinstance(group, ClassicGroup):
+        return existing(shard, group_id), []
     if group.is_dead:
         raise KafkaError(ErrorCode.coordinator_not_available)
-    if not isinstance(group, ClassicGroup):
-        raise KafkaError(ErrorCode.group_id_not_found, f"Group {group_id} is not a consumer group.")
     if group.is_empty:
         return ConsumerGroup(group_id), group.tombstones()
     migration.check_upgrade(group, terms)

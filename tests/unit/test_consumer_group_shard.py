@@ -14,8 +14,9 @@ from brokers.coordinators.snapshot import DurableMap
 from brokers.errors import KafkaError
 from brokers.groups.config import OFFSETS_TOPIC, ConsumerConfig, GroupConfig, MigrationPolicy
 from brokers.groups.consumer.group import ConsumerGroup
+from brokers.groups.consumer.member import ClassicMember
 from brokers.groups.consumer.messages import JOIN_EPOCH, LEAVE_EPOCH, HeartbeatAnswer, HeartbeatRequest
-from brokers.groups.messages import LeaveMember, Protocol
+from brokers.groups.messages import LeaveMember, Protocol, SyncRequest
 from brokers.groups.modern.assignments import NOTHING
 from brokers.partitions.log_config import LogConfig
 from s3stream.errors import Overloaded
@@ -350,6 +351,19 @@ class TestDowngrade:
         await rig.joining(GROUP, group_instance_id="i", protocols=other)
         assert rig.coordinator.describe(GROUP).state == "PreparingRebalance"
 
+    async def test_members_that_cannot_be_read_stay_in_the_consumer_group(self, rig: CoordinatorRig) -> None:
+        """Of what both speak, one has said nothing that makes sense."""
+        await beat(rig, instance_id="i")
+        odd = (Protocol("range", subscription("t")), Protocol("sticky", b"\xff\xff"))
+        left = [
+            (await rig.joining(GROUP, protocols=protocols)).member_id
+            for protocols in (odd, (Protocol("sticky", subscription("t")),))
+        ]
+        back = await rig.joining(GROUP, group_instance_id="i", protocols=odd)
+        assert back.error is ErrorCode.group_id_not_found, "it cannot be a classic group again"
+        await beat(rig, epoch=LEAVE_EPOCH, instance_id="i")
+        assert list(group_of(rig).members) == left
+
     async def test_an_empty_consumer_group_gives_way(self, rig: CoordinatorRig) -> None:
         await beat(rig)
         await rig.commit(GROUP, 7, member_id="m", generation=2)
@@ -428,6 +442,13 @@ class TestClassicMembers:
         assert (await rig.joining(GROUP, protocols=unspoken)).error is ErrorCode.inconsistent_group_protocol
         malformed = (Protocol("range", b"\x00"),)
         assert (await rig.joining(GROUP, protocols=malformed)).error is ErrorCode.unknown_server_error
+        other = rig.run(rig.coordinator.sync(GROUP, SyncRequest(member, 2, "i", protocol_name="sticky")))
+        assert await errors_of(other) is ErrorCode.inconsistent_group_protocol
+        known = group_of(rig).members[member]
+        broken = ClassicMember(10_000, (Protocol("range", b"\xff\xff"),))
+        group_of(rig).put(known._replace(subscription=known.subscription._replace(classic=broken)))
+        unreadable = rig.run(rig.coordinator.sync(GROUP, SyncRequest(member, 2, "i")))
+        assert await errors_of(unreadable) is ErrorCode.unknown_server_error
         again = await rig.joining(GROUP, group_instance_id="i")
         assert again.member_id != member, "an instance that restarted has its place, under a new id"
         assert await rig.commit(GROUP, 5, member_id=again.member_id, generation=again.generation) is ErrorCode.none
@@ -544,6 +565,14 @@ async def test_transactions_name_a_members_epoch(rig: CoordinatorRig) -> None:
     with pytest.raises(KafkaError, match="illegal_generation"):
         await commit(1)
     assert [result.error for result in await commit(2)] == [ErrorCode.none]
+
+
+async def test_members_that_read_offsets_name_their_epoch(rig: CoordinatorRig) -> None:
+    await beat(rig)
+    wanted = {"t": (UUID(int=0), (0,))}
+    fetch = rig.coordinator.fetch_offsets
+    assert (await fetch(GROUP, wanted, False, "m", 2))["t"] == {0: None}
+    assert await errors_of(fetch(GROUP, wanted, False, "m", 1)) is ErrorCode.stale_member_epoch
 
 
 async def test_texts_that_records_cannot_hold(rig: CoordinatorRig) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
+from brokers.errors import KafkaError
 from brokers.groups.consumer import records
 from brokers.groups.consumer.group import ConsumerGroup
 from brokers.groups.consumer.heartbeat import check_instance
@@ -50,7 +51,10 @@ def fence(
     out = [member.member_id for member in gone]
     if not gone or not may_downgrade(group, out, 0, terms):
         return remove(group, gone, terms, answer)
-    classic, found = to_classic(group, out, None, terms, new_group)
+    try:
+        classic, found = to_classic(group, out, None, terms, new_group)
+    except KafkaError:
+        return remove(group, gone, terms, answer)  # what those that are left say of themselves cannot be read
     return Change(answer, [], lambda: classic.take_over(terms.now, True), classic, found)
 
 
