@@ -5,6 +5,7 @@ Pure, as heartbeat.py. Does not own: what a group is that goes back to the class
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import TypeVar
 
@@ -16,7 +17,7 @@ from brokers.groups.consumer.member import LEFT_FOR_A_WHILE, ConsumerMember, Cur
 from brokers.groups.consumer.messages import LEAVE_STATIC_EPOCH, HeartbeatAnswer, HeartbeatRequest
 from brokers.groups.consumer.migration import NewClassicGroup, may_downgrade, to_classic
 from brokers.groups.modern.assignments import with_epoch, without_epochs
-from brokers.groups.modern.change import Change, GroupRecord, ModernKey
+from brokers.groups.modern.change import Change
 from brokers.groups.modern.terms import Terms
 
 A = TypeVar("A")
@@ -38,7 +39,7 @@ def leave_for_a_while(group: ConsumerGroup, member: ConsumerMember) -> Change[He
     from epoch 0 on."""
     assigned = with_epoch(without_epochs(member.current.assigned), 0)
     current = Current(LEFT_FOR_A_WHILE, member.current.previous_epoch, member.current.state, assigned)
-    record = GroupRecord(ModernKey(records.CURRENT, group.group_id, member.member_id), current)
+    record = group.record(records.CURRENT, current, member.member_id)
     return Change(HeartbeatAnswer(member.member_id, LEFT_FOR_A_WHILE), [record])
 
 
@@ -63,18 +64,11 @@ def remove(group: ConsumerGroup, members: Iterable[ConsumerMember], terms: Terms
     gone = tuple(members)
     if not gone:
         return Change(answer, [])
-    found: list[GroupRecord] = []
-
-    def record(kind: int, value: object, item: str = "") -> None:
-        found.append(GroupRecord(ModernKey(kind, group.group_id, item), value))
-
-    for member in gone:
-        for kind in (records.CURRENT, records.TARGET, records.MEMBER):
-            record(kind, None, member.member_id)
-    patterns = [member.pattern for member in gone if member.pattern]
-    for pattern in dict.fromkeys(patterns):
-        if patterns.count(pattern) == group.patterns[pattern]:
-            record(records.PATTERN, None, pattern)
+    kinds = (records.CURRENT, records.TARGET, records.MEMBER)
+    found = [group.record(kind, None, member.member_id) for member in gone for kind in kinds]
+    patterns = Counter(member.pattern for member in gone if member.pattern)
+    last = [pattern for pattern, count in patterns.items() if count == group.patterns[pattern]]
+    found += [group.record(records.PATTERN, None, pattern) for pattern in last]
     metadata_hash = terms.topics.metadata_hash(group.names_after(gone, None))
-    record(records.EPOCH, (group.group_epoch + 1, metadata_hash))
+    found.append(group.record(records.EPOCH, (group.group_epoch + 1, metadata_hash)))
     return Change(answer, found)

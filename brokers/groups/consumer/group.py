@@ -275,7 +275,7 @@ class ConsumerGroup(ModernGroup[ConsumerMember]):
 
     def tombstone_records(self) -> list[GroupRecord]:
         def gone(kind: int, item: str = "") -> GroupRecord:
-            return GroupRecord(ModernKey(kind, self.group_id, item), None)
+            return self.record(kind, None, item)
 
         return [
             *(gone(records.CURRENT, member_id) for member_id in self.members),
@@ -289,16 +289,15 @@ class ConsumerGroup(ModernGroup[ConsumerMember]):
 
     def snapshot_records(self) -> list[GroupRecord]:
         """Every record that the group has."""
-
-        def record(kind: int, value: object, item: str = "") -> GroupRecord:
-            return GroupRecord(ModernKey(kind, self.group_id, item), value)
-
         return [
-            *(record(records.MEMBER, member.subscription, member_id) for member_id, member in self.members.items()),
-            record(records.EPOCH, (self.group_epoch, self.metadata_hash)),
-            *(record(records.TARGET, target, member_id) for member_id, target in self.targets.items()),
-            record(records.TARGET_EPOCH, (self.assignment_epoch, self.assignment_timestamp)),
-            *(record(records.CURRENT, member.current, member_id) for member_id, member in self.members.items()),
+            *(
+                self.record(records.MEMBER, member.subscription, member_id)
+                for member_id, member in self.members.items()
+            ),
+            self.record(records.EPOCH, (self.group_epoch, self.metadata_hash)),
+            *(self.record(records.TARGET, target, member_id) for member_id, target in self.targets.items()),
+            self.record(records.TARGET_EPOCH, (self.assignment_epoch, self.assignment_timestamp)),
+            *(self.record(records.CURRENT, member.current, member_id) for member_id, member in self.members.items()),
         ]
 
     def kill(self, error: ErrorCode | None = None) -> Effects:

@@ -20,7 +20,7 @@ from brokers.groups.consumer import records
 from brokers.groups.consumer.group import ConsumerGroup
 from brokers.groups.consumer.member import ConsumerMember
 from brokers.groups.consumer.records import Resolved
-from brokers.groups.modern.change import Change, GroupRecord, ModernKey
+from brokers.groups.modern.change import Change, GroupRecord
 from brokers.groups.modern.terms import Terms
 from brokers.regular_expressions import compile_pattern
 
@@ -45,7 +45,7 @@ def of_member(group: ConsumerGroup, terms: Terms, before: ConsumerMember, after:
     is_resolved = is_new = False
     if changed:
         if old and group.patterns[old] == 1:
-            found.append(GroupRecord(ModernKey(records.PATTERN, group.group_id, old), None))
+            found.append(group.record(records.PATTERN, None, old))
         if not new:
             is_resolved = True
         elif new not in group.patterns:
@@ -88,12 +88,11 @@ def resolved(group: ConsumerGroup, terms: Terms, found: Mapping[str, Resolved]) 
             continue  # nobody subscribes to it any more
         bump = bump or now.get(pattern, Resolved()).topics != value.topics
         now[pattern] = value
-        changes.append(GroupRecord(ModernKey(records.PATTERN, group.group_id, pattern), value))
+        changes.append(group.record(records.PATTERN, value, pattern))
     names = frozenset(group.counts_after((), None)).union(*(value.topics for value in now.values()))
     metadata_hash = terms.topics.metadata_hash(names)
     if bump or metadata_hash != group.metadata_hash:
-        epoch = (group.group_epoch + 1, metadata_hash)
-        changes.append(GroupRecord(ModernKey(records.EPOCH, group.group_id), epoch))
+        changes.append(group.record(records.EPOCH, (group.group_epoch + 1, metadata_hash)))
 
     def accepted() -> None:
         group.topics_seen = terms.topics.version

@@ -15,7 +15,7 @@ from brokers.groups.consumer.group import ConsumerGroup
 from brokers.groups.consumer.member import ConsumerMember, Subscription
 from brokers.groups.consumer.reconciliation import Aim, reconcile
 from brokers.groups.modern.assignments import Partitions
-from brokers.groups.modern.change import GroupRecord, ModernKey
+from brokers.groups.modern.change import GroupRecord
 from brokers.groups.modern.group import next_targets
 from brokers.groups.modern.terms import Terms
 from brokers.groups.modern.topics import Topics
@@ -52,7 +52,7 @@ class MemberUpdate:
         return self.names_changed or self.pattern.changed
 
     def record(self, kind: int, value: object, item: str = "") -> None:
-        self.records.append(GroupRecord(ModernKey(kind, self.group.group_id, item), value))
+        self.records.append(self.group.record(kind, value, item))
 
     def _replace(self, old_id: str) -> None:
         self.record(records.CURRENT, None, old_id)

@@ -17,6 +17,7 @@ from typing import Generic, Protocol, TypeVar
 from brokers.groups.assignors.assignor import Assignor, GroupSpec, MemberSpec
 from brokers.groups.group import Group
 from brokers.groups.modern.assignments import NOTHING, Partitions
+from brokers.groups.modern.change import GroupRecord, ModernKey
 from brokers.groups.modern.deadlines import Deadlines
 from brokers.groups.modern.topics import Topics
 
@@ -87,6 +88,10 @@ class ModernGroup(Group, Generic[M]):
     @property
     def is_empty(self) -> bool:
         return not self.members
+
+    def record(self, kind: int, value: object, item: str = "") -> GroupRecord:
+        """One of the group's records; None as its value deletes it."""
+        return GroupRecord(ModernKey(kind, self.group_id, item), value)
 
     def target_of(self, member_id: str) -> Partitions:
         return self.targets.get(member_id, NOTHING)
