@@ -28,7 +28,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def ponor_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    process = PonorProcess(tmp_path_factory.mktemp("compared"), settings=SETTINGS)
+    # Kafka's log cleaner waits for a segment to roll, ours for a flush.
+    settings = {**SETTINGS, "ponor.flush.interval.ms": "1000"}
+    process = PonorProcess(tmp_path_factory.mktemp("compared"), settings=settings)
     process.start()
     yield process.port
     process.stop()

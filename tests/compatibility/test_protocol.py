@@ -20,6 +20,7 @@ from tests.compatibility.broker import Broker
 from tests.compatibility.meant import MEANT
 from tests.compatibility.scenarios import (
     cluster,
+    compaction,
     configs,
     consumer_groups,
     fetch,
@@ -35,7 +36,8 @@ from tests.compatibility.transcript import Difference, Notes
 Scenario = Callable[[Broker], Awaitable[None]]
 SCENARIOS: tuple[Scenario, ...] = (
     *protocol.SCENARIOS, *topics.SCENARIOS, *configs.SCENARIOS, *produce.SCENARIOS, *fetch.SCENARIOS,
-    *groups.SCENARIOS, *consumer_groups.SCENARIOS, *transactions.SCENARIOS, *cluster.SCENARIOS, *unsecured.SCENARIOS,
+    *groups.SCENARIOS, *consumer_groups.SCENARIOS, *transactions.SCENARIOS, *cluster.SCENARIOS,
+    *compaction.SCENARIOS, *unsecured.SCENARIOS,
 )  # fmt: skip
 SCENARIO_SECONDS = 60
 TELEMETRY = (71, 72)
