@@ -11,7 +11,7 @@ producer state and everything that waits go back to the durable end together (CO
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection
 from uuid import UUID
 
 import structlog
@@ -23,6 +23,9 @@ from brokers.partitions.epoch_cache import EpochCache
 from brokers.partitions.forgotten import ForgottenAborts
 from brokers.partitions.inspector import Line
 from brokers.partitions.log_config import LogConfig
+from brokers.partitions.lookups import READ_COMMITTED as READ_COMMITTED
+from brokers.partitions.lookups import READ_UNCOMMITTED as READ_UNCOMMITTED
+from brokers.partitions.lookups import OffsetLookups
 from brokers.partitions.pending import (
     AppendOrigin,
     AppendResult,
@@ -33,7 +36,6 @@ from brokers.partitions.pending import (
 )
 from brokers.partitions.producer_state import AbortedTransaction, ProducerState, Verification
 from brokers.partitions.snapshots import NO_SNAPSHOT, Snapshot, Snapshots, SnapshotSource
-from brokers.partitions.timestamps import TimestampOffset, first_at_or_after, first_of_newest
 from brokers.partitions.traffic import Traffic
 from brokers.partitions.waiters import Waiters, call, refuse
 from brokers.records.batch import (
@@ -54,12 +56,11 @@ log = structlog.get_logger(__name__)
 
 READ_FAILURE_QUIET_S = 1.0
 """Clients ask again at once for what could not be read: the log says it at most so often for a partition."""
-READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 HIGH_WATERMARK = -1
 """DeleteRecords: everything that can be deleted."""
 
 
-class PartitionLog:
+class PartitionLog(OffsetLookups):
     """Implements `StreamListener`. Everything but the methods marked async is a plain critical section."""
 
     __slots__ = (
@@ -435,54 +436,11 @@ class PartitionLog:
         """Removing one twice is no fault."""
         self._waiters.remove(handle)
 
-    # --- offsets -------------------------------------------------------------------------------
-
-    def earliest_offset(self) -> TimestampOffset:
-        self._serving()
-        start = self.log_start_offset
-        return TimestampOffset(start, NO_TIMESTAMP, self._epochs.epoch_at(start))
-
-    def latest_offset(self, isolation_level: int = READ_UNCOMMITTED) -> TimestampOffset:
-        self._serving()
-        end = self.last_stable_offset if isolation_level == READ_COMMITTED else self.high_watermark
-        return TimestampOffset(end, NO_TIMESTAMP, self.leader_epoch)
-
-    async def offset_for_timestamp(
-        self, timestamp: int, isolation_level: int = READ_UNCOMMITTED
-    ) -> TimestampOffset | None:
-        """The first record with a timestamp at or after the given one; None when readers can see none."""
-        return await self._visible(first_at_or_after(self.stream, timestamp, self._serving()), isolation_level)
-
-    async def max_timestamp(self, isolation_level: int = READ_UNCOMMITTED) -> TimestampOffset | None:
-        """The first record that has the greatest timestamp; None when readers cannot see it."""
-        return await self._visible(first_of_newest(self.stream, self._serving()), isolation_level)
-
     def _serving(self) -> int:
         """The high watermark. Raises KafkaError when this log serves no more."""
         if self._refusal is not None:
             raise KafkaError(self._refusal)
         return self.high_watermark
-
-    async def _visible(
-        self, lookup: Coroutine[object, object, TimestampOffset | None], isolation: int
-    ) -> TimestampOffset | None:
-        try:
-            found = await lookup
-        except PonorError as error:
-            self._serving()
-            raise self._unreadable(error) from error
-        self._serving()
-        if found is None or (isolation == READ_COMMITTED and found.offset >= self.last_stable_offset):
-            return None
-        return found
-
-    def end_offset_for_epoch(self, epoch: int) -> tuple[int, int]:
-        """(largest epoch <= `epoch`, where it ended), (-1, -1) when undefined: OffsetForLeaderEpoch's answer.
-
-        The current epoch ends at the high watermark: what lies above is not durable and may be given again.
-        """
-        self._serving()
-        return self._epochs.end_offset_for(epoch, self.high_watermark)
 
     # --- the log start -------------------------------------------------------------------------
 
