@@ -59,7 +59,7 @@ class Worker(Protocol):
 class WorkerProcess:
     def __init__(self, hello: Hello, silence_s: float = COMPACTION_SILENCE_S) -> None:
         self._hello = hello
-        self._silence_s = silence_s
+        self.silence_s = silence_s
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -111,7 +111,7 @@ class WorkerProcess:
         process.stdin.write(encode(question))
         await process.stdin.drain()
         while True:
-            async with asyncio.timeout(self._silence_s):
+            async with asyncio.timeout(self.silence_s):
                 (size,) = LENGTH.unpack(await process.stdout.readexactly(LENGTH.size))
                 if size > FRAME_BYTES_MAX:
                     raise EOFError(f"an answer of {size} bytes")

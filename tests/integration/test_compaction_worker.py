@@ -112,17 +112,16 @@ async def test_a_worker_that_is_killed_is_replaced_at_the_next_question(
     assert worker.pid not in (None, pid)
 
 
-async def test_a_worker_that_says_nothing_is_killed(store: ObjectStore, url: str) -> None:
+async def test_a_worker_that_says_nothing_is_killed(store: ObjectStore, worker: WorkerProcess) -> None:
     found = await written(store)
-    worker = WorkerProcess(Hello(url, 4096, False, "info", "json"), silence_s=1.0)
     await worker.begin(begin(found))
     pid = worker.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
+    worker.silence_s = 0.5
     with pytest.raises(WorkerDied, match="silent"):
         await worker.begin(begin(found))
     assert not alive(pid)
-    await worker.stop()
 
 
 async def test_a_question_that_is_given_up_ends_the_worker(store: ObjectStore, worker: WorkerProcess) -> None:
@@ -140,14 +139,28 @@ async def test_a_question_that_is_given_up_ends_the_worker(store: ObjectStore, w
     assert (await worker.begin(begin(found))).keys == 7
 
 
-async def test_a_worker_that_works_slowly_is_not_taken_for_silent(store: ObjectStore, url: str) -> None:
-    found = await written(store)
-    worker = WorkerProcess(Hello(url, 4096, False, "info", "json"), silence_s=2.5)
-    began = time.monotonic()
-    # Some 24 KB at this rate: longer than the patience with silence.
-    await worker.begin(begin(found, bytes_per_second=6_000.0))
-    assert time.monotonic() - began > 2.5
+async def test_a_worker_that_does_not_end_when_told_is_killed(store: ObjectStore, worker: WorkerProcess) -> None:
+    await worker.begin(begin(await written(store)))
+    pid = worker.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
     await worker.stop()
+    assert not alive(pid) and worker.pid is None
+
+
+async def test_what_is_no_answer_ends_the_worker(store: ObjectStore, url: str) -> None:
+    class Babbling(WorkerProcess):
+        async def _running(self) -> asyncio.subprocess.Process:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", "import sys; print('\x7f' * 100, flush=True); sys.stdin.read()",
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            return self._process
+
+    worker = Babbling(Hello(url, 4096, False, "info", "json"))
+    with pytest.raises(WorkerDied, match="an answer of"):
+        await worker.begin(begin(await written(store)))
+    assert worker.pid is None
 
 
 OWNER = """

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
+from random import Random
 from typing import Any
 
 import pytest
 from kio.schema.errors import ErrorCode
 
-from brokers.compaction.messages import Begin, Rewrite
+from brokers.compaction.messages import Begin, Hello, Rewrite
 from brokers.compaction.process import RoundFailed, WorkerDied
-from brokers.limits import COMPACTED_ABORTS_S, COMPACTION_DEATHS_MAX, COMPACTION_IDLE_S
+from brokers.compaction.worker import _Worker
+from brokers.limits import COMPACTED_ABORTS_S, COMPACTION_DEATHS_MAX, COMPACTION_IDLE_S, COMPACTION_SILENCE_S
 from brokers.partitions.log_config import LogConfig
 from brokers.partitions.partition_log import READ_COMMITTED
 from brokers.records.builder import marker_batch
@@ -197,6 +201,23 @@ async def test_14_who_lost_the_stream_in_the_middle_of_a_round_swaps_nothing() -
     before = await world.metadata.object_ranges(1, 0, 100)
     assert not await old.cleaner.clean_dirtiest()
     assert moved and await world.metadata.object_ranges(1, 0, 100) == before
+
+
+@virtual
+async def test_14_ranges_that_others_replaced_meanwhile_end_the_round() -> None:
+    world = await World.create(1)
+    metadata = FaultyMetadata(world.metadata)
+    rig = await Cleaned.start(world, metadata=metadata)
+    await overwritten(rig)
+    await rig.flush()
+
+    async def replaced(method: Any, *args: Any) -> bool:
+        return False
+
+    metadata.faults["replace_ranges"] = [replaced]
+    assert not await rig.cleaner.clean_dirtiest()
+    assert rig.life.log().stream.clean_end == 0 and len(await rig.records()) == 50
+    assert await rig.clean() == 1
 
 
 @virtual
@@ -545,3 +566,27 @@ async def test_18_a_tombstone_above_a_coordinators_snapshot_stays_however_old() 
     await overwritten(other, 3, 2)
     await other.clean()
     assert len(await other.records()) == 2
+
+
+@virtual
+async def test_a_worker_that_works_slowly_is_heard_of_all_the_time() -> None:
+    """Or the broker would take it for one that hangs."""
+    rig = await Cleaned.start()
+    await overwritten(rig)
+    await rig.flush()
+    clock = rig.life.world.clock
+    pipe = io.BytesIO()
+    worker = _Worker(Hello("memory:", 400, False, "info", "json"), pipe, clock, Random(1))
+    heard: list[float] = []
+
+    def progress(bytes_done: int) -> None:
+        before = pipe.tell()
+        worker._progress(bytes_done)
+        if pipe.tell() > before:
+            heard.append(clock.monotonic())
+
+    rig.worker.rounds._progress = progress
+    rig.settings = SETTINGS._replace(bytes_per_second=100.0)
+    await rig.clean()
+    assert clock.monotonic() > 20 and len(heard) > 15
+    assert max(later - earlier for earlier, later in pairwise([0.0, *heard])) < COMPACTION_SILENCE_S / 10
