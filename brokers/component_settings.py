@@ -10,7 +10,7 @@ from brokers.config import BrokerConfig
 from brokers.controller.balancer import Bounds
 from brokers.controller.balancing import BalancingSettings
 from brokers.controller.controller import ControllerSettings
-from brokers.groups.config import ConsumerConfig, GroupConfig, MigrationPolicy
+from brokers.groups.config import ConsumerConfig, GroupConfig, MigrationPolicy, ShareConfig
 from brokers.partitions.settings import PartitionSettings
 from brokers.server.settings import ServerSettings
 from brokers.shares.config import ShareCoordinatorConfig
@@ -66,6 +66,13 @@ def group_config(config: BrokerConfig) -> GroupConfig:
         session_timeout_max_ms=config.group_max_session_timeout_ms,
         initial_rebalance_delay_ms=config.group_initial_rebalance_delay_ms,
         group_max_size=config.group_max_size,
+        share=ShareConfig(
+            session_timeout_ms=config.group_share_session_timeout_ms,
+            heartbeat_interval_ms=config.group_share_heartbeat_interval_ms,
+            assignment_interval_ms=config.group_share_assignment_interval_ms,
+            max_size=config.group_share_max_size,
+            initialize_retry_ms=config.group_share_initialize_retry_interval_ms,
+        ),
         consumer=ConsumerConfig(
             session_timeout_ms=config.group_consumer_session_timeout_ms,
             heartbeat_interval_ms=config.group_consumer_heartbeat_interval_ms,

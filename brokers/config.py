@@ -123,6 +123,11 @@ class BrokerConfig:
     share_coordinator_snapshot_update_records_per_snapshot: int
     share_coordinator_write_timeout_ms: int
     group_share_delivery_count_limit: int
+    group_share_session_timeout_ms: int
+    group_share_heartbeat_interval_ms: int
+    group_share_assignment_interval_ms: int
+    group_share_max_size: int
+    group_share_initialize_retry_interval_ms: int
     group_share_partition_max_record_locks: int
     group_share_record_lock_duration_ms: int
     group_share_max_share_sessions: int

@@ -16,6 +16,7 @@ from brokers.config import BrokerConfig
 from brokers.groups.config import OFFSETS_TOPIC
 from brokers.groups.coordinator import GroupCoordinator
 from brokers.handlers import add_partitions_to_txn, share_state, write_txn_markers
+from brokers.handlers.end_offsets import EndOffsets
 from brokers.handlers.producer_ids import ProducerIds
 from brokers.handlers.services import Services
 from brokers.partitions.manager import PartitionManager
@@ -55,9 +56,15 @@ class Coordination:
         self._partitions = partitions
         self._services = services
         self._requests = BrokerRequests(self._address, tasks)
+        share_coordinator = ShareCoordinator(
+            partitions, settings.share_coordinator_config(config), clock, tasks, metrics,
+            partial(create_topic, SHARE_STATE_TOPIC),
+        )  # fmt: skip
+        others = share_state.OtherBrokers(self._requests)
+        persister = Persister(config.node_id, share_coordinator, others, clock)
         self.groups = GroupCoordinator(
             partitions, settings.group_config(config), clock, tasks, metrics, chance,
-            partial(create_topic, OFFSETS_TOPIC),
+            partial(create_topic, OFFSETS_TOPIC), share_state.GroupStates(persister),
         )  # fmt: skip
         self.transactions = TransactionCoordinator(
             config.node_id, partitions, settings.transaction_config(config), clock, tasks, metrics,
@@ -67,16 +74,11 @@ class Coordination:
         self.enlistment = Enlistment(
             config.node_id, self.transactions, partial(add_partitions_to_txn.ask, self._requests), tasks
         )
-        share_coordinator = ShareCoordinator(
-            partitions, settings.share_coordinator_config(config), clock, tasks, metrics,
-            partial(create_topic, SHARE_STATE_TOPIC),
-        )  # fmt: skip
-        others = share_state.OtherBrokers(self._requests)
-        persister = Persister(config.node_id, share_coordinator, others, clock)
         share_settings = GroupShareSettings(partitions, settings.share_defaults(config))
         self.shares = Shares(
             share_coordinator, persister, ShareLeaders(persister, share_settings, clock, tasks, metrics),
             ShareSessions(config.group_share_max_share_sessions, metrics), share_settings, tasks,
+            EndOffsets(partitions, self._requests),
         )  # fmt: skip
         self._of_topic: Mapping[str, GroupCoordinator | TransactionCoordinator | ShareCoordinator] = {
             OFFSETS_TOPIC: self.groups, TRANSACTIONS_TOPIC: self.transactions, SHARE_STATE_TOPIC: share_coordinator,

@@ -9,17 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-_SHARE: Final = "share groups (KIP-932) come in a later release"
 _STREAMS: Final = "streams groups (KIP-1071) come in a later release"
 
 NOT_SERVED: Final[Mapping[str, str]] = {
-    "ShareGroupHeartbeat": _SHARE,
-    "ShareGroupDescribe": _SHARE,
     "StreamsGroupHeartbeat": _STREAMS,
     "StreamsGroupDescribe": _STREAMS,
-    "DescribeShareGroupOffsets": _SHARE,
-    "AlterShareGroupOffsets": _SHARE,
-    "DeleteShareGroupOffsets": _SHARE,
 }
 """Why, by the name of each API of Kafka 4.3 that `handlers/table.py` does not have."""
 

@@ -240,6 +240,15 @@ _SHARE_COORDINATOR: Final = (
 )  # fmt: skip
 
 _SHARE_GROUPS: Final = (
+    ConfigKey("group.share.session.timeout.ms", INT, 45_000,
+              "How long a member of a share group may be silent.", at_least(1)),
+    ConfigKey("group.share.heartbeat.interval.ms", INT, 5_000,
+              "How often members of share groups send heartbeats.", at_least(1)),
+    ConfigKey("group.share.assignment.interval.ms", INT, 1_000,
+              "Least time between two assignments of a share group.", at_least(0)),
+    ConfigKey("group.share.max.size", INT, 200, "Most members of a share group.", Between(1, 1_000)),
+    ConfigKey("group.share.initialize.retry.interval.ms", INT, 30_000,
+              "After how long state of share-partitions that was not made is asked for again.", at_least(1)),
     ConfigKey("group.share.delivery.count.limit", INT, 5,
               "How often a record is delivered to a share group before it is given up.", Between(2, 10)),
     ConfigKey("group.share.partition.max.record.locks", INT, 2000,

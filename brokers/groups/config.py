@@ -46,6 +46,26 @@ class ConsumerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ShareConfig:
+    """Of share groups (KIP-932): the broker's `group.share.*`, or a group's own over them."""
+
+    session_timeout_ms: int = 45_000
+    heartbeat_interval_ms: int = 5_000
+    assignment_interval_ms: int = 1_000
+    max_size: int = 200
+    initialize_retry_ms: int = 30_000
+
+    def with_group(self, own: Mapping[str, int]) -> ShareConfig:
+        """With a group's own configs, by their names without "share."."""
+        return replace(
+            self,
+            session_timeout_ms=own.get("session.timeout.ms", self.session_timeout_ms),
+            heartbeat_interval_ms=own.get("heartbeat.interval.ms", self.heartbeat_interval_ms),
+            assignment_interval_ms=own.get("assignment.interval.ms", self.assignment_interval_ms),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class GroupConfig:
     offsets_topic_partitions: int = 50
     """offsets.topic.num.partitions: counts only until the topic exists."""
@@ -67,6 +87,7 @@ class GroupConfig:
     group_max_size: int = 2**31 - 1
     """group.max.size"""
     consumer: ConsumerConfig = field(default_factory=ConsumerConfig)
+    share: ShareConfig = field(default_factory=ShareConfig)
 
     @property
     def timeouts(self) -> GroupTimeouts:

@@ -20,7 +20,7 @@ from brokers.coordinators.shard import ShardState
 from brokers.coordinators.timers import Timers
 from brokers.coordinators.writer import Ending, InTransaction
 from brokers.errors import KafkaError
-from brokers.groups import admin, consumer_requests, offset_requests
+from brokers.groups import admin, consumer_requests, offset_requests, share_requests
 from brokers.groups.admin import GroupDescription, GroupListing
 from brokers.groups.config import OFFSETS_TOPIC, GroupConfig
 from brokers.groups.consumer.group import ConsumerGroup
@@ -34,9 +34,18 @@ from brokers.groups.messages import (
     SyncAnswer,
     SyncRequest,
 )
+from brokers.groups.modern.assignments import Partitions
 from brokers.groups.offset_requests import Fetched
 from brokers.groups.offsets import PartitionResult, TopicCommit
 from brokers.groups.shard import GroupContext, Shard
+from brokers.groups.share.group import ShareGroup
+from brokers.groups.share.messages import (
+    PartitionOffset,
+    ShareGroupDescription,
+    ShareHeartbeatAnswer,
+    ShareHeartbeatRequest,
+    ShareStates,
+)
 from brokers.groups.stats import GroupStats
 from brokers.groups.world import GroupWorld
 from brokers.records.batch import NO_SEQUENCE
@@ -59,6 +68,7 @@ class GroupCoordinator:
         metrics: Metrics,
         random: Random,
         create_offsets_topic: Callable[[], Awaitable[None]],
+        share_states: ShareStates,
     ) -> None:
         self._config = config
         self._tasks = tasks
@@ -69,9 +79,17 @@ class GroupCoordinator:
         self._active = False
         stats = GroupStats(metrics)
         stats.watch_groups(self._count)
-        self._world = GroupWorld(cluster, config.consumer)
+        self._world = GroupWorld(cluster, config.consumer, config.share)
         self._context = GroupContext(
-            clock, tasks, self._timers, stats, config.commit_timeout_ms, config, self._new_id, self._world
+            clock,
+            tasks,
+            self._timers,
+            stats,
+            config.commit_timeout_ms,
+            config,
+            self._new_id,
+            self._world,
+            share_states,
         )
 
     # --- life ----------------------------------------------------------------------------------
@@ -109,6 +127,7 @@ class GroupCoordinator:
         for shard in self._shards.values() if gone else ():
             if shard.status is ShardState.ACTIVE:
                 self._tasks.spawn(admin.forget_topics(shard, gone), "forget offsets of deleted topics")
+                self._tasks.spawn(share_requests.forget_topics(shard, gone.values()), "forget share states")
 
     def _schedule_expiry(self) -> None:
         self._timers.at(self._timers.now() + self._config.offsets_retention_check_interval_ms, self._expire_all)
@@ -163,6 +182,13 @@ class GroupCoordinator:
             raise KafkaError(ErrorCode.invalid_request)
         return await consumer_requests.heartbeat(self._member_shard(group_id), group_id, request)
 
+    async def share_heartbeat(self, group_id: str, request: ShareHeartbeatRequest) -> ShareHeartbeatAnswer:
+        """Raises KafkaError."""
+        names = (request.member_id, request.client_id, request.client_host, request.rack_id or "")
+        if any(too_long(name, GENERATED_ID_BYTES) for name in (*names, *(request.topics or ()))):
+            raise KafkaError(ErrorCode.invalid_request)
+        return await share_requests.heartbeat(self._member_shard(group_id), group_id, request)
+
     async def join(self, group_id: str, request: JoinRequest) -> JoinAnswer:
         shard = self._member_shard(group_id)
         config = self._config
@@ -174,6 +200,8 @@ class GroupCoordinator:
         group = shard.state.groups.get(group_id)
         if isinstance(group, ConsumerGroup):
             return await consumer_requests.join(shard, group, request)
+        if isinstance(group, ShareGroup):
+            return JoinAnswer(ErrorCode.inconsistent_group_protocol, request.member_id)
         return await shard.join(group_id, request)
 
     async def sync(self, group_id: str, request: SyncRequest) -> SyncAnswer:
@@ -181,6 +209,8 @@ class GroupCoordinator:
         group = shard.state.groups.get(group_id)
         if isinstance(group, ConsumerGroup):
             return await consumer_requests.sync(shard, group, request)
+        if isinstance(group, ShareGroup):
+            return SyncAnswer(ErrorCode.unknown_member_id)
         return await shard.sync(group_id, request)
 
     async def heartbeat(self, group_id: str, member_id: str, generation: int, instance_id: str | None) -> ErrorCode:
@@ -188,6 +218,8 @@ class GroupCoordinator:
         group = shard.state.groups.get(group_id)
         if isinstance(group, ConsumerGroup):
             return await consumer_requests.classic_heartbeat(shard, group, member_id, generation, instance_id)
+        if isinstance(group, ShareGroup):
+            return ErrorCode.unknown_member_id
         return shard.heartbeat(group_id, member_id, generation, instance_id)
 
     async def leave(self, group_id: str, leaving: Sequence[LeaveMember]) -> list[LeaveAnswer]:
@@ -195,6 +227,8 @@ class GroupCoordinator:
         group = shard.state.groups.get(group_id)
         if isinstance(group, ConsumerGroup):
             return await consumer_requests.leave(shard, group, leaving)
+        if isinstance(group, ShareGroup):
+            return [LeaveAnswer(m.member_id, m.group_instance_id, ErrorCode.unknown_member_id) for m in leaving]
         return await shard.leave(group_id, leaving)
 
     # --- offsets -------------------------------------------------------------------------------
@@ -272,6 +306,26 @@ class GroupCoordinator:
         """Raises KafkaError."""
         return await consumer_requests.describe(self._member_shard(group_id), group_id)
 
+    async def describe_share(self, group_id: str) -> ShareGroupDescription:
+        """Raises KafkaError."""
+        return await share_requests.describe(self._member_shard(group_id), group_id)
+
+    async def share_offsets(
+        self, group_id: str, wanted: Partitions | None
+    ) -> Mapping[tuple[UUID, int], PartitionOffset]:
+        """Raises KafkaError."""
+        return await share_requests.offsets(self._member_shard(group_id), group_id, wanted)
+
+    async def alter_share_offsets(
+        self, group_id: str, wanted: share_requests.Offsets
+    ) -> Mapping[tuple[UUID, int], ErrorCode]:
+        """Raises KafkaError."""
+        return await share_requests.alter_offsets(self._member_shard(group_id), group_id, wanted)
+
+    async def delete_share_offsets(self, group_id: str, topics: Sequence[UUID]) -> Mapping[UUID, ErrorCode]:
+        """Raises KafkaError."""
+        return await share_requests.delete_offsets(self._member_shard(group_id), group_id, topics)
+
     def describe(self, group_id: str) -> GroupDescription:
         shard = self._shard(group_id)
         shard.require_active()
@@ -289,5 +343,7 @@ class GroupCoordinator:
             else:
                 by_shard.setdefault(shard, []).append(group_id)
         for shard, found in by_shard.items():
-            results.update(await admin.delete_groups(shard, found))
+            kept = await share_requests.delete_all_states(shard, found)
+            results |= kept
+            results.update(await admin.delete_groups(shard, [group_id for group_id in found if group_id not in kept]))
         return results

@@ -14,6 +14,7 @@ from brokers.groups.group import GroupType
 from brokers.groups.modern import codec
 from brokers.groups.modern.change import GroupRecord, ModernKey
 from brokers.groups.records import GroupKey, OffsetKey, decode_key
+from brokers.groups.share import records as share
 
 
 class RecordType(NamedTuple):
@@ -38,6 +39,7 @@ def _ignored(data: bytes) -> bytes:
 
 
 _CONSUMER: Final = GroupType.CONSUMER
+_SHARE: Final = GroupType.SHARE
 
 RECORD_TYPES: Final[dict[int, RecordType]] = {
     consumer.EPOCH: RecordType(_CONSUMER, False, _epoch, codec.decode_epoch, ends_group=True),
@@ -47,6 +49,12 @@ RECORD_TYPES: Final[dict[int, RecordType]] = {
     consumer.TARGET: RecordType(_CONSUMER, True, codec.encode_target, codec.decode_target),
     consumer.CURRENT: RecordType(_CONSUMER, True, consumer.encode_current, consumer.decode_current),
     consumer.PATTERN: RecordType(_CONSUMER, True, consumer.encode_pattern, consumer.decode_pattern),
+    share.MEMBER: RecordType(_SHARE, True, share.encode_member, share.decode_member),
+    share.EPOCH: RecordType(_SHARE, False, share.encode_epoch, share.decode_epoch, ends_group=True),
+    share.TARGET_EPOCH: RecordType(_SHARE, False, _epoch, codec.decode_epoch),
+    share.TARGET: RecordType(_SHARE, True, codec.encode_target, codec.decode_target),
+    share.CURRENT: RecordType(_SHARE, True, share.encode_current, share.decode_current),
+    share.STATE_METADATA: RecordType(_SHARE, False, share.encode_state_metadata, share.decode_state_metadata),
 }
 
 

@@ -24,7 +24,7 @@ from brokers.coordinators.writer import Outcome
 from brokers.errors import KafkaError
 from brokers.groups import record_types
 from brokers.groups.classic_group import ClassicGroup
-from brokers.groups.config import ConsumerConfig, GroupConfig
+from brokers.groups.config import ConsumerConfig, GroupConfig, ShareConfig
 from brokers.groups.consumer import departure
 from brokers.groups.consumer.group import ConsumerGroup
 from brokers.groups.group import Group
@@ -44,9 +44,13 @@ from brokers.groups.messages import (
 )
 from brokers.groups.modern.change import Change
 from brokers.groups.modern.deadlines import Wait
+from brokers.groups.modern.group import ModernGroup
 from brokers.groups.modern.terms import Terms
 from brokers.groups.modern.topics import Topics
 from brokers.groups.records import encode_group, group_key
+from brokers.groups.share import heartbeat as share_heartbeat
+from brokers.groups.share.group import ShareGroup
+from brokers.groups.share.messages import ShareStates, ShareTerms
 from brokers.groups.state import State
 from brokers.groups.stats import GroupStats
 
@@ -67,6 +71,8 @@ class World(Protocol):
     def consumer_config(self, group_id: str) -> ConsumerConfig:
         """The broker's, with the group's own over it."""
 
+    def share_config(self, group_id: str) -> ShareConfig: ...
+
 
 @dataclass(frozen=True, slots=True)
 class GroupContext(ShardContext):
@@ -76,6 +82,7 @@ class GroupContext(ShardContext):
     config: GroupConfig
     new_id: Callable[[], str]
     world: World
+    share_states: ShareStates
 
     def instant(self) -> Instant:
         return Instant(self.timers.now(), self.clock.now_ms())
@@ -92,6 +99,9 @@ class Shard(CoordinatorShard[State, GroupContext]):
                 self.run(group, group.activate(now))
             elif isinstance(group, ConsumerGroup):
                 group.activate(now, self.context.world.consumer_config(group.group_id).session_timeout_ms)
+                self.arm(group)
+            elif isinstance(group, ShareGroup):
+                group.activate(now, self.context.world.share_config(group.group_id).session_timeout_ms)
                 self.arm(group)
 
     def _abandoned(self) -> None:
@@ -140,6 +150,10 @@ class Shard(CoordinatorShard[State, GroupContext]):
     def terms(self, group_id: str) -> Terms:
         world = self.context.world
         return Terms(self.context.instant(), world.topics, world.consumer_config(group_id))
+
+    def share_terms(self, group_id: str) -> ShareTerms:
+        world = self.context.world
+        return ShareTerms(self.context.instant(), world.topics, world.share_config(group_id))
 
     def perform(self, group: Group, change: Change[Any]) -> asyncio.Future[ErrorCode]:
         """Append a change's records now, and let the group have them unless the log refuses them; the future has the
@@ -199,10 +213,10 @@ class Shard(CoordinatorShard[State, GroupContext]):
         group.armed_at = NEVER
         if isinstance(group, ClassicGroup):
             self.run(group, group.expire(self.context.instant()))
-        elif isinstance(group, ConsumerGroup):
+        elif isinstance(group, ModernGroup):
             self._expire(group)
 
-    def _expire(self, group: ConsumerGroup) -> None:
+    def _expire(self, group: ModernGroup[Any]) -> None:
         """Members that were not heard of are fenced."""
         now = self.context.instant()
         late = group.deadlines.due(now.ticks)
@@ -211,13 +225,18 @@ class Shard(CoordinatorShard[State, GroupContext]):
         late_ids = dict.fromkeys(member_id for member_id, _ in late)
         gone = [group.members[member_id] for member_id in late_ids if member_id in group.members]
         if gone and not group.is_dead:
-            change = departure.fence(group, gone, self.terms(group.group_id), None, self.new_classic_group)
-            refused = self.perform(group, change)
+            refused = self.perform(group, self._fence(group, gone))
             if not refused.done() or refused.result() is ErrorCode.none:
                 return
         for member in gone:
             group.deadlines.set(member.member_id, Wait.SESSION, now.ticks + FENCE_RETRY_MS)
         self.arm(group)
+
+    def _fence(self, group: ModernGroup[Any], gone: Sequence[Any]) -> Change[None]:
+        if isinstance(group, ShareGroup):
+            return share_heartbeat.remove(group, gone, self.share_terms(group.group_id), None)
+        assert isinstance(group, ConsumerGroup)
+        return departure.fence(group, gone, self.terms(group.group_id), None, self.new_classic_group)
 
     def new_classic_group(self, group_id: str) -> ClassicGroup:
         """One that is in no state yet: what a group of another protocol becomes."""

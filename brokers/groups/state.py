@@ -9,6 +9,7 @@ readers are told of a modern group waits for what is in flight (admin.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import structlog
 
@@ -20,12 +21,19 @@ from brokers.groups.consumer.group import ConsumerGroup
 from brokers.groups.group import Group, GroupType
 from brokers.groups.messages import GroupTimeouts
 from brokers.groups.modern.change import Change, ModernKey
+from brokers.groups.modern.group import ModernGroup
 from brokers.groups.offsets import OffsetStore
 from brokers.groups.record_types import RECORD_TYPES, decode_any_key
 from brokers.groups.records import GroupKey, OffsetKey, decode_group, decode_key, decode_offset
+from brokers.groups.share.group import ShareGroup
 from brokers.records.batch import NO_PRODUCER_ID
 
 log = structlog.get_logger(__name__)
+
+_MODERN: Final[dict[GroupType, type[ConsumerGroup | ShareGroup]]] = {
+    GroupType.CONSUMER: ConsumerGroup,
+    GroupType.SHARE: ShareGroup,
+}
 
 BUILD_SLICE = 1_000
 """Records decoded before the event loop gets a turn: a few milliseconds."""
@@ -124,13 +132,14 @@ class State:
             # Offsets without a group: a simple consumer group, which has no record of its own.
             self.create(group_id, wall_ms)
 
-    def _modern(self, key: ModernKey) -> ConsumerGroup:
+    def _modern(self, key: ModernKey) -> ModernGroup[Any]:
         """The group of a record that is loaded."""
+        kind = _MODERN[RECORD_TYPES[key.kind].group_type]
         group = self.groups.get(key.group)
-        if isinstance(group, ConsumerGroup):
+        if isinstance(group, kind):
             return group
         # Until now its offsets alone were known.
-        made = self.groups[key.group] = ConsumerGroup(key.group)
+        made = self.groups[key.group] = kind(key.group)
         return made
 
     def take(self, group: Group, change: Change[object]) -> None:
@@ -140,7 +149,7 @@ class State:
             self.unseen.discard(found.group_id)
             self.groups[found.group_id] = found
         for record in change.records:
-            assert isinstance(found, ConsumerGroup)
+            assert isinstance(found, ModernGroup)
             found.replay(record.key, record.value)
 
     def create(self, group_id: str, wall_ms: int) -> ClassicGroup:

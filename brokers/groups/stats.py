@@ -9,11 +9,13 @@ from typing import Final
 from brokers.groups.consumer import group as consumer
 from brokers.groups.group import GroupType
 from brokers.groups.messages import GroupState
+from brokers.groups.share import group as share
 from s3stream.metrics import Metrics
 
 _STATES: Final[dict[GroupType, tuple[str, ...]]] = {
     GroupType.CLASSIC: tuple(state.value for state in GroupState if state is not GroupState.DEAD),
     GroupType.CONSUMER: (consumer.EMPTY, consumer.ASSIGNING, consumer.RECONCILING, consumer.STABLE),
+    GroupType.SHARE: (share.EMPTY, share.STABLE),
 }
 
 

@@ -10,20 +10,23 @@ from typing import Final
 
 from brokers.config_def import GROUP_CONFIGS, ConfigError
 from brokers.coordinators.location import ClusterView
-from brokers.groups.config import ConsumerConfig
+from brokers.groups.config import ConsumerConfig, ShareConfig
 from brokers.groups.modern.topics import Topics
 from metadata.image import ClusterImage
 
 CONSUMER: Final = "consumer."
+SHARE: Final = "share."
 
 
 class GroupWorld:
-    def __init__(self, cluster: ClusterView, consumer: ConsumerConfig) -> None:
+    def __init__(self, cluster: ClusterView, consumer: ConsumerConfig, share: ShareConfig) -> None:
         self._cluster = cluster
         self._consumer = consumer
+        self._share = share
         self._topics: Topics | None = None
         self._configs: Mapping[str, Mapping[str, str]] = {}
-        self._of_group: dict[str, ConsumerConfig] = {}
+        self._consumers: dict[str, ConsumerConfig] = {}
+        self._shares: dict[str, ShareConfig] = {}
 
     @property
     def topics(self) -> Topics:
@@ -36,30 +39,42 @@ class GroupWorld:
             self._topics = self._topics.after(before, after)
 
     def consumer_config(self, group_id: str) -> ConsumerConfig:
+        own = self._own(group_id)
+        if own is None:
+            return self._consumer
+        if group_id not in self._consumers:
+            self._consumers[group_id] = self._consumer.with_group(_numbers(own, CONSUMER))
+        return self._consumers[group_id]
+
+    def share_config(self, group_id: str) -> ShareConfig:
+        own = self._own(group_id)
+        if own is None:
+            return self._share
+        if group_id not in self._shares:
+            self._shares[group_id] = self._share.with_group(_numbers(own, SHARE))
+        return self._shares[group_id]
+
+    def _own(self, group_id: str) -> Mapping[str, str] | None:
+        """What was set on the group; forgets what was made of an older image's."""
         configs = self._cluster.image.group_configs
         if configs != self._configs:
             self._configs = configs
-            self._of_group.clear()
-        own = configs.get(group_id)
-        if own is None:
-            return self._consumer
-        found = self._of_group.get(group_id)
-        if found is None:
-            found = self._of_group[group_id] = self._consumer.with_group(_numbers(own))
-        return found
+            self._consumers.clear()
+            self._shares.clear()
+        return configs.get(group_id)
 
 
-def _numbers(own: Mapping[str, str]) -> dict[str, int]:
+def _numbers(own: Mapping[str, str], prefix: str) -> dict[str, int]:
     """By name without the protocol's. What an older release took, and this one does not, is left out."""
     found: dict[str, int] = {}
     for name, text in own.items():
         key = GROUP_CONFIGS.get(name)
-        if key is None or not name.startswith(CONSUMER):
+        if key is None or not name.startswith(prefix):
             continue
         try:
             value = key.parse(text)
         except ConfigError:
             continue
         if isinstance(value, int):
-            found[name.removeprefix(CONSUMER)] = value
+            found[name.removeprefix(prefix)] = value
     return found

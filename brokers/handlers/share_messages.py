@@ -27,10 +27,15 @@ MOVED: Final = (ErrorCode.not_leader_or_follower, ErrorCode.fenced_leader_epoch)
 Acks: TypeAlias = Mapping[Place, Sequence[Acknowledgement]]
 
 
-def member_of(request: Any, services: Services) -> MemberKey:
-    """Raises KafkaError."""
+def check_feature(services: Services) -> None:
+    """Raises UNSUPPORTED_VERSION where share groups are not served."""
     if not services.partitions.image.features.get("share.version", 0):
         raise KafkaError(ErrorCode.unsupported_version)
+
+
+def member_of(request: Any, services: Services) -> MemberKey:
+    """Raises KafkaError."""
+    check_feature(services)
     if request.group_id is None:
         raise KafkaError(ErrorCode.invalid_request, "Invalid group id in the request.")
     if not request.member_id or len(request.member_id) > MEMBER_ID_LENGTH_MAX:

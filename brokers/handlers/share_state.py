@@ -13,6 +13,7 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from brokers.errors import KafkaError
+from brokers.groups.share.messages import PartitionOffset
 from brokers.handlers.concurrency import gather_bounded
 from brokers.handlers.context import RequestContext
 from brokers.handlers.group_messages import build
@@ -20,6 +21,7 @@ from brokers.peers.requests import BrokerRequests
 from brokers.protocol.messages import request_class, request_module
 from brokers.shares.batches import StateBatch
 from brokers.shares.messages import Result, StateRead, StateSummary, StateWrite
+from brokers.shares.persister import Persister
 from brokers.shares.records import SharePartitionKey
 from s3stream.errors import Unavailable
 from s3stream.types import NodeId
@@ -141,6 +143,26 @@ def batches_of(part: Any) -> tuple[StateBatch, ...]:
         StateBatch(batch.first_offset, batch.last_offset, batch.delivery_state, batch.delivery_count)
         for batch in part.state_batches
     )
+
+
+class GroupStates:
+    """`ShareStates` of the group coordinator over the persister."""
+
+    def __init__(self, persister: Persister) -> None:
+        self._persister = persister
+
+    async def initialize(
+        self, group_id: str, topic_id: UUID, partition: int, state_epoch: int, start_offset: int
+    ) -> ErrorCode:
+        key = SharePartitionKey(group_id, topic_id, partition)
+        return (await self._persister.initialize(key, state_epoch, start_offset)).error
+
+    async def delete(self, group_id: str, topic_id: UUID, partition: int) -> ErrorCode:
+        return (await self._persister.delete(SharePartitionKey(group_id, topic_id, partition))).error
+
+    async def summary(self, group_id: str, topic_id: UUID, partition: int) -> PartitionOffset:
+        found = await self._persister.summary(SharePartitionKey(group_id, topic_id, partition))
+        return PartitionOffset(found.error, found.message, found.start_offset, found.leader_epoch, found.complete_count)
 
 
 class OtherBrokers:

@@ -105,6 +105,8 @@ _HANDLERS: Final[dict[str, str]] = {
     "PushTelemetry": "push_telemetry",
     "ListConfigResources": "list_config_resources",
     "DescribeTopicPartitions": "describe_topic_partitions",
+    "ShareGroupHeartbeat": "share_group_heartbeat",
+    "ShareGroupDescribe": "share_group_describe",
     "ShareFetch": "share_fetch",
     "ShareAcknowledge": "share_acknowledge",
     "AddRaftVoter": "add_raft_voter",
@@ -114,6 +116,9 @@ _HANDLERS: Final[dict[str, str]] = {
     "WriteShareGroupState": "write_share_group_state",
     "DeleteShareGroupState": "delete_share_group_state",
     "ReadShareGroupStateSummary": "read_share_group_state_summary",
+    "DescribeShareGroupOffsets": "describe_share_group_offsets",
+    "AlterShareGroupOffsets": "alter_share_group_offsets",
+    "DeleteShareGroupOffsets": "delete_share_group_offsets",
 }
 
 SERVED: Final[dict[int, str]] = {API_BY_NAME[name].key: module for name, module in _HANDLERS.items()}

@@ -9,7 +9,7 @@ goes into the next, so that none overtakes another.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -71,10 +71,17 @@ class _Waiting(NamedTuple):
 
 
 class LedPartition:
-    def __init__(self, key: SharePartitionKey, source: PartitionLog, context: LeaderContext) -> None:
+    def __init__(
+        self,
+        key: SharePartitionKey,
+        source: PartitionLog,
+        context: LeaderContext,
+        ended: Callable[[LedPartition], None],
+    ) -> None:
         self.key = key
         self.log = source
         self._context = context
+        self._ended = ended
         self._share: SharePartition | None = None
         self._state_epoch = 0
         self.failure: KafkaError | None = None
@@ -147,6 +154,7 @@ class LedPartition:
         """Serve no more. What is being written is still heard."""
         if self.failure is None:
             self.failure = error
+            self._ended(self)
         self.waiters.wake()
 
     # --- the word of members -------------------------------------------------------------------

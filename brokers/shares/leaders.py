@@ -7,7 +7,6 @@ it is over, and when no member of its group fetches from this broker: what is be
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from uuid import UUID
 
 from kio.schema.errors import ErrorCode
@@ -37,11 +36,7 @@ class ShareLeaders:
         metrics.gauge("ponor_share_partitions", "Share-partitions served here.", read=lambda: float(len(self._led)))
 
     def get(self, key: SharePartitionKey) -> LedPartition | None:
-        led = self._led.get(key)
-        if led is not None and led.failure is not None:
-            self._forget(led)
-            return None
-        return led
+        return self._led.get(key)
 
     def begin(self, key: SharePartitionKey, source: PartitionLog) -> LedPartition:
         """The share-partition over the log, loaded soon if it was not there."""
@@ -50,7 +45,7 @@ class ShareLeaders:
             return led
         if led is not None:
             self._end(led)
-        led = self._led[key] = LedPartition(key, source, self._context)
+        led = self._led[key] = LedPartition(key, source, self._context, self._forget)
         self._by_partition.setdefault((key.topic_id, key.partition), {})[key] = led
         self._tasks.spawn(led.load(), f"load {key}")
         return led
@@ -61,12 +56,9 @@ class ShareLeaders:
             self._end(led)
 
     def end_group(self, group: str) -> None:
-        """Nobody of the group fetches here any more: what is being stored is stored, then the rest is forgotten."""
-        self.end(led for led in list(self._led.values()) if led.key.group == group)
-
-    def end(self, ending: Iterable[LedPartition]) -> None:
-        for led in ending:
-            if led.idle:
+        """Nobody of the group fetches here any more. What is still being stored keeps its share-partition."""
+        for led in list(self._led.values()):
+            if led.key.group == group and led.idle:
                 self._end(led)
 
     def stop(self) -> None:
@@ -76,7 +68,6 @@ class ShareLeaders:
 
     def _end(self, led: LedPartition) -> None:
         led.close(KafkaError(ErrorCode.not_leader_or_follower))
-        self._forget(led)
 
     def _forget(self, led: LedPartition) -> None:
         key = led.key

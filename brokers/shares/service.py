@@ -5,6 +5,11 @@ Owns: the parts together, the end of sessions. Does not own: what each part does
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+from kio.schema.errors import ErrorCode
+
 from brokers.shares.coordinator import ShareCoordinator
 from brokers.shares.leaders import ShareLeaders
 from brokers.shares.persister import Persister
@@ -12,6 +17,9 @@ from brokers.shares.records import SharePartitionKey
 from brokers.shares.sessions import MemberKey, ShareSession, ShareSessions
 from brokers.shares.settings import GroupSettings
 from s3stream.tasks import Tasks
+
+EndOffset = Callable[[UUID, int], Awaitable[tuple[int, ErrorCode]]]
+"""Where a partition ends, whoever leads it."""
 
 
 class Shares:
@@ -23,6 +31,7 @@ class Shares:
         sessions: ShareSessions,
         settings: GroupSettings,
         tasks: Tasks,
+        end_offset: EndOffset,
     ) -> None:
         self.coordinator = coordinator
         self.persister = persister
@@ -30,6 +39,7 @@ class Shares:
         self.leaders = leaders
         self.sessions = sessions
         self.settings = settings
+        self.end_offset = end_offset
         self._tasks = tasks
 
     def start(self) -> None:

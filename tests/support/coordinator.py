@@ -19,6 +19,7 @@ from brokers.groups.group import CommitRequest, Sender
 from brokers.groups.messages import JoinAnswer, JoinRequest, Protocol, SyncRequest
 from brokers.groups.offsets import NO_RETENTION, PartitionCommit, TopicCommit
 from brokers.groups.shard import Shard
+from brokers.groups.share.messages import PartitionOffset
 from brokers.partitions.log_config import LogConfig
 from metadata.image import PartitionImage, TopicImage
 from s3stream.metrics import Metrics
@@ -41,6 +42,35 @@ def cluster(*topics: TopicImage) -> Any:
     return empty_image(topics={t.name: t for t in topics}, topics_by_id={t.topic_id: t for t in topics})
 
 
+class ShareStatesInMemory:
+    """What share coordinators keep, as far as the group coordinator sees it."""
+
+    def __init__(self) -> None:
+        self.epochs: dict[tuple[str, UUID, int], tuple[int, int]] = {}
+        """State epoch and start offset."""
+        self.refused: dict[int, ErrorCode] = {}
+        """By partition."""
+
+    async def initialize(
+        self, group_id: str, topic_id: UUID, partition: int, state_epoch: int, start: int
+    ) -> ErrorCode:
+        if partition in self.refused:
+            return self.refused[partition]
+        self.epochs[group_id, topic_id, partition] = (state_epoch, start)
+        return ErrorCode.none
+
+    async def delete(self, group_id: str, topic_id: UUID, partition: int) -> ErrorCode:
+        if partition in self.refused:
+            return self.refused[partition]
+        self.epochs.pop((group_id, topic_id, partition), None)
+        return ErrorCode.none
+
+    async def summary(self, group_id: str, topic_id: UUID, partition: int) -> PartitionOffset:
+        if partition in self.refused:
+            return PartitionOffset(self.refused[partition])
+        return PartitionOffset(ErrorCode.none, None, self.epochs[group_id, topic_id, partition][1], 3, 2)
+
+
 class CoordinatorRig(LogRig):
     """One partition of __consumer_offsets, one ordinary topic `t` of two partitions."""
 
@@ -53,6 +83,7 @@ class CoordinatorRig(LogRig):
         self.view = SimpleNamespace(
             image=cluster(topic_image(OFFSETS_TOPIC, UUID(int=77), 1), topic_image("t", TOPIC_ID, 2))
         )
+        self.states = ShareStatesInMemory()
         self.coordinator: GroupCoordinator
 
     async def start(self, blob: bytes | None = None, wait: bool = True) -> None:
@@ -63,7 +94,7 @@ class CoordinatorRig(LogRig):
 
         self.log = open_log(self.stream, self.clock, self.log_config, blob)
         self.coordinator = GroupCoordinator(
-            self.view, self.config, self.clock, self.tasks, self.metrics, Random(1), create
+            self.view, self.config, self.clock, self.tasks, self.metrics, Random(1), create, self.states
         )
         self.coordinator.start()
         self.coordinator.lead(0, self.log)

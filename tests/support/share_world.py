@@ -62,13 +62,17 @@ class MemoryPersister:
         return DONE
 
 
+async def ended_at_nine(topic_id: UUID, partition: int) -> tuple[int, ErrorCode]:
+    return 9, ErrorCode.none
+
+
 def shares_over(store: MemoryPersister, cluster: Any, clock: Any, tasks: Tasks, coordinator: Any = None) -> Shares:
     """Share groups whose states are in `store`."""
     metrics = Metrics()
     settings = GroupShareSettings(cluster, ShareDefaults())
     persister: Any = store
     leaders = ShareLeaders(persister, settings, clock, tasks, metrics)
-    return Shares(coordinator, persister, leaders, ShareSessions(3, metrics), settings, tasks)
+    return Shares(coordinator, persister, leaders, ShareSessions(3, metrics), settings, tasks, ended_at_nine)
 
 
 class ShareWorld:

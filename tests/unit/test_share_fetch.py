@@ -350,6 +350,7 @@ class TestWaiting:
         share.store.refused = [ErrorCode.not_coordinator]
         answer = await share.fetch("a", loaded=False, max_wait=milliseconds(5_000))
         assert answer.responses[0].partitions[0].error_code is ErrorCode.coordinator_not_available
+        assert share.shares.leaders.get(share.key) is None, "what failed takes no room"
         share.produce(1)
         assert acquired(await share.fetch("a", loaded=False, max_wait=milliseconds(5_000))) == [(0, 0, 1)]
 

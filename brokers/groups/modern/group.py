@@ -10,12 +10,14 @@ Source: KIP-848.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from brokers.groups.assignors.assignor import Assignor, GroupSpec, MemberSpec
 from brokers.groups.group import Group
+from brokers.groups.messages import Instant
 from brokers.groups.modern.assignments import NOTHING, Partitions
 from brokers.groups.modern.change import GroupRecord, ModernKey
 from brokers.groups.modern.deadlines import Deadlines
@@ -57,6 +59,14 @@ class ModernGroup(Group, Generic[M]):
         self._topic_counts: Counter[str] = Counter()
 
     # --- what records do -----------------------------------------------------------------------
+
+    @abstractmethod
+    def replay(self, key: ModernKey, value: Any) -> None:
+        """One record that is in the log, or is on its way there and was taken."""
+
+    @abstractmethod
+    def activate(self, now: Instant, session_timeout_ms: int) -> None:
+        """After loading: its members' times begin."""
 
     def put(self, member: M) -> None:
         """The member is new, or another than it was."""

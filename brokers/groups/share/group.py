@@ -1,0 +1,129 @@
+"""One share group (KIP-932): what its records make of it, and what may be asked of it.
+
+Owns: members, of which partitions share coordinators keep state for it. Does not own: what a request does
+(heartbeat.py), bytes (records.py), the state itself (brokers/shares).
+Invariant: `replay` alone changes what is stored. A partition is given to members only once its state is initialized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from kio.schema.errors import ErrorCode
+
+from brokers.coordinators.fields import Record
+from brokers.groups import record_types
+from brokers.groups.group import CommitRequest, GroupType
+from brokers.groups.messages import Effects, Instant
+from brokers.groups.modern.change import ModernKey
+from brokers.groups.modern.deadlines import Wait
+from brokers.groups.modern.group import FIRST_EPOCH, ModernGroup
+from brokers.groups.share import records
+from brokers.groups.share.member import Current, ShareMember
+from brokers.groups.share.records import StateMetadata
+
+EMPTY, STABLE = "Empty", "Stable"
+SHARE_PROTOCOL = "share"
+
+
+class ShareGroup(ModernGroup[ShareMember]):
+    group_type = GroupType.SHARE
+
+    def __init__(self, group_id: str) -> None:
+        super().__init__(group_id)
+        self.group_epoch = FIRST_EPOCH
+        self.states = StateMetadata()
+        self.initializing_since: dict[UUID, float] = {}
+        """When it was last asked for, monotonic milliseconds."""
+        self._dead = False
+
+    # --- records -------------------------------------------------------------------------------
+
+    def replay(self, key: ModernKey, value: Any) -> None:
+        """One record that is in the log, or is on its way there and was taken."""
+        kind, item = key.kind, key.item
+        if kind == records.MEMBER:
+            if value is None:
+                self.discard(item)
+            else:
+                self.put(self._known(item)._replace(subscription=value))
+        elif kind == records.CURRENT:
+            if value is not None:
+                self.put(self._known(item)._replace(current=value))
+            elif item in self.members:
+                self.put(self.members[item]._replace(current=Current()))
+        elif kind == records.TARGET:
+            self.set_target(item, value)
+        elif kind == records.EPOCH:
+            self.group_epoch, self.metadata_hash = (FIRST_EPOCH, 0) if value is None else value
+        elif kind == records.TARGET_EPOCH:
+            self.assignment_epoch, self.assignment_timestamp = (0, 0) if value is None else value
+        else:
+            assert kind == records.STATE_METADATA, kind
+            self.states = StateMetadata() if value is None else value
+
+    def _known(self, member_id: str) -> ShareMember:
+        return self.members.get(member_id) or ShareMember(member_id)
+
+    def activate(self, now: Instant, session_timeout_ms: int) -> None:
+        """After loading: sessions start."""
+        for member_id in self.members:
+            self.deadlines.set(member_id, Wait.SESSION, now.ticks + session_timeout_ms)
+
+    # --- what operators see --------------------------------------------------------------------
+
+    @property
+    def shown_state(self) -> str:
+        return STABLE if self.members and not self._dead else EMPTY
+
+    @property
+    def shown_protocol_type(self) -> str:
+        return SHARE_PROTOCOL
+
+    # --- offsets: a share group has none of this kind ------------------------------------------
+
+    def validate_offset_commit(self, request: CommitRequest, now: Instant) -> ErrorCode:
+        return ErrorCode.group_id_not_found
+
+    def validate_offset_fetch(self, member_id: str | None, member_epoch: int) -> ErrorCode:
+        return ErrorCode.group_id_not_found
+
+    @property
+    def offsets_are_deletable(self) -> bool:
+        return False
+
+    def expiry_base(self) -> Callable[[int], int] | None:
+        return None
+
+    # --- end -----------------------------------------------------------------------------------
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.members and not self._dead
+
+    @property
+    def is_dead(self) -> bool:
+        return self._dead
+
+    def tombstones(self) -> list[Record]:
+        return [
+            record_types.encode(record)
+            for record in (
+                *(self.record(records.CURRENT, None, member_id) for member_id in self.members),
+                *(self.record(records.TARGET, None, member_id) for member_id in self.targets),
+                self.record(records.TARGET_EPOCH, None),
+                *(self.record(records.MEMBER, None, member_id) for member_id in self.members),
+                self.record(records.STATE_METADATA, None),
+                self.record(records.EPOCH, None),
+            )
+        ]
+
+    def kill(self, error: ErrorCode | None = None) -> Effects:
+        self._dead = True
+        return Effects()
+
+    def revive(self) -> None:
+        assert self._dead
+        self._dead = False

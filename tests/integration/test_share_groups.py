@@ -1,0 +1,109 @@
+"""Kafka 4.3's own share consumer (KIP-932): records divided, acknowledged, released and rejected; a broker that is
+killed with records acquired delivers them again, and none of those that were acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+
+from brokers.protocol.messages import encode, request_class
+from tests.support.group_client import make
+from tests.support.kafka_wire import WireClient
+from tests.support.ponor_process import PonorProcess
+from tests.support.tools import find_tool
+
+pytestmark = [pytest.mark.tool("kafka"), pytest.mark.timeout(240)]
+
+CONSUMER = "org.apache.kafka.tools.consumer.ConsoleShareConsumer"
+QUICK = ("-Xmx192m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error")
+SETTINGS = {"share.coordinator.state.topic.num.partitions": "3", "offsets.topic.num.partitions": "3"}
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[PonorProcess]:
+    with PonorProcess(tmp_path, settings=SETTINGS) as process:
+        yield process
+
+
+def java(broker: PonorProcess, tool: str, *args: str) -> list[str]:
+    return ["java", *QUICK, "-cp", f"{find_tool('kafka')}/*", tool, "--bootstrap-server", broker.bootstrap, *args]
+
+
+def configure(broker: PonorProcess, group: str, **configs: str) -> None:
+    """Clients of other languages know no group configs."""
+    key, version = 44, 1
+    entries = [
+        {"name": name.replace("_", "."), "config_operation": 0, "value": value} for name, value in configs.items()
+    ]
+    resources = [{"resource_type": 32, "resource_name": group, "configs": entries}]
+    request = make(request_class(key, version), {"resources": resources})
+
+    async def ask() -> None:
+        client = await WireClient.connect(broker.port)
+        answer = await client.call(key, version, encode(request_class(key, version), request))
+        assert answer.responses[0].error_code == 0, answer
+        client.writer.close()
+
+    asyncio.run(ask())
+
+
+def produce(broker: PonorProcess, topic: str, numbers: range) -> None:
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "enable.idempotence": True})
+    for number in numbers:
+        producer.produce(topic, str(number))
+    assert producer.flush(30) == 0
+
+
+def begin(broker: PonorProcess, topic: str, group: str, *args: str) -> subprocess.Popen[bytes]:
+    command = java(broker, CONSUMER, "--topic", topic, "--group", group, *args)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def numbers(process: subprocess.Popen[bytes]) -> list[int]:
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors.decode()
+    return [int(line) for line in output.split() if line.isdigit()]
+
+
+def consume(broker: PonorProcess, topic: str, group: str, *args: str) -> list[int]:
+    return numbers(begin(broker, topic, group, *args))
+
+
+def test_two_consumers_divide_the_records_and_a_killed_broker_delivers_the_rest(broker: PonorProcess) -> None:
+    topic = f"shared-{uuid.uuid4().hex[:8]}"
+    group = f"group-{topic}"
+    broker.create_topic(topic, 2)
+    configure(broker, group, share_auto_offset_reset="earliest")
+    produce(broker, topic, range(100))
+    members = [begin(broker, topic, group, "--max-messages", "50") for _ in range(2)]
+    first = [number for member in members for number in numbers(member)]
+    assert sorted(first) == sorted(set(first)) and len(first) == 100, "each to one of them"
+    produce(broker, topic, range(100, 160))
+    # A member that takes ten and then is killed: the others it has acquired come again.
+    ten = consume(broker, topic, group, "--max-messages", "10")
+    assert len(set(ten)) == 10 and min(ten) >= 100
+    broker.kill()
+    broker.start()
+    rest = consume(broker, topic, group, "--max-messages", "50", "--timeout-ms", "60000")
+    assert sorted(ten + rest) == list(range(100, 160)), "none lost, none that was acknowledged again"
+
+
+def test_released_records_come_again_and_rejected_ones_do_not(broker: PonorProcess) -> None:
+    topic = f"words-{uuid.uuid4().hex[:8]}"
+    group = f"group-{topic}"
+    broker.create_topic(topic)
+    configure(broker, group, share_auto_offset_reset="earliest", share_delivery_count_limit="3")
+    produce(broker, topic, range(10))
+    assert consume(broker, topic, group, "--release", "--max-messages", "10") == list(range(10))
+    assert consume(broker, topic, group, "--reject", "--max-messages", "4", "--timeout-ms", "30000") == [0, 1, 2, 3]
+    started = time.monotonic()
+    left = consume(broker, topic, group, "--timeout-ms", "12000")
+    assert set(left) <= set(range(4, 10)), "rejected for good"
+    assert time.monotonic() - started < 60
