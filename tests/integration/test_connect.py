@@ -14,11 +14,11 @@ from typing import Final
 
 from confluent_kafka import Producer
 
-from tests.integration.test_transactions import PATIENCE_S, read
 from tests.support.java_programs import JAVA
 from tests.support.ponor_process import PonorProcess
 from tests.support.ports import free_port
 from tests.support.tools import find_tool, requires
+from tests.support.transaction_clients import PATIENCE_S, read
 
 START_S: Final = 90.0
 STORAGE: Final = ("config", "offset", "status")

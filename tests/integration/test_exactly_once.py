@@ -20,12 +20,12 @@ from confluent_kafka import IsolationLevel, KafkaException, Producer, TopicParti
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from kio.schema.errors import ErrorCode
 
-from tests.integration.test_transactions import PATIENCE_S, read, read_messages
 from tests.support.java_programs import start_java
 from tests.support.kafka_wire import WireClient
 from tests.support.ponor_cluster import PonorCluster
 from tests.support.ponor_process import PonorProcess
 from tests.support.tools import requires
+from tests.support.transaction_clients import PATIENCE_S, read, read_messages
 
 PARTITIONS: Final = 3
 SETTINGS: Final = {

@@ -4,29 +4,21 @@ transactions, and consumes in a group."""
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
-from tests.integration.test_transactions import until_read
-from tests.support.java_programs import JAVA
+from tests.support.java_programs import kafka_tool
 from tests.support.ponor_process import PonorProcess
-from tests.support.tools import find_tool, requires
+from tests.support.tools import requires
+from tests.support.transaction_clients import read, until_read
 
 COUNT = 500
 
 
-def _tool(name: str, *arguments: str) -> str:
-    command = [*JAVA, f"{find_tool('kafka-old')}/*", f"org.apache.kafka.tools.{name}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def _produce(broker: PonorProcess, *more: str) -> None:
-    said = _tool(
+    said = kafka_tool(
         "ProducerPerformance", "--topic", "t", "--num-records", f"{COUNT}", "--record-size", "50",
         "--throughput", "2000", *more, "--producer-props", f"bootstrap.servers={broker.bootstrap}",
-        "acks=all", "compression.type=lz4",
+        "acks=all", "compression.type=lz4", jars="kafka-old",
     )  # fmt: skip
     assert f"{COUNT} records sent" in said
 
@@ -37,9 +29,9 @@ def test_clients_of_kafka_2_1_produce_and_consume(tmp_path: Path) -> None:
         broker.create_topic("t", 2)
         _produce(broker)
         _produce(broker, "--transactional-id", "old", "--transaction-duration-ms", "50")
-        said = _tool(
+        said = kafka_tool(
             "VerifiableConsumer", "--broker-list", broker.bootstrap, "--topic", "t", "--group-id", "old",
-            "--max-messages", f"{2 * COUNT}", "--reset-policy", "earliest",
+            "--max-messages", f"{2 * COUNT}", "--reset-policy", "earliest", jars="kafka-old",
         )  # fmt: skip
         events = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
         assert sum(event["count"] for event in events if event["name"] == "records_consumed") == 2 * COUNT
@@ -49,8 +41,6 @@ def test_clients_of_kafka_2_1_produce_and_consume(tmp_path: Path) -> None:
 
 def _committed(broker: PonorProcess) -> list[bytes]:
     """What a reader of committed records of today finds, once the last marker is there."""
-    from tests.integration.test_transactions import read
-
     every = read(broker.bootstrap, "t", "read_uncommitted", 2)
     until_read(broker.bootstrap, "t", every, 2)
     return every

@@ -11,9 +11,10 @@ from confluent_kafka import KafkaException, Producer
 
 from brokers.transactions.config import TRANSACTIONS_TOPIC
 from brokers.transactions.records import transaction_key
-from tests.integration.test_transactions import PATIENCE_S, fresh_topic, kafka_tool, read, transactional, until_read
+from tests.support.java_programs import kafka_tool
 from tests.support.ponor_process import PonorProcess
 from tests.support.tools import requires
+from tests.support.transaction_clients import PATIENCE_S, fresh_topic, read, transactional, until_read
 
 LONG_AGO_MS: Final = 20 * 60_000
 """Hanging is what is older than a transaction may become: a quarter of an hour."""

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer
 
+from tests.support.java_programs import kafka_tool
 from tests.support.ponor_cluster import PonorCluster
 from tests.support.ponor_process import PonorProcess
-from tests.support.tools import find_tool, requires
-
-PATIENCE_S = 30.0
+from tests.support.tools import requires
+from tests.support.transaction_clients import PATIENCE_S, fresh_topic, read, transactional, until_read
 
 
 @pytest.fixture(scope="module")
@@ -29,58 +26,6 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PonorProcess]:
     process.start()
     yield process
     process.stop()
-
-
-def fresh_topic(broker: PonorProcess, partitions: int = 1) -> str:
-    topic = f"tx-{uuid.uuid4().hex[:8]}"
-    broker.create_topic(topic, partitions)
-    return topic
-
-
-def transactional(bootstrap: str, transactional_id: str, **more: Any) -> Producer:
-    producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": transactional_id, "linger.ms": 0, **more})
-    producer.init_transactions(PATIENCE_S)
-    return producer
-
-
-def read(bootstrap: str, topic: str, isolation: str = "read_committed", partitions: int = 1) -> list[bytes]:
-    """What a reader finds up to the end that it may see now."""
-    return [bytes(message.value() or b"") for message in read_messages(bootstrap, topic, isolation, partitions)]
-
-
-def read_messages(bootstrap: str, topic: str, isolation: str = "read_committed", partitions: int = 1) -> list[Message]:
-    consumer = Consumer(
-        {
-            "bootstrap.servers": bootstrap, "group.id": f"r-{uuid.uuid4().hex}", "isolation.level": isolation,
-            "enable.partition.eof": True, "auto.offset.reset": "earliest",
-        }
-    )  # fmt: skip
-    consumer.assign([TopicPartition(topic, partition, 0) for partition in range(partitions)])
-    found: list[Message] = []
-    ended: set[int] = set()
-    deadline = time.monotonic() + PATIENCE_S
-    while len(ended) < partitions and time.monotonic() < deadline:
-        message = consumer.poll(1)
-        if message is None:
-            continue
-        if message.error() is None:
-            found.append(message)
-        else:
-            ended.add(message.partition())
-    consumer.close()
-    assert len(ended) == partitions
-    return found
-
-
-def until_read(bootstrap: str, topic: str, expected: Sequence[bytes], partitions: int = 1) -> None:
-    """Markers follow the answer to the commit: what it promised is seen soon."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        found = read(bootstrap, topic, partitions=partitions)
-        if sorted(found) == sorted(expected) or time.monotonic() > deadline:
-            break
-        time.sleep(0.05)
-    assert sorted(found) == sorted(expected)
 
 
 def test_readers_of_committed_records_see_a_transaction_whole_or_not_at_all(broker: PonorProcess) -> None:
@@ -263,16 +208,6 @@ def test_three_brokers_end_a_transaction_on_partitions_of_each_other(tmp_path: P
         until_read(cluster.bootstrap, "t", [b"committed"] * 6, 6)
         _java(cluster.bootstrap, "t", 300)
         assert len(read(cluster.bootstrap, "t", partitions=6)) == 306
-
-
-JAVA = ("java", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp")
-
-
-def kafka_tool(name: str, *args: str) -> str:
-    command = [*JAVA, f"{find_tool('kafka')}/*", f"org.apache.kafka.tools.{name}", *args]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def _java(bootstrap: str, topic: str, records: int) -> None:

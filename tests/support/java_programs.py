@@ -1,4 +1,4 @@
-"""Small programs over Kafka's Java clients (`java/`), started from source: killed, and started again."""
+"""Kafka's Java tools, and small programs over its Java clients (`java/`) that are started from source, and killed."""
 
 from __future__ import annotations
 
@@ -20,3 +20,11 @@ def start_java(source: str, jars: str, *arguments: str, output: Path) -> subproc
     command = [*JAVA, f"{find_tool(jars)}/*", str(SOURCES / source), *arguments]
     with output.open("ab") as file:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+
+
+def kafka_tool(name: str, *arguments: str, jars: str = "kafka") -> str:
+    """What one of Kafka's tools says; it has to succeed."""
+    command = [*JAVA, f"{find_tool(jars)}/*", f"org.apache.kafka.tools.{name}", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
