@@ -349,8 +349,10 @@ class Storage:
     ) -> bool:
         """As the metadata's. From then on reads of the stream here find the new objects."""
         what = Replacement(stream.stream_id, stream.epoch, inputs, outputs, clean_end)
-        done = await self._metadata.replace_ranges(self._identity(), what)
-        stream.ranges.clear()
+        try:
+            done = await self._metadata.replace_ranges(self._identity(), what)
+        finally:
+            stream.ranges.clear()  # also when nobody knows whether it was done
         for row in await self._metadata.streams([stream.stream_id]):
             stream.committed_bytes, stream.clean_end = row.size_bytes, row.clean_end
         return done

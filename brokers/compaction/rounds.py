@@ -90,7 +90,7 @@ class Rounds:
                         if kept is not None and piece.add(kept):
                             await self._spent(await piece.upload(kept.end_offset))
         # Bytes that stay as they are, in one object, are not written again.
-        if changed or piece.outputs:
+        if (changed or piece.outputs) and piece.start < what.ranges[-1].end:
             await self._spent(await piece.upload(what.ranges[-1].end))
         after = counts.all()
         done = [now - then for now, then in zip(after, before, strict=True)]
@@ -129,7 +129,8 @@ class _Piece:
         self._settings = settings
         self._begin = begin
         self._ids = iter(what.ids)
-        self._start = what.ranges[0].start
+        self.start = what.ranges[0].start
+        """Of the next object's range."""
         self._writer: ObjectWriter | None = None
         self._held: list[StreamBatch] = []
         """Less than a block."""
@@ -153,8 +154,8 @@ class _Piece:
         self._write_held()
         built = self._open().finish()
         await self._objects.create(built.key, built.buffers)
-        self.outputs.append(Output(built.ref, self._start, end, self._size))
-        self._start, self._size, self._writer = end, 0, None
+        self.outputs.append(Output(built.ref, self.start, end, self._size))
+        self.start, self._size, self._writer = end, 0, None
         return built.size
 
     def _write_held(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from kio.schema.errors import ErrorCode
 
+from brokers.compaction import log_cleaner, rounds
 from brokers.compaction.messages import Begin, Hello, Rewrite
 from brokers.compaction.process import RoundFailed, WorkerDied
 from brokers.compaction.worker import _Worker
@@ -392,6 +393,25 @@ async def test_lookups_by_time_pass_what_was_emptied() -> None:
     await rig.clean()
     newest = await log.max_timestamp()
     assert newest is not None and newest.offset in (2, 4)
+
+
+@pytest.mark.parametrize("object_bytes", [1, 100, 700, 100_000])
+@virtual
+async def test_what_is_more_than_one_object_becomes_several_that_cover_the_same_offsets(object_bytes: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rounds, "COMPACTED_OBJECT_BYTES", object_bytes)
+        patch.setattr(log_cleaner, "COMPACTED_OBJECT_BYTES", 2_000)
+        rig = await Cleaned.start()
+        await overwritten(rig, 3, 30)
+        for number in range(10):
+            await rig.put((b"n%d" % number, b"x" * 100))
+        assert await rig.clean() == 1
+    ranges = await rig.life.world.metadata.object_ranges(1, 0, 100)
+    assert [found.start for found in ranges] == [0, *[found.end for found in ranges[:-1]]]
+    assert all(found.start < found.end for found in ranges) and ranges[-1].end == 100
+    assert len(ranges) > 10 or object_bytes > 1
+    assert len(await rig.records()) == 40
+    assert await rig.orphans() == []
 
 
 @virtual
