@@ -139,10 +139,7 @@ class Telemetry:
         if instance.terminating:
             raise KafkaError(ErrorCode.invalid_request)
         now = self._clock.monotonic()
-        # The first push after the subscription comes when the client likes: it spreads them by chance.
-        early = instance.got_at <= instance.pushed_at and (
-            now - instance.pushed_at < instance.wanted.interval_ms / 1000
-        )
+        early = now - instance.pushed_at < instance.wanted.interval_ms / 1000
         if early and not request.terminating:
             raise KafkaError(ErrorCode.throttling_quota_exceeded)
         if not early:
@@ -174,12 +171,10 @@ class Telemetry:
         self._expire()
         found = self._instances.get(instance_id)
         if found is None or found.version != self._version:
+            # As in Kafka, one whose subscriptions may have changed begins anew: it may ask, and push, at once.
             client = self._client(instance_id, ctx) if found is None else found.client
             wanted = subscriptions.wanted(self._subscriptions, client, instance_id)
-            if found is None or found.wanted != wanted:
-                # As in Kafka, what is asked for anew is a new instance, that may be asked for and pushed at once.
-                found = self._instances[instance_id] = _Instance(client, wanted, self._version)
-            found.version = self._version
+            found = self._instances[instance_id] = _Instance(client, wanted, self._version)
         self._instances.move_to_end(instance_id)
         found.seen_at = self._clock.monotonic()
         if len(self._instances) > INSTANCES_MAX:

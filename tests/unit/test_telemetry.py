@@ -284,6 +284,7 @@ async def test_a_changed_subscription_is_fetched_at_once() -> None:
     assert await bench.push(subscription=first.subscription_id) is ErrorCode.unknown_subscription_id
     second = await bench.subscribe()
     assert second.error_code is ErrorCode.none and second.subscription_id != first.subscription_id
+    assert (await bench.subscribe()).error_code is ErrorCode.throttling_quota_exceeded, "once"
     assert await bench.push() is ErrorCode.throttling_quota_exceeded, "that was its push of this interval"
     bench.pass_time(1)
     assert await bench.push() is ErrorCode.none
@@ -333,7 +334,7 @@ async def test_the_number_of_clients_is_bounded(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_a_client_that_is_pushed_out_while_it_is_read_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_module, "POINTS_PER_TURN", 1)
+    monkeypatch.setattr(service_module, "POINTS_PER_TURN", 2)
     bench = Bench(all=EVERYTHING)
     await bench.subscribe()
     data = pushed(*(gauge(f"g{number}", double(4, 1)) for number in range(5)))
