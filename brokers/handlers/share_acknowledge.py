@@ -11,7 +11,6 @@ from brokers.handlers import share_messages as messages
 from brokers.handlers.context import RequestContext
 from brokers.handlers.group_messages import build
 from brokers.handlers.table import Api
-from brokers.protocol.messages import milliseconds
 from brokers.shares.messages import Result
 from brokers.shares.sessions import FINAL_EPOCH, Place
 
@@ -25,7 +24,7 @@ async def handle(ctx: RequestContext, request: Any) -> Any:
         key = messages.member_of(request, services)
         shares.sessions.acknowledge(key, request.share_session_epoch)
     except KafkaError as error:
-        return _response(version, error.code, error.message)
+        return messages.answer(KEY, version, error.code, error.message)
     renews = bool(getattr(request, "is_renew_ack", False))
     results = await messages.acknowledge(services, key, messages.acknowledgements(request), version, renews)
     if request.share_session_epoch == FINAL_EPOCH:
@@ -52,25 +51,7 @@ def _answer(ctx: RequestContext, results: dict[Place, Result], lock_ms: int) -> 
         build(KEY, version, "ShareAcknowledgeTopicResponse", topic_id=topic_id, partitions=tuple(parts))
         for topic_id, parts in by_topic.items()
     )
-    return _response(version, ErrorCode.none, None, topics, leaders.endpoints, lock_ms)
+    return messages.answer(KEY, version, ErrorCode.none, None, topics, leaders.endpoints, lock_ms)
 
 
-def _response(
-    version: int,
-    code: ErrorCode,
-    message: str | None,
-    topics: tuple[Any, ...] = (),
-    endpoints: tuple[Any, ...] = (),
-    lock_ms: int = 0,
-) -> Any:
-    return build(
-        KEY, version, error_code=code, error_message=message, acquisition_lock_timeout=milliseconds(lock_ms),
-        responses=topics, node_endpoints=endpoints,
-    )  # fmt: skip
-
-
-def error_response(request: Any, code: ErrorCode, version: int) -> Any:
-    return _response(version, code, None)
-
-
-API = Api(KEY, "ShareAcknowledge", 1, 2, handle, raw=True, error_response=error_response)
+API = Api(KEY, "ShareAcknowledge", 1, 2, handle, raw=True, error_response=messages.refused(KEY))

@@ -22,7 +22,6 @@ from brokers.handlers.group_messages import milliseconds as count_ms
 from brokers.handlers.services import Services
 from brokers.handlers.table import Api
 from brokers.limits import ANSWER_BYTES_MIN, COLD_READ_PATIENCE_S, COLD_READS_PER_FETCH_MAX
-from brokers.protocol.messages import milliseconds
 from brokers.shares.fetching import PartitionFetch
 from brokers.shares.messages import Result
 from brokers.shares.records import SharePartitionKey
@@ -44,7 +43,7 @@ async def handle(ctx: RequestContext, request: Any) -> Any:
     except KafkaError as error:
         if error.code is ErrorCode.share_session_limit_reached:
             await services.clock.sleep(count_ms(request.max_wait) / 1000)  # or the client asked again at once
-        return _response(version, error.code, error.message)
+        return messages.answer(KEY, version, error.code, error.message)
     acknowledging = asyncio.ensure_future(messages.acknowledge(services, key, acks, version, renews))
     try:
         reads = not renews and request.share_session_epoch != FINAL_EPOCH
@@ -244,25 +243,7 @@ def _answer(ctx: RequestContext, fetch: _ShareFetch, acknowledged: dict[Place, R
         for topic_id, parts in by_topic.items()
     )
     lock_ms = ctx.services.shares.settings(fetch.group).limits.lock_ms
-    return _response(version, ErrorCode.none, None, topics, leaders.endpoints, lock_ms)
+    return messages.answer(KEY, version, ErrorCode.none, None, topics, leaders.endpoints, lock_ms)
 
 
-def _response(
-    version: int,
-    code: ErrorCode,
-    message: str | None,
-    topics: tuple[Any, ...] = (),
-    endpoints: tuple[Any, ...] = (),
-    lock_ms: int = 0,
-) -> Any:
-    return build(
-        KEY, version, error_code=code, error_message=message, acquisition_lock_timeout=milliseconds(lock_ms),
-        responses=topics, node_endpoints=endpoints,
-    )  # fmt: skip
-
-
-def error_response(request: Any, code: ErrorCode, version: int) -> Any:
-    return _response(version, code, None)
-
-
-API = Api(KEY, "ShareFetch", 1, 2, handle, raw=True, error_response=error_response)
+API = Api(KEY, "ShareFetch", 1, 2, handle, raw=True, error_response=messages.refused(KEY))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from brokers.errors import KafkaError
 from brokers.handlers import leaders
 from brokers.handlers.group_messages import build
 from brokers.handlers.services import Services
+from brokers.protocol.messages import milliseconds
 from brokers.protocol.tags import CurrentLeader
 from brokers.shares.messages import DONE, Result
 from brokers.shares.records import SharePartitionKey
@@ -103,6 +104,27 @@ def _is_well_formed(acks: Sequence[Acknowledgement], may_renew: bool, renews: bo
             return False
         end = ack.last
     return True
+
+
+def answer(
+    key: int,
+    version: int,
+    code: ErrorCode,
+    message: str | None,
+    topics: tuple[Any, ...] = (),
+    endpoints: tuple[Any, ...] = (),
+    lock_ms: int = 0,
+) -> Any:
+    """Of either API."""
+    return build(
+        key, version, error_code=code, error_message=message, acquisition_lock_timeout=milliseconds(lock_ms),
+        responses=topics, node_endpoints=endpoints,
+    )  # fmt: skip
+
+
+def refused(key: int) -> Callable[[Any, ErrorCode, int], Any]:
+    """`error_response` of the API."""
+    return lambda request, code, version: answer(key, version, code, None)
 
 
 class Leaders:
