@@ -30,11 +30,8 @@ def _epoch(value: tuple[int, int]) -> bytes:
     return codec.encode_epoch(*value)
 
 
-def _never(value: object) -> bytes:
-    raise AssertionError(f"is only deleted, never written: {value!r}")
-
-
-def _ignored(data: bytes) -> bytes:
+def _as_it_is(data: bytes) -> bytes:
+    """Kept, and not read."""
     return data
 
 
@@ -43,7 +40,7 @@ _SHARE: Final = GroupType.SHARE
 
 RECORD_TYPES: Final[dict[int, RecordType]] = {
     consumer.EPOCH: RecordType(_CONSUMER, False, _epoch, codec.decode_epoch, ends_group=True),
-    consumer.PARTITION_METADATA: RecordType(_CONSUMER, False, _never, _ignored),
+    consumer.PARTITION_METADATA: RecordType(_CONSUMER, False, _as_it_is, _as_it_is),
     consumer.MEMBER: RecordType(_CONSUMER, True, consumer.encode_member, consumer.decode_member),
     consumer.TARGET_EPOCH: RecordType(_CONSUMER, False, _epoch, codec.decode_epoch),
     consumer.TARGET: RecordType(_CONSUMER, True, codec.encode_target, codec.decode_target),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 from kio.schema.errors import ErrorCode
 
 from brokers.errors import KafkaError
 from brokers.groups.config import ConsumerConfig
+from brokers.groups.consumer.member import Current
 from brokers.groups.consumer.messages import JOIN_EPOCH, LEAVE_EPOCH, LEAVE_STATIC_EPOCH
+from brokers.groups.consumer.reconciliation import Aim, reconcile
 from brokers.groups.group import CommitRequest, Sender
 from brokers.groups.modern.assignments import MemberState
 from brokers.groups.modern.deadlines import Wait
@@ -98,6 +102,13 @@ class TestReconciliation:
         assert (member.state, list(member.revoking)) == (
             MemberState.UNREVOKED_PARTITIONS, [driver.world.id_of("u")],
         )  # fmt: skip
+
+    def test_of_its_target_a_member_gets_only_what_it_wants_now(self) -> None:
+        """The target is older than its subscription."""
+        topic = UUID(int=1)
+        current = Current(1, 0, MemberState.STABLE, {topic: {0: 1}})
+        aim = Aim(2, {topic: frozenset({0, 1})}, frozenset(), lambda *_: False, {topic: frozenset({0})})
+        assert reconcile(current, aim) == Current(1, 1, MemberState.UNREVOKED_PARTITIONS, {}, {topic: {0: 1}})
 
     def test_members_that_come_together_are_assigned_together(self) -> None:
         driver = GroupDriver(World(t=4), ConsumerConfig(assignment_interval_ms=1_000))
@@ -219,12 +230,15 @@ class TestStaticMembers:
         settle(first, second)
         before, epoch = first.owned, driver.group.group_epoch
         assert first.leave(LEAVE_STATIC_EPOCH).member_epoch == LEAVE_STATIC_EPOCH
+        kept = driver.group.members["a"].current.assigned.values()
+        assert {assigned_in for parts in kept for assigned_in in parts.values()} == {0}
         second.beat()
         assert second.epoch == epoch, "no rebalance"
         again = driver.member("a2", "t", instance_id="one")
         assert again.owned == before
         assert (again.epoch, driver.group.group_epoch) == (epoch, epoch)
         assert "a" not in driver.group.members
+        assert driver.group.target_of("a2") == before, "its target is its own now"
 
     def test_an_instance_that_has_not_left_keeps_its_place(self, driver: GroupDriver) -> None:
         driver.member("a", "t", instance_id="one")
