@@ -14,6 +14,9 @@ import pytest
 from confluent_kafka import Producer
 
 from brokers.protocol.messages import encode, request_class
+from tests.compatibility.broker import Broker
+from tests.compatibility.scenarios.produce import batch
+from tests.compatibility.scenarios.shares import ACCEPT, REJECT, RELEASE, Member, begin_group, join
 from tests.support.group_client import make
 from tests.support.kafka_wire import WireClient
 from tests.support.ponor_process import PonorProcess
@@ -93,6 +96,40 @@ def test_two_consumers_divide_the_records_and_a_killed_broker_delivers_the_rest(
     broker.start()
     rest = consume(broker, topic, group, "--max-messages", "50", "--timeout-ms", "60000")
     assert sorted(ten + rest) == list(range(100, 160)), "none lost, none that was acknowledged again"
+
+
+def test_a_broker_killed_with_records_acquired_delivers_them_again_and_none_that_was_done(broker: PonorProcess) -> None:
+    run = uuid.uuid4().hex[:8]
+
+    async def before() -> None:
+        talk = Broker("Ponor", broker.port, "held", run)
+        await talk.start()
+        topic, group = await talk.topic("t"), talk.named("g")
+        await begin_group(talk, topic, group, **{"share.auto.offset.reset": "earliest"})
+        await join(talk, group, "m1", "t", 1)
+        member = Member(talk, await talk.connect(), group, "m1", talk.ids["t"])
+        await member.nothing("nothing yet")
+        await talk.produce("t", batch(10))
+        await member.acquire("all")
+        await member.say("some of it", (0, 2, [ACCEPT]), (5, 6, [RELEASE, REJECT]))
+        assert talk.notes["all"][2]["acquired"] == ["0-9 for the 1."]
+        assert talk.notes["some of it"][2]["partitions"] == ["none"]
+        broker.kill()
+        await talk.close()
+
+    async def after() -> None:
+        talk = Broker("Ponor", broker.port, "held", run)
+        await talk.start()
+        await talk.learn("t")
+        await join(talk, talk.named("g"), "m2", "t", 1)
+        member = Member(talk, await talk.connect(), talk.named("g"), "m2", talk.ids["t"])
+        await member.acquire("the rest")
+        assert talk.notes["the rest"][2]["acquired"] == ["3-4 for the 1.", "5-5 for the 2.", "7-9 for the 1."]
+        await talk.close()
+
+    asyncio.run(before())
+    broker.start()
+    asyncio.run(after())
 
 
 def test_released_records_come_again_and_rejected_ones_do_not(broker: PonorProcess) -> None:

@@ -12,6 +12,7 @@ from brokers.partitions.pending import AppendOrigin
 from brokers.protocol.messages import milliseconds
 from brokers.records.builder import marker_batch
 from brokers.records.record import EndMarker, iter_records
+from brokers.shares.sessions import MemberKey
 from brokers.shares.share_partition import Ack
 from tests.support.manual_clock import settle
 from tests.support.partitions import append, append_first, batch
@@ -330,9 +331,10 @@ class TestWaiting:
         assert not waiting.done()
         await share.clock.advance(0.2)
         assert acquired(await waiting) == []
+        await share.fetch("b")
         waiting = asyncio.ensure_future(share.fetch("a", max_wait=milliseconds(5_000)))
         await settle()
-        share.shares.connection_gone(0)
+        share.shares.end_session(MemberKey("g", "a"))
         share.produce(1)
         await settle()
         await waiting

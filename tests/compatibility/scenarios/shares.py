@@ -18,7 +18,7 @@ WAIT_MS = 500
 GROUP = 32
 
 
-async def _begin(broker: Broker, topic: str, group: str, **configs: str) -> None:
+async def begin_group(broker: Broker, topic: str, group: str, **configs: str) -> None:
     await ready(broker, group)
     entries = [{"name": name, "config_operation": 0, "value": value} for name, value in configs.items()]
     answer = await broker.call(
@@ -39,7 +39,7 @@ async def _stored(broker: Broker, group: str, topic: str) -> None:
     raise AssertionError(f"{broker.name}: no share coordinator for {group}")
 
 
-async def _join(broker: Broker, group: str, member: str, topic: str, partitions: int) -> int:
+async def join(broker: Broker, group: str, member: str, topic: str, partitions: int) -> int:
     """Until it has all partitions; its epoch."""
     await _stored(broker, group, topic)
     answer = await broker.call(
@@ -128,9 +128,9 @@ def _ack_errors(answer: Any) -> list[int]:
 async def share_words(broker: Broker) -> None:
     """Two members on one partition: what is acquired, and what may be said of it."""
     topic, group = await broker.topic("t"), broker.named("g")
-    await _begin(broker, topic, group, **{"share.auto.offset.reset": "earliest"})
+    await begin_group(broker, topic, group, **{"share.auto.offset.reset": "earliest"})
     for name in ("m1", "m2"):
-        await _join(broker, group, name, "t", 1)
+        await join(broker, group, name, "t", 1)
     one, two = [Member(broker, await broker.connect(), group, name, broker.ids["t"]) for name in ("m1", "m2")]
     await one.nothing("an empty topic")
     await two.nothing("an empty topic for another")
@@ -163,8 +163,8 @@ async def share_words(broker: Broker) -> None:
 
 async def share_sessions(broker: Broker) -> None:
     topic, group = await broker.topic("t"), broker.named("g")
-    await _begin(broker, topic, group, **{"share.auto.offset.reset": "earliest"})
-    await _join(broker, group, "m", "t", 1)
+    await begin_group(broker, topic, group, **{"share.auto.offset.reset": "earliest"})
+    await join(broker, group, "m", "t", 1)
     member = Member(broker, await broker.connect(), group, "m", broker.ids["t"])
 
     async def errors(label: str, **more: Any) -> None:
@@ -191,7 +191,7 @@ async def share_members(broker: Broker) -> None:
     await broker.topic("t")
     group = broker.named("g")
     await ready(broker, group)
-    epoch = await _join(broker, group, "m", "t", 1)
+    epoch = await join(broker, group, "m", "t", 1)
 
     async def beat(label: str, **values: Any) -> None:
         asked = {"group_id": group, "member_id": "m", "member_epoch": epoch, "rack_id": None,
