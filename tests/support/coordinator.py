@@ -50,10 +50,14 @@ class ShareStatesInMemory:
         """State epoch and start offset."""
         self.refused: dict[int, ErrorCode] = {}
         """By partition."""
+        self.held: asyncio.Event | None = None
+        """While not set, states are being made."""
 
     async def initialize(
         self, group_id: str, topic_id: UUID, partition: int, state_epoch: int, start: int
     ) -> ErrorCode:
+        if self.held is not None:
+            await self.held.wait()
         if partition in self.refused:
             return self.refused[partition]
         self.epochs[group_id, topic_id, partition] = (state_epoch, start)

@@ -314,7 +314,7 @@ class TestWaiting:
     async def test_an_append_or_a_release_ends_a_wait(self, share: ShareWorld) -> None:
         await share.fetch("a")
         await share.fetch("b")
-        waiting = asyncio.ensure_future(share.fetch("a", max_wait=milliseconds(5_000)))
+        waiting = asyncio.ensure_future(share.fetch("a", loaded=False, max_wait=milliseconds(5_000)))
         await settle()
         assert not waiting.done()
         share.produce(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -57,6 +58,18 @@ class TestMembers:
         await rig.clock.advance(2)
         fourth = await beat(rig, "a", third.member_epoch)
         assert fourth.assignment == BOTH
+
+    async def test_nothing_is_given_while_states_are_being_made(self, rig: CoordinatorRig) -> None:
+        rig.states.held = asyncio.Event()
+        first = await beat(rig, "a", 0, "t")
+        await rig.clock.advance(2)
+        second = await beat(rig, "b", 0, "t")
+        assert second.assignment == {}, "its epoch is another, and still nothing may be given"
+        rig.states.held.set()
+        await settle()
+        await rig.clock.advance(2)
+        first, second = await beat(rig, "a", first.member_epoch), await beat(rig, "b", second.member_epoch)
+        assert first.assignment and second.assignment
 
     async def test_members_share_what_there_is(self, rig: CoordinatorRig) -> None:
         first = await member_with_all(rig)
