@@ -295,6 +295,45 @@ async def test_an_aborted_transaction_is_forgotten_before_its_marker_goes() -> N
     assert markers == [2, 2, 2, 2, 2, 1, 1]
 
 
+@virtual
+async def test_an_aborted_transaction_of_which_a_batch_is_left_is_told_for_as_long() -> None:
+    """Its last batch stays, without records, for the producer's sequence."""
+    rig = await Cleaned.start()
+    await in_transaction(rig, 5, b"a")
+    await end_transaction(rig, 5, False)
+    for _ in range(4):
+        await overwritten(rig, 1, 2)
+        await rig.clean()
+        await rig.life.world.clock.sleep(COMPACTED_ABORTS_S + 1)
+    assert len(rig.life.log().aborted_transactions(0, 100)) == 1
+
+
+@virtual
+async def test_a_list_of_ranges_that_was_read_before_a_swap_is_not_gone_by_after_it() -> None:
+    world = await World.create(1)
+    metadata = FaultyMetadata(world.metadata)
+    rig = await Cleaned.start(world, metadata=metadata)
+    await overwritten(rig)
+    await rig.flush()
+    stream = rig.life.log().stream
+    followed = await rig.life.engine.storage.view(1)
+    await followed.read(0, 50, 100)
+    assert len(followed.ranges) > 0
+
+    async def swapped_meanwhile(method: Any, *args: Any) -> Any:
+        page = await method(*args)
+        assert await rig.cleaner.clean_dirtiest()
+        return page
+
+    stream.ranges.clear()
+    metadata.faults["object_ranges"] = [swapped_meanwhile]
+    assert len(await rig.records()) == 10
+    new = {found.ref.object_id for found in await world.metadata.object_ranges(1, 0, 100)}
+    assert stream.ranges.objects() == new
+    await rig.life.engine.storage.view(1, followed)
+    assert len(followed.ranges) == 0, "who follows the partition forgets its list too"
+
+
 async def headers(rig: Cleaned) -> list[Any]:
     from brokers.records.batch import iter_headers
 
@@ -572,6 +611,8 @@ async def test_18_a_tombstone_above_a_coordinators_snapshot_stays_however_old() 
     log.attach(lambda offset: b"has k0" if offset == 2 else None, safe.append)
     await overwritten(rig, 1, 2)
     assert safe == [2] and log.replayed_from == 2
+    # A producer's state is in each checkpoint: they go on, the snapshot stays.
+    await rig.put((b"p", b"1"), producer_id=3, producer_epoch=0, base_sequence=0)
     await rig.put((b"k0", None))
     for _ in range(4):
         await overwritten(rig, 1, 1 + 1)
@@ -579,7 +620,7 @@ async def test_18_a_tombstone_above_a_coordinators_snapshot_stays_however_old() 
         await rig.clean()
         await rig.life.world.clock.sleep(1)
     tombstones = [record.offset for record in await rig.records(start=2) if record.value is None]
-    assert tombstones == [2, 5, 8, 11, 14]
+    assert tombstones == [3, 6, 9, 12, 15]
     # Without a snapshot all of it is replayed from what is left, and that is right.
     other = await Cleaned.start(config=replace(COMPACT, delete_retention_ms=0))
     other.life.log().attach(lambda offset: None)
