@@ -302,10 +302,10 @@ class Controller:
     async def _house(self, lease: Lease, image: ClusterImage, doubtful: Collection[NodeId]) -> None:
         """Give every partition a home that lives. `doubtful`: taken for dead, but not fenced yet."""
         self._note_absent(image)
-        if not any(homeless(image, self._nobody_at_home(image))):
+        if not any(homeless(image, self._nobody_at_home(image), doubtful)):
             return
         image = await self._metadata.load_image(image)
-        found = homeless(image, self._nobody_at_home(image))
+        found = homeless(image, self._nobody_at_home(image), doubtful)
         others = [node_id for node_id in survivors(image) if node_id not in doubtful]
         moves = dict(found.stay)
         for strays, takers in self._within_reach(found.strays, others, image):

@@ -6,7 +6,7 @@ its next home has gone: it stays with the owner.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 from metadata.image import NO_LEADER, ClusterImage, PartitionImage
@@ -20,8 +20,9 @@ class Homeless(NamedTuple):
     """To be divided among the others."""
 
 
-def homeless(image: ClusterImage, gone: Callable[[NodeId], bool]) -> Homeless:
-    """`gone(node)`: nothing stays assigned to it."""
+def homeless(image: ClusterImage, gone: Callable[[NodeId], bool], doubtful: Collection[NodeId] = ()) -> Homeless:
+    """`gone(node)`: nothing stays assigned to it. `doubtful`: taken for dead and not fenced, which may last (its WAL is
+    out of reach): only what is open there stays, for nobody else may open that."""
     found = Homeless({}, [])
     fenced = {(wal.node_id, wal.node_epoch) for wal in image.fenced_wals}
     for part in _parts(image):
@@ -29,7 +30,8 @@ def homeless(image: ClusterImage, gone: Callable[[NodeId], bool]) -> Homeless:
             if part.assigned != part.leader:
                 found.stay[part.stream_id] = part.leader
             continue
-        if part.assigned != NO_LEADER and not gone(part.assigned):
+        never_arrived = part.assigned in doubtful and part.leader != part.assigned
+        if part.assigned != NO_LEADER and not gone(part.assigned) and not never_arrived:
             continue
         owner = image.leader_of(part)
         if owner != NO_LEADER and owner != part.assigned and not gone(owner):

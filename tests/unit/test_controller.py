@@ -373,6 +373,24 @@ async def test_nothing_is_given_to_a_broker_taken_for_dead_that_cannot_be_fenced
 
 
 @virtual
+async def test_what_was_on_its_way_to_a_broker_taken_for_dead_that_cannot_be_fenced_goes_elsewhere() -> None:
+    """Only what it has open is its own: nobody needs its WAL for the rest."""
+    world = await a_world(3, FILES)
+    leader = await elected(world)
+    paused, other = (node for node in world.nodes.values() if node.node_id != leader)
+    open_there, closed, open_here = await world.topic("t", [paused.node_id, other.node_id, other.node_id])
+    world.wals.held.add(f"file:///wal-{paused.node_id}")
+    await world.cut_off(paused)
+    await world.until(world.nodes[leader].controller.waiting, LEASE_S + 1)
+    await world.metadata.close_streams(other.identity, {closed: 0})
+    await world.metadata.assign(dict.fromkeys((closed, open_here), paused.node_id))
+    await asyncio.sleep(2)
+    homes = await world.assigned()
+    assert (homes[open_there], homes[open_here]) == (paused.node_id, other.node_id)
+    assert homes[closed] in (leader, other.node_id)
+
+
+@virtual
 async def test_an_outage_shorter_than_any_pause_gives_everybody_a_full_period_too() -> None:
     """What did not reach the database from one broker may not have reached it from others."""
     world = await a_world(3)
