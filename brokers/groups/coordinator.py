@@ -13,9 +13,9 @@ from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
+from brokers.coordinators.coordinator import Coordinator
 from brokers.coordinators.fields import too_long
 from brokers.coordinators.location import ClusterView, Location
-from brokers.coordinators.log import CoordinatorLog
 from brokers.coordinators.shard import ShardState
 from brokers.coordinators.timers import Timers
 from brokers.coordinators.writer import Ending, InTransaction
@@ -49,7 +49,7 @@ from brokers.groups.share.messages import (
 from brokers.groups.stats import GroupStats
 from brokers.groups.world import GroupWorld
 from brokers.records.batch import NO_SEQUENCE
-from metadata.image import ClusterImage, NodeImage
+from metadata.image import ClusterImage
 from s3stream.metrics import Metrics
 from s3stream.seams import Clock
 from s3stream.tasks import Tasks
@@ -58,7 +58,7 @@ GENERATED_ID_BYTES = 37
 """What a member id adds to its client or instance id: '-' and a UUID."""
 
 
-class GroupCoordinator:
+class GroupCoordinator(Coordinator[Shard]):
     def __init__(
         self,
         cluster: ClusterView,
@@ -73,10 +73,8 @@ class GroupCoordinator:
         self._config = config
         self._tasks = tasks
         self._random = random
-        self._location = Location(OFFSETS_TOPIC, config.offsets_topic_partitions, cluster, tasks, create_offsets_topic)
-        self._shards: dict[int, Shard] = {}
-        self._timers = Timers(clock, tasks)
-        self._active = False
+        location = Location(OFFSETS_TOPIC, config.offsets_topic_partitions, cluster, tasks, create_offsets_topic)
+        super().__init__(location, Timers(clock, tasks), lambda source: Shard(source, self._context))
         stats = GroupStats(metrics)
         stats.watch_groups(self._count)
         self._world = GroupWorld(cluster, config.consumer, config.share)
@@ -95,26 +93,8 @@ class GroupCoordinator:
     # --- life ----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        self._active = self._location.active = True
+        super().start()
         self._schedule_expiry()
-
-    def stop(self) -> None:
-        """Members that wait are told to find another coordinator."""
-        self._active = self._location.active = False
-        for partition in list(self._shards):
-            self.resign(partition)
-        self._timers.close()
-
-    def lead(self, partition: int, log: CoordinatorLog) -> None:
-        """A partition of __consumer_offsets was opened here: load its groups."""
-        self.resign(partition)
-        shard = self._shards[partition] = Shard(log, self._context)
-        shard.open()
-
-    def resign(self, partition: int) -> None:
-        shard = self._shards.pop(partition, None)
-        if shard is not None:
-            shard.close()
 
     def image_changed(self, before: ClusterImage, after: ClusterImage) -> None:
         """Groups see the topics as they are now; offsets of deleted topics are deleted, by the shards led here."""
@@ -124,18 +104,16 @@ class GroupCoordinator:
             for topic in before.topics.values()
             if topic.topic_id not in after.topics_by_id and not topic.internal
         }
-        for shard in self._shards.values() if gone else ():
-            if shard.status is ShardState.ACTIVE:
-                self._tasks.spawn(admin.forget_topics(shard, gone), "forget offsets of deleted topics")
-                self._tasks.spawn(share_requests.forget_topics(shard, gone.values()), "forget share states")
+        for shard in self._active_shards() if gone else ():
+            self._tasks.spawn(admin.forget_topics(shard, gone), "forget offsets of deleted topics")
+            self._tasks.spawn(share_requests.forget_topics(shard, gone.values()), "forget share states")
 
     def _schedule_expiry(self) -> None:
         self._timers.at(self._timers.now() + self._config.offsets_retention_check_interval_ms, self._expire_all)
 
     def _expire_all(self) -> None:
-        for shard in self._shards.values():
-            if shard.status is ShardState.ACTIVE:
-                self._tasks.spawn(offset_requests.expire(shard), "expire offsets")
+        for shard in self._active_shards():
+            self._tasks.spawn(offset_requests.expire(shard), "expire offsets")
         self._schedule_expiry()
 
     def _new_id(self) -> str:
@@ -146,25 +124,9 @@ class GroupCoordinator:
 
     # --- routing -------------------------------------------------------------------------------
 
-    def partition_for(self, group_id: str) -> int:
-        return self._location.partition_for(group_id)
-
-    def find(self, group_id: str) -> NodeImage:
-        """The broker that coordinates the group. Raises COORDINATOR_NOT_AVAILABLE while there is none."""
-        return self._location.find(group_id)
-
-    def _shard(self, group_id: str) -> Shard:
-        if not self._active:
-            raise KafkaError(ErrorCode.coordinator_not_available)
-        shard = self._shards.get(self.partition_for(group_id))
-        if shard is None:
-            raise KafkaError(ErrorCode.not_coordinator)
-        return shard
-
     def _member_shard(self, group_id: str) -> Shard:
         """Membership needs a group id; offsets may be kept under an empty one."""
-        if not self._active:
-            raise KafkaError(ErrorCode.coordinator_not_available)
+        self._require_started()
         if not group_id or too_long(group_id):
             raise KafkaError(ErrorCode.invalid_group_id)
         return self._shard(group_id)
@@ -287,8 +249,7 @@ class GroupCoordinator:
 
     def list_groups(self, states: frozenset[str], types: frozenset[str]) -> list[GroupListing]:
         """Of all partitions led here. Raises COORDINATOR_LOAD_IN_PROGRESS rather than list a part."""
-        if not self._active:
-            raise KafkaError(ErrorCode.coordinator_not_available)
+        self._require_started()
         listings: list[GroupListing] = []
         for shard in self._shards.values():
             if shard.status is not ShardState.FAILED:
@@ -298,9 +259,8 @@ class GroupCoordinator:
 
     async def settled(self) -> None:
         """What was listed just now is durable. Raises what a client is to see where some of it is lost."""
-        for shard in list(self._shards.values()):
-            if shard.status is ShardState.ACTIVE:
-                await shard.settled()
+        for shard in self._active_shards():
+            await shard.settled()
 
     async def describe_consumer(self, group_id: str) -> ConsumerGroupDescription:
         """Raises KafkaError."""

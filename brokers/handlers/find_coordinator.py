@@ -52,7 +52,7 @@ def _find(ctx: RequestContext, key_type: int, key: str) -> tuple[ErrorCode, Node
             share_key = parse_key(key)
             if ctx.api_version < SHARE_VERSION or share_key is None:
                 return ErrorCode.invalid_request, None
-            return ErrorCode.none, services.shares.coordinator.find(share_key)
+            return ErrorCode.none, services.shares.coordinator.find(str(share_key))
         return ErrorCode.none, (services.groups if key_type == GROUP else services.transactions).find(key)
     except KafkaError as refusal:
         return refusal.code, None

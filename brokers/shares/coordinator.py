@@ -12,10 +12,9 @@ from collections.abc import Awaitable, Callable
 
 from kio.schema.errors import ErrorCode
 
+from brokers.coordinators.coordinator import Coordinator
 from brokers.coordinators.fields import too_long
 from brokers.coordinators.location import ClusterView, Location
-from brokers.coordinators.log import CoordinatorLog
-from brokers.coordinators.shard import ShardState
 from brokers.coordinators.timers import Timers
 from brokers.errors import KafkaError
 from brokers.shares.config import SHARE_STATE_TOPIC, ShareCoordinatorConfig
@@ -23,13 +22,13 @@ from brokers.shares.messages import Result, StateRead, StateSummary, StateWrite
 from brokers.shares.records import SharePartitionKey
 from brokers.shares.shard import ShareContext, ShareShard
 from brokers.shares.stats import ShareCoordinatorStats
-from metadata.image import ClusterImage, NodeImage
+from metadata.image import ClusterImage
 from s3stream.metrics import Metrics
 from s3stream.seams import Clock
 from s3stream.tasks import Tasks
 
 
-class ShareCoordinator:
+class ShareCoordinator(Coordinator[ShareShard]):
     def __init__(
         self,
         cluster: ClusterView,
@@ -40,58 +39,26 @@ class ShareCoordinator:
         create_topic: Callable[[], Awaitable[None]],
     ) -> None:
         self._cluster = cluster
-        self._location = Location(SHARE_STATE_TOPIC, config.topic_partitions, cluster, tasks, create_topic)
-        self._shards: dict[int, ShareShard] = {}
-        self._timers = Timers(clock, tasks)
+        location = Location(SHARE_STATE_TOPIC, config.topic_partitions, cluster, tasks, create_topic)
+        super().__init__(location, Timers(clock, tasks), lambda source: ShareShard(source, self._context))
         stats = ShareCoordinatorStats(metrics, self._count)
         self._context = ShareContext(
             clock, tasks, self._timers, stats, config.write_timeout_ms, config, self._require_topic
         )
 
-    # --- life ----------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        self._location.active = True
-
-    def stop(self) -> None:
-        self._location.active = False
-        for partition in list(self._shards):
-            self.resign(partition)
-        self._timers.close()
-
-    def lead(self, partition: int, source: CoordinatorLog) -> None:
-        """A partition of __share_group_state was opened here: load its states."""
-        self.resign(partition)
-        shard = self._shards[partition] = ShareShard(source, self._context)
-        shard.open()
-
-    def resign(self, partition: int) -> None:
-        shard = self._shards.pop(partition, None)
-        if shard is not None:
-            shard.close()
-
     def image_changed(self, before: ClusterImage, after: ClusterImage) -> None:
         """States of deleted topics go."""
-        for shard in self._shards.values():
-            if shard.status is ShardState.ACTIVE:
-                shard.forget_topics(after.topics_by_id)
+        for shard in self._active_shards():
+            shard.forget_topics(after.topics_by_id)
 
     def _count(self) -> int:
         return sum(len(shard.state.partitions) for shard in self._shards.values())
 
     # --- routing -------------------------------------------------------------------------------
 
-    def find(self, key: SharePartitionKey) -> NodeImage:
-        """The broker that coordinates it. Raises COORDINATOR_NOT_AVAILABLE while there is none."""
-        return self._location.find(str(key))
-
-    def _shard(self, key: SharePartitionKey) -> ShareShard:
+    def _shard_of(self, key: SharePartitionKey) -> ShareShard:
         """Raises what the caller is to see, also while the partition is being loaded."""
-        if not self._location.active:
-            raise KafkaError(ErrorCode.coordinator_not_available, "Share coordinator is not available.")
-        shard = self._shards.get(self._location.partition_for(str(key)))
-        if shard is None:
-            raise KafkaError(ErrorCode.not_coordinator)
+        shard = self._shard(str(key))
         shard.require_active()
         if key.partition < 0:
             raise KafkaError(ErrorCode.invalid_request, "The partition id cannot be a negative number.")
@@ -107,16 +74,16 @@ class ShareCoordinator:
     # --- requests, each of one share-partition; raise KafkaError -------------------------------
 
     async def initialize(self, key: SharePartitionKey, state_epoch: int, start_offset: int) -> Result:
-        return await self._shard(key).initialize(key, state_epoch, start_offset)
+        return await self._shard_of(key).initialize(key, state_epoch, start_offset)
 
     async def write(self, key: SharePartitionKey, said: StateWrite) -> Result:
-        return await self._shard(key).write_state(key, said)
+        return await self._shard_of(key).write_state(key, said)
 
     async def read(self, key: SharePartitionKey, leader_epoch: int) -> StateRead:
-        return await self._shard(key).read_state(key, leader_epoch)
+        return await self._shard_of(key).read_state(key, leader_epoch)
 
     async def summary(self, key: SharePartitionKey) -> StateSummary:
-        return await self._shard(key).summary(key)
+        return await self._shard_of(key).summary(key)
 
     async def delete(self, key: SharePartitionKey) -> Result:
-        return await self._shard(key).delete(key)
+        return await self._shard_of(key).delete(key)

@@ -92,7 +92,7 @@ class Persister:
         pause = RETRY_SECONDS_MIN
         while True:
             try:
-                node_id = self._here.find(key).node_id
+                node_id = self._here.find(str(key)).node_id
                 answer = await (here() if node_id == self._node_id else there(node_id))
             except KafkaError as error:
                 answer = kind(error.code, error.message)

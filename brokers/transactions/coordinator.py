@@ -13,9 +13,9 @@ from typing import Any
 
 from kio.schema.errors import ErrorCode
 
+from brokers.coordinators.coordinator import Coordinator
 from brokers.coordinators.fields import too_long
 from brokers.coordinators.location import ClusterView, Location
-from brokers.coordinators.log import CoordinatorLog
 from brokers.coordinators.shard import ShardState
 from brokers.coordinators.timers import Timers
 from brokers.errors import KafkaError
@@ -28,7 +28,6 @@ from brokers.transactions.records import Status, TopicPartition
 from brokers.transactions.shard import TransactionContext, TransactionShard
 from brokers.transactions.stats import TransactionStats
 from brokers.transactions.transaction import Decision, Fence, Producer, Refuse, Reply, Store, Transaction
-from metadata.image import NodeImage
 from s3stream.errors import Fenced, PonorError
 from s3stream.metrics import Metrics
 from s3stream.seams import Clock
@@ -41,7 +40,7 @@ Decide = Callable[[Transaction, "int | None"], Decision]
 """The rules' decision; asked again with a new producer id where it takes one."""
 
 
-class TransactionCoordinator:
+class TransactionCoordinator(Coordinator[TransactionShard]):
     def __init__(
         self,
         node_id: NodeId,
@@ -59,10 +58,8 @@ class TransactionCoordinator:
         self._clock = clock
         self._tasks = tasks
         self._take_producer_id = take_producer_id
-        self._location = Location(TRANSACTIONS_TOPIC, config.topic_partitions, cluster, tasks, create_topic)
-        self._shards: dict[int, TransactionShard] = {}
-        self._timers = Timers(clock, tasks)
-        self._active = False
+        location = Location(TRANSACTIONS_TOPIC, config.topic_partitions, cluster, tasks, create_topic)
+        super().__init__(location, Timers(clock, tasks), lambda source: TransactionShard(source, self._context))
         stats = TransactionStats(metrics, self._count, self._waiting)
         self._markers = Markers(node_id, cluster, tasks, self._timers, write_markers_here, send_markers, stats)
         self._context = TransactionContext(
@@ -72,27 +69,13 @@ class TransactionCoordinator:
     # --- life ----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        self._active = self._location.active = True
+        super().start()
         self._every(self._config.abort_interval_ms, self._abort_timed_out)
         self._every(self._config.expire_interval_ms, self._expire)
 
     def stop(self) -> None:
-        self._active = self._location.active = False
         self._markers.close()
-        for partition in list(self._shards):
-            self.resign(partition)
-        self._timers.close()
-
-    def lead(self, partition: int, source: CoordinatorLog) -> None:
-        """A partition of __transaction_state was opened here: load its transactions."""
-        self.resign(partition)
-        shard = self._shards[partition] = TransactionShard(source, self._context)
-        shard.open()
-
-    def resign(self, partition: int) -> None:
-        shard = self._shards.pop(partition, None)
-        if shard is not None:
-            shard.close()
+        super().stop()
 
     def _every(self, interval_ms: int, work: Callable[[], None]) -> None:
         def fire() -> None:
@@ -117,9 +100,6 @@ class TransactionCoordinator:
         for shard in self._active_shards():
             shard.expire()
 
-    def _active_shards(self) -> list[TransactionShard]:
-        return [shard for shard in self._shards.values() if shard.status is ShardState.ACTIVE]
-
     def _count(self, status: Status) -> int:
         return sum(txn.value.status is status for shard in self._shards.values() for txn in _shown(shard))
 
@@ -128,22 +108,11 @@ class TransactionCoordinator:
 
     # --- routing -------------------------------------------------------------------------------
 
-    def partition_for(self, transactional_id: str) -> int:
-        return self._location.partition_for(transactional_id)
-
-    def find(self, transactional_id: str) -> NodeImage:
-        """The broker that coordinates the id. Raises COORDINATOR_NOT_AVAILABLE while there is none."""
-        return self._location.find(transactional_id)
-
     def _shard(self, transactional_id: str) -> TransactionShard:
         """Raises what the client is to see, also while the partition is being loaded."""
         if not transactional_id or too_long(transactional_id):
             raise KafkaError(ErrorCode.invalid_request)
-        if not self._active:
-            raise KafkaError(ErrorCode.coordinator_not_available)
-        shard = self._shards.get(self.partition_for(transactional_id))
-        if shard is None:
-            raise KafkaError(ErrorCode.not_coordinator)
+        shard = super()._shard(transactional_id)
         shard.require_active()
         return shard
 
@@ -258,8 +227,7 @@ class TransactionCoordinator:
     def list_transactions(self, wanted: ListFilter) -> list[TransactionListing]:
         """Of all partitions led here. Raises COORDINATOR_LOAD_IN_PROGRESS rather than list a part, and
         INVALID_REGULAR_EXPRESSION."""
-        if not self._active:
-            raise KafkaError(ErrorCode.coordinator_not_available)
+        self._require_started()
         if any(shard.status is ShardState.LOADING for shard in self._shards.values()):
             raise KafkaError(ErrorCode.coordinator_load_in_progress)
         pattern = _pattern(wanted.pattern)

@@ -189,12 +189,12 @@ class TestWhatIsNotThere:
         assert not rig.shard.state.durable.entries
 
     async def test_other_brokers_are_named_and_the_topic_is_created_when_asked_for(self, rig: ShareRig) -> None:
-        assert rig.coordinator.find(KEY).node_id == 1
+        assert rig.coordinator.find(str(KEY)).node_id == 1
         rig.coordinator.resign(0)
         assert await errors_of(rig.coordinator.read(KEY, 3)) is ErrorCode.not_coordinator
         rig.view.image = cluster()
         with pytest.raises(Exception, match="coordinator_not_available"):
-            rig.coordinator.find(KEY)
+            rig.coordinator.find(str(KEY))
         await settle()
         assert rig.created == 1
         rig.coordinator.stop()
