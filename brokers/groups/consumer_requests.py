@@ -59,7 +59,7 @@ async def heartbeat(shard: Shard, group_id: str, request: HeartbeatRequest) -> H
     shard.require_active()
     terms = shard.terms(group_id)
     if request.member_epoch in (LEAVE_EPOCH, LEAVE_STATIC_EPOCH):
-        return await _leave(shard, existing(shard, group_id), request, terms)
+        return await _leave(shard, shard.existing(group_id, ConsumerGroup), request, terms)
     group, conversion = _meet(shard, group_id, request.member_epoch == JOIN_EPOCH, terms)
     if not request.member_id:
         request = request._replace(member_id=shard.context.new_id())
@@ -77,25 +77,13 @@ async def heartbeat(shard: Shard, group_id: str, request: HeartbeatRequest) -> H
     return answer
 
 
-def existing(shard: Shard, group_id: str) -> ConsumerGroup:
-    """Raises GROUP_ID_NOT_FOUND, and COORDINATOR_NOT_AVAILABLE for one that is being deleted."""
-    group = shard.state.groups.get(group_id)
-    if group is None:
-        raise KafkaError(ErrorCode.group_id_not_found, f"Group {group_id} not found.")
-    if not isinstance(group, ConsumerGroup):
-        raise KafkaError(ErrorCode.group_id_not_found, f"Group {group_id} is not a consumer group.")
-    if group.is_dead:
-        raise KafkaError(ErrorCode.coordinator_not_available)
-    return group
-
-
 def _meet(shard: Shard, group_id: str, joins: bool, terms: Terms) -> tuple[ConsumerGroup, list[Record]]:
     """The group that a heartbeat is for, and the records that make it one where it is a classic one until now."""
     group = shard.state.groups.get(group_id)
     if joins and group is None:
         return ConsumerGroup(group_id), []
     if not joins or not isinstance(group, ClassicGroup):
-        return existing(shard, group_id), []
+        return shard.existing(group_id, ConsumerGroup), []
     if group.is_dead:
         raise KafkaError(ErrorCode.coordinator_not_available)
     if group.is_empty:
@@ -197,7 +185,7 @@ def _check_alive(group: ConsumerGroup) -> None:
 async def describe(shard: Shard, group_id: str) -> ConsumerGroupDescription:
     """Raises KafkaError."""
     shard.require_active()
-    group = existing(shard, group_id)
+    group = shard.existing(group_id, ConsumerGroup)
     config = shard.context.world.consumer_config(group_id)
     description = ConsumerGroupDescription(
         group_id, group.shown_state, group.group_epoch, group.assignment_epoch,

@@ -57,6 +57,7 @@ from brokers.groups.stats import GroupStats
 log = structlog.get_logger(__name__)
 
 A = TypeVar("A")
+M = TypeVar("M", bound=ModernGroup[Any])
 
 FENCE_RETRY_MS = 5_000
 """A late member whose removal the log refused is looked at again after that."""
@@ -237,6 +238,19 @@ class Shard(CoordinatorShard[State, GroupContext]):
             return share_heartbeat.remove(group, gone, self.share_terms(group.group_id), None)
         assert isinstance(group, ConsumerGroup)
         return departure.fence(group, gone, self.terms(group.group_id), None, self.new_classic_group)
+
+    def existing(self, group_id: str, kind: type[M]) -> M:
+        """Raises GROUP_ID_NOT_FOUND, also for a group of another type; COORDINATOR_NOT_AVAILABLE for one that is being
+        deleted."""
+        group = self.state.groups.get(group_id)
+        if group is None:
+            raise KafkaError(ErrorCode.group_id_not_found, f"Group {group_id} not found.")
+        if not isinstance(group, kind):
+            name = kind.group_type.value
+            raise KafkaError(ErrorCode.group_id_not_found, f"Group {group_id} is not a {name} group.")
+        if group.is_dead:
+            raise KafkaError(ErrorCode.coordinator_not_available)
+        return group
 
     def new_classic_group(self, group_id: str) -> ClassicGroup:
         """One that is in no state yet: what a group of another protocol becomes."""

@@ -45,30 +45,18 @@ async def heartbeat(shard: Shard, group_id: str, request: ShareHeartbeatRequest)
     shard.require_active()
     terms = shard.share_terms(group_id)
     if request.member_epoch == beats.LEAVE_EPOCH:
-        group = existing(shard, group_id)
+        group = shard.existing(group_id, ShareGroup)
         member = beats.member_of(group, request.member_id)
         answer = ShareHeartbeatAnswer(request.member_id, request.member_epoch)
         return await shard.carry_out(group, beats.remove(group, (member,), terms, answer))
     joins_new = request.member_epoch == beats.JOIN_EPOCH and group_id not in shard.state.groups
-    group = ShareGroup(group_id) if joins_new else existing(shard, group_id)
+    group = ShareGroup(group_id) if joins_new else shard.existing(group_id, ShareGroup)
     beat = beats.heartbeat(group, request, terms)
     answer = await shard.carry_out(group, beat.change)
     if beat.to_initialize:
         making = _initialize(shard, group, beat.to_initialize, beat.state_epoch)
         shard.context.tasks.spawn(making, f"make share states of {group_id}")
     return answer
-
-
-def existing(shard: Shard, group_id: str) -> ShareGroup:
-    """Raises GROUP_ID_NOT_FOUND, and COORDINATOR_NOT_AVAILABLE for one that is being deleted."""
-    group = shard.state.groups.get(group_id)
-    if group is None:
-        raise KafkaError(ErrorCode.group_id_not_found, f"Group {group_id} not found.")
-    if not isinstance(group, ShareGroup):
-        raise KafkaError(ErrorCode.group_id_not_found, f"Group {group_id} is not a share group.")
-    if group.is_dead:
-        raise KafkaError(ErrorCode.coordinator_not_available)
-    return group
 
 
 async def _initialize(shard: Shard, group: ShareGroup, asked: Partitions, state_epoch: int) -> None:
@@ -120,7 +108,7 @@ async def forget_topics(shard: Shard, gone: Iterable[UUID]) -> None:
 async def describe(shard: Shard, group_id: str) -> ShareGroupDescription:
     """Raises KafkaError."""
     shard.require_active()
-    group = existing(shard, group_id)
+    group = shard.existing(group_id, ShareGroup)
     description = ShareGroupDescription(
         group_id, group.shown_state, group.group_epoch, group.assignment_epoch,
         tuple(
@@ -142,7 +130,7 @@ def initialized_partitions(group: ShareGroup) -> Partitions:
 async def offsets(shard: Shard, group_id: str, wanted: Partitions | None) -> Mapping[tuple[UUID, int], PartitionOffset]:
     """Where share-partitions begin. `wanted`: None for all that have state. Raises KafkaError."""
     shard.require_active()
-    group = existing(shard, group_id)
+    group = shard.existing(group_id, ShareGroup)
     known = initialized_partitions(group)
     places = [(topic, part) for topic, parts in (known if wanted is None else wanted).items() for part in sorted(parts)]
     states = shard.context.share_states
@@ -158,7 +146,7 @@ async def offsets(shard: Shard, group_id: str, wanted: Partitions | None) -> Map
 async def alter_offsets(shard: Shard, group_id: str, wanted: Offsets) -> Mapping[tuple[UUID, int], ErrorCode]:
     """Set where share-partitions of a group without members begin. Raises KafkaError."""
     shard.require_active()
-    group = existing(shard, group_id)
+    group = shard.existing(group_id, ShareGroup)
     if not group.is_empty:
         raise KafkaError(ErrorCode.non_empty_group)
     asked = {topic: frozenset(parts) for topic, parts in wanted.items()}
@@ -183,7 +171,7 @@ async def alter_offsets(shard: Shard, group_id: str, wanted: Offsets) -> Mapping
 async def delete_offsets(shard: Shard, group_id: str, topics: Sequence[UUID]) -> Mapping[UUID, ErrorCode]:
     """Forget the states of topics in a group without members. Raises KafkaError."""
     shard.require_active()
-    group = existing(shard, group_id)
+    group = shard.existing(group_id, ShareGroup)
     if not group.is_empty:
         raise KafkaError(ErrorCode.non_empty_group)
     results = await _delete_states(shard, group, topics)

@@ -24,15 +24,16 @@ from brokers.groups.consumer.records import Resolved
 from brokers.groups.group import CommitRequest, GroupType, commit_time
 from brokers.groups.messages import CONSUMER_PROTOCOL, Effects, Instant
 from brokers.groups.modern.assignments import MemberState, Owned
-from brokers.groups.modern.change import GroupRecord, ModernKey
+from brokers.groups.modern.change import GroupRecord
 from brokers.groups.modern.deadlines import Wait
-from brokers.groups.modern.group import FIRST_EPOCH, ModernGroup
+from brokers.groups.modern.group import Kinds, ModernGroup
 
 EMPTY, ASSIGNING, RECONCILING, STABLE, DEAD = "Empty", "Assigning", "Reconciling", "Stable", "Dead"
 
 
 class ConsumerGroup(ModernGroup[ConsumerMember]):
     group_type = GroupType.CONSUMER
+    kinds = Kinds(records.EPOCH, records.MEMBER, records.TARGET_EPOCH, records.TARGET, records.CURRENT)
 
     def __init__(self, group_id: str) -> None:
         super().__init__(group_id)
@@ -51,26 +52,8 @@ class ConsumerGroup(ModernGroup[ConsumerMember]):
 
     # --- records -------------------------------------------------------------------------------
 
-    def replay(self, key: ModernKey, value: Any) -> None:
-        """One record that is in the log, or is on its way there and was taken."""
-        kind, item = key.kind, key.item
-        if kind == records.MEMBER:
-            if value is None:
-                self._forget(item)
-            else:
-                self.put(self._known(item)._replace(subscription=value))
-        elif kind == records.CURRENT:
-            if value is not None:
-                self.put(self._known(item)._replace(current=value))
-            elif item in self.members:
-                self.put(self.members[item]._replace(current=Current()))
-        elif kind == records.TARGET:
-            self.set_target(item, value)
-        elif kind == records.EPOCH:
-            self.group_epoch, self.metadata_hash = (FIRST_EPOCH, 0) if value is None else value
-        elif kind == records.TARGET_EPOCH:
-            self.assignment_epoch, self.assignment_timestamp = (0, 0) if value is None else value
-        elif kind == records.PATTERN:
+    def _replay_own(self, kind: int, item: str, value: Any) -> None:
+        if kind == records.PATTERN:
             if value is None:
                 self.resolved.pop(item, None)
             else:
@@ -79,8 +62,8 @@ class ConsumerGroup(ModernGroup[ConsumerMember]):
             assert kind == records.PARTITION_METADATA, kind
             self.has_partition_metadata = value is not None
 
-    def _known(self, member_id: str) -> ConsumerMember:
-        return self.members.get(member_id) or ConsumerMember(member_id)
+    def _new_member(self, member_id: str) -> ConsumerMember:
+        return ConsumerMember(member_id)
 
     def put(self, member: ConsumerMember) -> None:
         old = self.members.get(member.member_id)
@@ -97,15 +80,16 @@ class ConsumerGroup(ModernGroup[ConsumerMember]):
             for topic, part in _held(member.current):
                 self._holders[topic, part] = member.member_id
 
-    def _forget(self, member_id: str) -> None:
-        member = self.discard(member_id)
+    def forget(self, member_id: str) -> ConsumerMember | None:
+        member = super().forget(member_id)
         if member is None:
-            return
+            return None
         self._release(member)
         if member.pattern:
             self._count_pattern(member.pattern, -1)
         if member.instance_id is not None and self.static.get(member.instance_id) == member_id:
             del self.static[member.instance_id]
+        return member
 
     def _release(self, member: ConsumerMember | None) -> None:
         for held in () if member is None else _held(member.current):

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from brokers.groups.assignors.assignor import Assignor, GroupSpec, MemberSpec
 from brokers.groups.group import Group
@@ -26,8 +26,18 @@ from brokers.groups.modern.topics import Topics
 FIRST_EPOCH = 1
 
 
+class Kinds(NamedTuple):
+    """Kinds of the records that every modern protocol has, by its own numbers."""
+
+    epoch: int
+    member: int
+    target_epoch: int
+    target: int
+    current: int
+
+
 class ModernMember(Protocol):
-    """What a group needs to know of a member of any protocol."""
+    """What a group needs to know of a member of any protocol: a tuple with `subscription` and `current`."""
 
     @property
     def member_id(self) -> str: ...
@@ -44,6 +54,8 @@ M = TypeVar("M", bound=ModernMember)
 
 
 class ModernGroup(Group, Generic[M]):
+    kinds: Kinds
+
     def __init__(self, group_id: str) -> None:
         super().__init__(group_id)
         self.group_epoch = FIRST_EPOCH
@@ -60,9 +72,40 @@ class ModernGroup(Group, Generic[M]):
 
     # --- what records do -----------------------------------------------------------------------
 
-    @abstractmethod
     def replay(self, key: ModernKey, value: Any) -> None:
         """One record that is in the log, or is on its way there and was taken."""
+        kind, item = key.kind, key.item
+        if kind == self.kinds.member:
+            if value is None:
+                self.forget(item)
+            else:
+                self._change(item, subscription=value)
+        elif kind == self.kinds.current:
+            if value is not None:
+                self._change(item, current=value)
+            elif item in self.members:
+                nothing: Any = self._new_member(item)
+                self._change(item, current=nothing.current)
+        elif kind == self.kinds.target:
+            self.set_target(item, value)
+        elif kind == self.kinds.epoch:
+            self.group_epoch, self.metadata_hash = (FIRST_EPOCH, 0) if value is None else value
+        elif kind == self.kinds.target_epoch:
+            self.assignment_epoch, self.assignment_timestamp = (0, 0) if value is None else value
+        else:
+            self._replay_own(kind, item, value)
+
+    def _change(self, member_id: str, **changes: object) -> None:
+        known: Any = self.members.get(member_id) or self._new_member(member_id)
+        self.put(known._replace(**changes))
+
+    @abstractmethod
+    def _new_member(self, member_id: str) -> M:
+        """One of whom nothing is known yet."""
+
+    @abstractmethod
+    def _replay_own(self, kind: int, item: str, value: Any) -> None:
+        """A record that only this protocol has."""
 
     @abstractmethod
     def activate(self, now: Instant, session_timeout_ms: int) -> None:
@@ -78,7 +121,7 @@ class ModernGroup(Group, Generic[M]):
             self._topic_counts.update(member.topics)
             self._topic_counts = +self._topic_counts
 
-    def discard(self, member_id: str) -> M | None:
+    def forget(self, member_id: str) -> M | None:
         """The member is gone; None when it was not there."""
         member = self.members.pop(member_id, None)
         if member is not None:

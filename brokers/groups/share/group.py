@@ -17,11 +17,10 @@ from brokers.coordinators.fields import Record
 from brokers.groups import record_types
 from brokers.groups.group import CommitRequest, GroupType
 from brokers.groups.messages import Effects, Instant
-from brokers.groups.modern.change import ModernKey
 from brokers.groups.modern.deadlines import Wait
-from brokers.groups.modern.group import FIRST_EPOCH, ModernGroup
+from brokers.groups.modern.group import FIRST_EPOCH, Kinds, ModernGroup
 from brokers.groups.share import records
-from brokers.groups.share.member import Current, ShareMember
+from brokers.groups.share.member import ShareMember
 from brokers.groups.share.records import StateMetadata
 
 EMPTY, STABLE = "Empty", "Stable"
@@ -30,6 +29,7 @@ SHARE_PROTOCOL = "share"
 
 class ShareGroup(ModernGroup[ShareMember]):
     group_type = GroupType.SHARE
+    kinds = Kinds(records.EPOCH, records.MEMBER, records.TARGET_EPOCH, records.TARGET, records.CURRENT)
 
     def __init__(self, group_id: str) -> None:
         super().__init__(group_id)
@@ -41,31 +41,12 @@ class ShareGroup(ModernGroup[ShareMember]):
 
     # --- records -------------------------------------------------------------------------------
 
-    def replay(self, key: ModernKey, value: Any) -> None:
-        """One record that is in the log, or is on its way there and was taken."""
-        kind, item = key.kind, key.item
-        if kind == records.MEMBER:
-            if value is None:
-                self.discard(item)
-            else:
-                self.put(self._known(item)._replace(subscription=value))
-        elif kind == records.CURRENT:
-            if value is not None:
-                self.put(self._known(item)._replace(current=value))
-            elif item in self.members:
-                self.put(self.members[item]._replace(current=Current()))
-        elif kind == records.TARGET:
-            self.set_target(item, value)
-        elif kind == records.EPOCH:
-            self.group_epoch, self.metadata_hash = (FIRST_EPOCH, 0) if value is None else value
-        elif kind == records.TARGET_EPOCH:
-            self.assignment_epoch, self.assignment_timestamp = (0, 0) if value is None else value
-        else:
-            assert kind == records.STATE_METADATA, kind
-            self.states = StateMetadata() if value is None else value
+    def _replay_own(self, kind: int, item: str, value: Any) -> None:
+        assert kind == records.STATE_METADATA, kind
+        self.states = StateMetadata() if value is None else value
 
-    def _known(self, member_id: str) -> ShareMember:
-        return self.members.get(member_id) or ShareMember(member_id)
+    def _new_member(self, member_id: str) -> ShareMember:
+        return ShareMember(member_id)
 
     def activate(self, now: Instant, session_timeout_ms: int) -> None:
         """After loading: sessions start."""
