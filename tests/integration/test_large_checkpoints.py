@@ -196,7 +196,7 @@ class EngineRig(CoordinatorRig):
 
         self.log = life.log()
         self.coordinator = GroupCoordinator(
-            self.view, self.config, life.world.clock, life.engine.tasks, self.metrics, Random(1), never
+            self.view, self.config, life.world.clock, life.engine.tasks, self.metrics, Random(1), never, self.states
         )
         self.coordinator.start()
         self.coordinator.lead(0, self.log)
