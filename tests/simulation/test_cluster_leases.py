@@ -31,7 +31,7 @@ class Believer(Producer):
             batch = self.batch(partition)
             try:
                 link = await self.client.link(node.address)
-                answer = await link.call("Produce", self._request(partition, batch), 3.0)
+                answer = await self._send(link, partition, batch)
             except Gone:
                 continue
             part = answer.responses[0].partition_responses[0]
@@ -60,6 +60,7 @@ async def misjudge(kind: str) -> None:
         believed = await leads(cluster, victim)
         assert believed, "it leads something"
         believer = Believer("believer", course.client("believer"), cluster.ledger, PARTITIONS, idempotent=False)
+        believer.patience_s = 3.0
         assert await believer.send_to(victim, believed) == len(believed)
         victim.database.down = True
         deadline = asyncio.get_running_loop().time() + ALONE_S
