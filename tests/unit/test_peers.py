@@ -294,6 +294,14 @@ def test_torn_words_are_refused(read: Callable[[memoryview], object]) -> None:
             read(memoryview(torn))
 
 
+def test_a_word_with_more_state_than_its_frame_or_another_streams_tail_is_refused() -> None:
+    head = (CLOSED[0].place.topic_id.bytes, 0, 70, 3, 0, 4, 9)
+    with pytest.raises(Corrupt, match="does not fit its frame"):
+        frames.read_closed(memoryview(frames._CLOSED.pack(*head, 100) + b"short"))
+    with pytest.raises(Corrupt, match="with a tail of 71"):
+        frames.read_closed(memoryview(frames._CLOSED.pack(*head, 0) + frames._FOUND.pack(71, 0)))
+
+
 async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "CONNECTIONS_MAX", 1)
     async with pair(Source()) as peers:

@@ -97,6 +97,8 @@ class TestMembers:
         moved = await beat(rig, "a", joined.member_epoch)
         retried = await beat(rig, "a", joined.member_epoch)
         assert retried.member_epoch == moved.member_epoch, "its answer was lost"
+        endless = ShareHeartbeatRequest("a" * 40_000, 0, None, frozenset("t"))
+        assert await errors_of(rig.coordinator.share_heartbeat("g", endless)) is ErrorCode.invalid_request
         older = ShareHeartbeatRequest("a", joined.member_epoch - 1)
         assert await errors_of(rig.coordinator.share_heartbeat("g", older)) is ErrorCode.fenced_member_epoch
 
