@@ -53,7 +53,8 @@ class Departure(NamedTuple):
 APIS_LISTED = Departure("ApiVersions", "lists the APIs that are served", "lists all of the table above")
 FEATURES = Departure(
     "ApiVersions",
-    "only `group.version`, `metadata.version` and `transaction.version` are finalized, at Kafka 4.3's levels",
+    "only `group.version`, `metadata.version`, `share.version` and `transaction.version` are finalized, at Kafka "
+    "4.3's levels",
     "supports older levels, and the features of the APIs that are not served yet",
 )
 MIN_IN_SYNC = Departure(
