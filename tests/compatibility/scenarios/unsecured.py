@@ -217,12 +217,12 @@ async def config_resources(broker: Broker) -> None:
             answer = await _until_listed(broker, version, asked)
             told = sorted(
                 [
-                    "NODE" if row.resource_name == str(broker.node) else row.resource_name,
                     getattr(row, "resource_type", CLIENT_METRICS),
+                    "NODE" if row.resource_name == str(broker.node) else row.resource_name,
                 ]
                 for row in answer.config_resources
                 if row.resource_name in wanted
-            )
+            )  # by type first: names begin with what is this run's own
             broker.note(f"resources {label}", version, {"error": answer.error_code.name, "found": told})
 
 
