@@ -63,7 +63,6 @@ class PartitionManager:
         self._config_source = config_source
         self._clock = clock
         self._tasks = tasks
-        self._others = others
         self._words = None if others is None else Words(others, storage.tail_batches, tasks)
         self._settings = settings or PartitionSettings()
         self._opener = Opener(storage, clock, self._settings)
@@ -310,11 +309,11 @@ class PartitionManager:
 
     async def _take_from_memory(self, logs: Sequence[PartitionLog]) -> list[PartitionLog]:
         """Those whose next brokers answer: they can ask for what is not committed when these are closed."""
-        if self._others is None:
+        if self._words is None:
             return []
         targets = {found: self._target(found) for found in logs}
         nodes = sorted(set(targets.values()) - {NO_LEADER, self._node_id})
-        answers = await asyncio.gather(*(self._others.reachable(node_id) for node_id in nodes))
+        answers = await asyncio.gather(*(self._words.reachable(node_id) for node_id in nodes))
         there = {node_id for node_id, answer in zip(nodes, answers, strict=True) if answer}
         return [found for found in logs if targets[found] in there]
 

@@ -100,6 +100,7 @@ class Words:
 
     def __init__(self, others: Others, batches: TailBatches, tasks: Tasks) -> None:
         self._others = others
+        self.reachable = others.reachable
         self._batches = batches
         self._tasks = tasks
         self._tellers: dict[Place, NodeId] = {}

@@ -18,6 +18,7 @@ from brokers.partitions.manager import PartitionManager
 from brokers.partitions.partition_log import PartitionLog
 from brokers.partitions.settings import PartitionSettings
 from brokers.partitions.unsettled import Seen
+from brokers.partitions.words import Words
 from metadata.image import NO_LEADER, ClusterImage, NodeImage, PartitionImage, TopicImage
 from s3stream.errors import Corrupt, Fenced, NotFound, Unavailable
 from s3stream.metrics import Metrics
@@ -592,8 +593,11 @@ async def test_a_partition_is_handed_over_from_memory_where_its_next_broker_answ
             asked.append(node_id)
             return answers
 
+        async def tell_closed(self, node_id: int, told: object) -> None:
+            """Nobody is there to hear it."""
+
     others: Any = Others()
-    bench.manager._others = others
+    bench.manager._words = Words(others, bench.storage.tail_batches, bench.tasks)
     await bench.apply(1, topic("a", 1), topic("b", 2))
     await bench.apply(2, topic("a", 1, leader=ME, epoch=0, assigned=OTHER), topic("b", 2, leader=ME, epoch=0))
     await settle()
