@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 from brokers.groups.messages import GroupTimeouts
 
@@ -21,22 +22,15 @@ class MigrationPolicy(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class ConsumerConfig:
-    """Of the consumer protocol (KIP-848): the broker's `group.consumer.*`, or a group's own over them."""
+class ModernConfig:
+    """Of every protocol whose members have epochs."""
 
     session_timeout_ms: int = 45_000
     heartbeat_interval_ms: int = 5_000
     assignment_interval_ms: int = 1_000
-    max_size: int = 2**31 - 1
-    assignors: tuple[str, ...] = ("uniform", "range")
-    """The first is the default."""
-    migration_policy: MigrationPolicy = MigrationPolicy.BIDIRECTIONAL
-    regex_refresh_interval_ms: int = 600_000
-    classic_size_max: int = 2**31 - 1
-    """group.max.size: of a group that goes back to the classic protocol."""
 
-    def with_group(self, own: Mapping[str, int]) -> ConsumerConfig:
-        """With a group's own configs, by their names without "consumer."."""
+    def with_group(self, own: Mapping[str, int]) -> Self:
+        """With a group's own configs, by their names without the protocol's."""
         return replace(
             self,
             session_timeout_ms=own.get("session.timeout.ms", self.session_timeout_ms),
@@ -46,23 +40,24 @@ class ConsumerConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class ShareConfig:
+class ConsumerConfig(ModernConfig):
+    """Of the consumer protocol (KIP-848): the broker's `group.consumer.*`, or a group's own over them."""
+
+    max_size: int = 2**31 - 1
+    assignors: tuple[str, ...] = ("uniform", "range")
+    """The first is the default."""
+    migration_policy: MigrationPolicy = MigrationPolicy.BIDIRECTIONAL
+    regex_refresh_interval_ms: int = 600_000
+    classic_size_max: int = 2**31 - 1
+    """group.max.size: of a group that goes back to the classic protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShareConfig(ModernConfig):
     """Of share groups (KIP-932): the broker's `group.share.*`, or a group's own over them."""
 
-    session_timeout_ms: int = 45_000
-    heartbeat_interval_ms: int = 5_000
-    assignment_interval_ms: int = 1_000
     max_size: int = 200
     initialize_retry_ms: int = 30_000
-
-    def with_group(self, own: Mapping[str, int]) -> ShareConfig:
-        """With a group's own configs, by their names without "share."."""
-        return replace(
-            self,
-            session_timeout_ms=own.get("session.timeout.ms", self.session_timeout_ms),
-            heartbeat_interval_ms=own.get("heartbeat.interval.ms", self.heartbeat_interval_ms),
-            assignment_interval_ms=own.get("assignment.interval.ms", self.assignment_interval_ms),
-        )
 
 
 @dataclass(frozen=True, slots=True)

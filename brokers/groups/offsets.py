@@ -19,7 +19,8 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from brokers.coordinators.fields import Record
-from brokers.groups.records import ZERO_UUID, OffsetKey, OffsetValue, encode_offset, offset_key
+from brokers.groups.records import OffsetKey, OffsetValue, encode_offset, offset_key
+from brokers.protocol.primitives import ZERO_UUID
 
 NO_OFFSET = -1
 NO_RETENTION = -1

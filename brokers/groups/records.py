@@ -16,6 +16,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from brokers.coordinators.fields import INT16, INT32, INT64, Reader, nullable_string, string, text, uvarint
+from brokers.protocol.primitives import ZERO_UUID
 from s3stream.errors import Corrupt
 
 OFFSET_COMMIT_LEGACY = 0
@@ -27,7 +28,6 @@ OFFSET_VALUE_VERSION_WITH_EXPIRY = 1
 """The only value version that has an expire timestamp: written for OffsetCommit v2 to v4 with a retention time."""
 GROUP_VALUE_VERSION = 3
 
-ZERO_UUID = UUID(int=0)
 _OFFSET_HEAD = struct.Struct(">hqi")
 _TOPIC_ID_TAG = b"\x01\x00\x10"
 """One tagged field, number 0, 16 bytes."""

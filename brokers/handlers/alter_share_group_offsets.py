@@ -9,7 +9,7 @@ from kio.schema.errors import ErrorCode
 from brokers.errors import KafkaError
 from brokers.handlers.context import RequestContext
 from brokers.handlers.group_messages import build
-from brokers.handlers.share_messages import check_feature
+from brokers.handlers.share_messages import check_served
 from brokers.handlers.table import Api
 
 KEY = 91
@@ -19,7 +19,7 @@ VERSION = 0
 async def handle(ctx: RequestContext, request: Any) -> Any:
     image = ctx.services.partitions.image
     try:
-        check_feature(ctx.services)
+        check_served(ctx.services)
         if not request.group_id:
             raise KafkaError(ErrorCode.invalid_group_id)
         wanted = {}

@@ -21,11 +21,11 @@ from brokers.groups.consumer.messages import (
     HeartbeatRequest,
 )
 from brokers.groups.modern.assignments import gathered
-from brokers.groups.records import ZERO_UUID
 from brokers.handlers.context import RequestContext
 from brokers.handlers.group_messages import MILLISECOND, check_protocol, milliseconds
 from brokers.handlers.table import Api
 from brokers.protocol.messages import NO_TIME
+from brokers.protocol.primitives import ZERO_UUID
 
 OWN_MEMBER_ID_VERSION: Final = 1
 """Members make their own ids (KIP-1082)."""

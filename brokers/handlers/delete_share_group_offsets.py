@@ -9,7 +9,7 @@ from kio.schema.errors import ErrorCode
 from brokers.errors import KafkaError
 from brokers.handlers.context import RequestContext
 from brokers.handlers.group_messages import build
-from brokers.handlers.share_messages import check_feature
+from brokers.handlers.share_messages import check_served
 from brokers.handlers.table import Api
 
 KEY = 92
@@ -20,7 +20,7 @@ async def handle(ctx: RequestContext, request: Any) -> Any:
     image = ctx.services.partitions.image
     known = {topic.topic_name: image.topics.get(topic.topic_name) for topic in request.topics}
     try:
-        check_feature(ctx.services)
+        check_served(ctx.services)
         if not request.group_id:
             raise KafkaError(ErrorCode.invalid_group_id)
         topic_ids = [topic.topic_id for topic in known.values() if topic is not None]

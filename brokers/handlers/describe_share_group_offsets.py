@@ -13,17 +13,16 @@ from brokers.groups.share.messages import PartitionOffset
 from brokers.handlers.concurrency import gather_bounded
 from brokers.handlers.context import RequestContext
 from brokers.handlers.group_messages import build
-from brokers.handlers.share_messages import check_feature
+from brokers.handlers.share_messages import check_served
 from brokers.handlers.table import Api
 from metadata.image import ClusterImage
 
 KEY = 90
 NONE, NO_LAG = -1, -1
-ZERO = UUID(int=0)
 
 
 async def handle(ctx: RequestContext, request: Any) -> Any:
-    check_feature(ctx.services)
+    check_served(ctx.services)
     groups = [await _group(ctx, group) for group in request.groups]
     return build(KEY, ctx.api_version, groups=tuple(groups))
 

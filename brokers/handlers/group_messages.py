@@ -45,8 +45,14 @@ def _class(api_key: int, version: int, name: str | None) -> tuple[Any, tuple[str
 def check_protocol(services: Services, protocol: str, feature: str) -> None:
     """Raises UNSUPPORTED_VERSION where the group protocol is not served: its feature is not finalized, or the broker
     is told to leave it."""
-    served = services.config.group_coordinator_rebalance_protocols
-    if protocol not in served or services.partitions.image.features.get(feature, 0) < 1:
+    if protocol not in services.config.group_coordinator_rebalance_protocols:
+        raise KafkaError(ErrorCode.unsupported_version)
+    check_feature(services, feature)
+
+
+def check_feature(services: Services, feature: str) -> None:
+    """Raises UNSUPPORTED_VERSION where it is not finalized."""
+    if services.partitions.image.features.get(feature, 0) < 1:
         raise KafkaError(ErrorCode.unsupported_version)
 
 

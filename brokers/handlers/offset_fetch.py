@@ -11,10 +11,10 @@ from kio.schema.errors import ErrorCode
 from brokers.errors import KafkaError
 from brokers.groups.offset_requests import Fetched
 from brokers.groups.offsets import NO_OFFSET
-from brokers.groups.records import ZERO_UUID
 from brokers.handlers.context import RequestContext
 from brokers.handlers.group_messages import build, topic_of
 from brokers.handlers.table import Api
+from brokers.protocol.primitives import ZERO_UUID
 
 KEY = 9
 GROUP_ERROR_VERSION = 2

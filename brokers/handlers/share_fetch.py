@@ -22,6 +22,7 @@ from brokers.handlers.group_messages import milliseconds as count_ms
 from brokers.handlers.services import Services
 from brokers.handlers.table import Api
 from brokers.limits import ANSWER_BYTES_MIN, COLD_READ_PATIENCE_S, COLD_READS_PER_FETCH_MAX
+from brokers.protocol.primitives import ZERO_UUID
 from brokers.shares.fetching import PartitionFetch
 from brokers.shares.messages import Result
 from brokers.shares.records import SharePartitionKey
@@ -71,9 +72,9 @@ def _check_renewal(request: Any, renews: bool) -> None:
 
 
 def _session(ctx: RequestContext, request: Any, key: MemberKey, acknowledges: bool) -> ShareSession:
-    added = [(topic.topic_id or messages.NO_TOPIC, part.partition_index)
+    added = [(topic.topic_id or ZERO_UUID, part.partition_index)
              for topic in request.topics for part in topic.partitions]  # fmt: skip
-    forgotten = [(topic.topic_id or messages.NO_TOPIC, partition)
+    forgotten = [(topic.topic_id or ZERO_UUID, partition)
                  for topic in request.forgotten_topics_data for partition in topic.partitions]  # fmt: skip
     return ctx.services.shares.sessions.fetch(
         key, request.share_session_epoch, added, forgotten, acknowledges, ctx.connection_id

@@ -11,7 +11,7 @@ from brokers.groups.share.messages import DescribedShareMember, ShareGroupDescri
 from brokers.handlers.context import RequestContext
 from brokers.handlers.describe_groups import GROUP_OPERATIONS, NO_OPERATIONS
 from brokers.handlers.group_messages import build
-from brokers.handlers.share_messages import check_feature
+from brokers.handlers.share_messages import check_served
 from brokers.handlers.table import Api
 from metadata.image import ClusterImage
 
@@ -21,7 +21,7 @@ ASSIGNOR = "simple"
 
 
 async def handle(ctx: RequestContext, request: Any) -> Any:
-    check_feature(ctx.services)
+    check_served(ctx.services)
     groups = [await _group(ctx, group_id, request.include_authorized_operations) for group_id in request.group_ids]
     return build(KEY, VERSION, groups=tuple(groups))
 

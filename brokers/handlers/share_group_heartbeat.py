@@ -11,7 +11,7 @@ from brokers.groups.share.heartbeat import JOIN_EPOCH, LEAVE_EPOCH
 from brokers.groups.share.messages import ShareHeartbeatAnswer, ShareHeartbeatRequest
 from brokers.handlers.context import RequestContext
 from brokers.handlers.group_messages import build
-from brokers.handlers.share_messages import MEMBER_ID_LENGTH_MAX, check_feature
+from brokers.handlers.share_messages import MEMBER_ID_LENGTH_MAX, check_served
 from brokers.handlers.table import Api
 from brokers.protocol.messages import milliseconds
 
@@ -21,7 +21,7 @@ VERSION = 1
 
 async def handle(ctx: RequestContext, request: Any) -> Any:
     try:
-        check_feature(ctx.services)
+        check_served(ctx.services)
         if not request.member_id or len(request.member_id) > MEMBER_ID_LENGTH_MAX:
             return _refusal(ErrorCode.invalid_request, None)  # as Kafka, without a word
         _check(request)

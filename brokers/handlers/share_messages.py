@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
-from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
 from brokers.errors import KafkaError
 from brokers.handlers import leaders
-from brokers.handlers.group_messages import build
+from brokers.handlers.group_messages import build, check_feature
 from brokers.handlers.services import Services
 from brokers.protocol.messages import milliseconds
+from brokers.protocol.primitives import ZERO_UUID
 from brokers.protocol.tags import CurrentLeader
 from brokers.shares.messages import DONE, Result
 from brokers.shares.records import SharePartitionKey
@@ -22,21 +22,19 @@ from brokers.shares.share_partition import Ack, Acknowledgement
 
 MEMBER_ID_LENGTH_MAX: Final = 36
 RENEWAL_VERSION: Final = 2
-NO_TOPIC: Final = UUID(int=0)
 MOVED: Final = (ErrorCode.not_leader_or_follower, ErrorCode.fenced_leader_epoch)
 
 Acks: TypeAlias = Mapping[Place, Sequence[Acknowledgement]]
 
 
-def check_feature(services: Services) -> None:
-    """Raises UNSUPPORTED_VERSION where share groups are not served."""
-    if not services.partitions.image.features.get("share.version", 0):
-        raise KafkaError(ErrorCode.unsupported_version)
+def check_served(services: Services) -> None:
+    """Raises UNSUPPORTED_VERSION where share groups are not."""
+    check_feature(services, "share.version")
 
 
 def member_of(request: Any, services: Services) -> MemberKey:
     """Raises KafkaError."""
-    check_feature(services)
+    check_served(services)
     if request.group_id is None:
         raise KafkaError(ErrorCode.invalid_request, "Invalid group id in the request.")
     if not request.member_id or len(request.member_id) > MEMBER_ID_LENGTH_MAX:
@@ -47,7 +45,7 @@ def member_of(request: Any, services: Services) -> MemberKey:
 def acknowledgements(request: Any) -> dict[Place, list[Acknowledgement]]:
     """Of each partition in the request; none for one that has no batches."""
     return {
-        (topic.topic_id or NO_TOPIC, part.partition_index): [
+        (topic.topic_id or ZERO_UUID, part.partition_index): [
             Acknowledgement(batch.first_offset, batch.last_offset, batch.acknowledge_types)
             for batch in part.acknowledgement_batches
         ]

@@ -19,6 +19,7 @@ from brokers.handlers.context import RequestContext
 from brokers.handlers.group_messages import build
 from brokers.peers.requests import BrokerRequests
 from brokers.protocol.messages import request_class, request_module
+from brokers.protocol.primitives import ZERO_UUID
 from brokers.shares.batches import StateBatch
 from brokers.shares.messages import Result, StateRead, StateSummary, StateWrite
 from brokers.shares.persister import Persister
@@ -28,7 +29,6 @@ from s3stream.types import NodeId
 
 AT_ONCE: Final = 64
 """Share-partitions of one request whose records share groups of the log."""
-NO_TOPIC: Final = UUID(int=0)
 
 
 class StateApi(NamedTuple):
@@ -55,7 +55,7 @@ async def answer(ctx: RequestContext, api: StateApi, request: Any, act: Act) -> 
     if not request.group_id or any(not topic.partitions for topic in request.topics):
         return build(api.key, version, results=())
     keys = [
-        (SharePartitionKey(request.group_id, topic.topic_id or NO_TOPIC, part.partition), part)
+        (SharePartitionKey(request.group_id, topic.topic_id or ZERO_UUID, part.partition), part)
         for topic in request.topics
         for part in topic.partitions
     ]
@@ -95,7 +95,7 @@ def refused(api: StateApi) -> Callable[[Any, ErrorCode, int], Any]:
         by_topic: dict[UUID, list[Any]] = {}
         fields = {**_empty(api), "error_code": code, "error_message": code.name}
         for topic in request.topics:
-            by_topic[topic.topic_id or NO_TOPIC] = [
+            by_topic[topic.topic_id or ZERO_UUID] = [
                 build(api.key, version, "PartitionResult", partition=part.partition, **fields)
                 for part in topic.partitions
             ]

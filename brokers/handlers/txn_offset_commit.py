@@ -12,10 +12,10 @@ from brokers.errors import KafkaError
 from brokers.groups.config import OFFSETS_TOPIC
 from brokers.groups.group import Sender
 from brokers.groups.offsets import PartitionCommit, TopicCommit
-from brokers.groups.records import ZERO_UUID
 from brokers.handlers.context import RequestContext
 from brokers.handlers.group_messages import build
 from brokers.handlers.table import Api
+from brokers.protocol.primitives import ZERO_UUID
 from brokers.transactions.enlistment import Enlisting, as_producers_know
 from brokers.transactions.transaction import Producer
 from metadata.image import ClusterImage

@@ -29,12 +29,11 @@ from s3stream.errors import Corrupt
 from s3stream.limits import BATCH_BYTES_MAX, TAIL_FRAME_BYTES
 from s3stream.types import Buffer, StreamBatch, StreamId
 
+# Kafka's keys are below 100, and grow by one or two a release.
 HELLO: Final = 20_000
 FETCH_TAILS: Final = 20_001
 TELL_CLOSED: Final = 20_002
 TELL_OPENED: Final = 20_003
-API_KEY_MIN: Final = HELLO
-"""Kafka's keys are below 100, and grow by one or two a release."""
 VERSION: Final = 0
 
 NONE: Final = 0

@@ -9,26 +9,24 @@ order: a group that is loaded is the group that was.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
-from brokers.coordinators.fields import Record
 from brokers.errors import KafkaError
-from brokers.groups import record_types
 from brokers.groups.consumer import records
 from brokers.groups.consumer.member import ConsumerMember, Current, Subscription
 from brokers.groups.consumer.records import Resolved
 from brokers.groups.group import CommitRequest, GroupType, commit_time
-from brokers.groups.messages import CONSUMER_PROTOCOL, Effects, Instant
+from brokers.groups.messages import CONSUMER_PROTOCOL, Instant
 from brokers.groups.modern.assignments import MemberState, Owned
 from brokers.groups.modern.change import GroupRecord
 from brokers.groups.modern.deadlines import Wait
 from brokers.groups.modern.group import Kinds, ModernGroup
 
-EMPTY, ASSIGNING, RECONCILING, STABLE, DEAD = "Empty", "Assigning", "Reconciling", "Stable", "Dead"
+EMPTY, ASSIGNING, RECONCILING, STABLE = "Empty", "Assigning", "Reconciling", "Stable"
 
 
 class ConsumerGroup(ModernGroup[ConsumerMember]):
@@ -48,7 +46,6 @@ class ConsumerGroup(ModernGroup[ConsumerMember]):
         """There is a record of Kafka 4.0 or older that is to be deleted."""
         self._holders: dict[tuple[UUID, int], str] = {}
         """Partition → the member that has it, assigned or not yet given up."""
-        self._dead = False
 
     # --- records -------------------------------------------------------------------------------
 
@@ -246,30 +243,9 @@ class ConsumerGroup(ModernGroup[ConsumerMember]):
 
     # --- end -----------------------------------------------------------------------------------
 
-    @property
-    def is_empty(self) -> bool:
-        return not self.members and not self._dead
-
-    @property
-    def is_dead(self) -> bool:
-        return self._dead
-
-    def tombstones(self) -> list[Record]:
-        return [record_types.encode(record) for record in self.tombstone_records()]
-
-    def tombstone_records(self) -> list[GroupRecord]:
-        def gone(kind: int, item: str = "") -> GroupRecord:
-            return self.record(kind, None, item)
-
-        return [
-            *(gone(records.CURRENT, member_id) for member_id in self.members),
-            *(gone(records.TARGET, member_id) for member_id in self.targets),
-            gone(records.TARGET_EPOCH),
-            *(gone(records.MEMBER, member_id) for member_id in self.members),
-            *(gone(records.PATTERN, pattern) for pattern in self.resolved),
-            gone(records.PARTITION_METADATA),
-            gone(records.EPOCH),
-        ]
+    def _own_tombstones(self) -> Iterator[GroupRecord]:
+        yield from (self.record(records.PATTERN, None, pattern) for pattern in self.resolved)
+        yield self.record(records.PARTITION_METADATA, None)
 
     def snapshot_records(self) -> list[GroupRecord]:
         """Every record that the group has."""
@@ -283,14 +259,6 @@ class ConsumerGroup(ModernGroup[ConsumerMember]):
             self.record(records.TARGET_EPOCH, (self.assignment_epoch, self.assignment_timestamp)),
             *(self.record(records.CURRENT, member.current, member_id) for member_id, member in self.members.items()),
         ]
-
-    def kill(self, error: ErrorCode | None = None) -> Effects:
-        self._dead = True
-        return Effects()
-
-    def revive(self) -> None:
-        assert self._dead
-        self._dead = False
 
 
 def _held(current: Current) -> Iterable[tuple[UUID, int]]:

@@ -73,7 +73,8 @@ def read_int32s(reader: Reader) -> list[int]:
 
 
 def encode_epoch(epoch: int, metadata_hash: int) -> bytes:
-    """ConsumerGroupMetadataValue and its like: the group epoch and what it is the epoch of."""
+    """ConsumerGroupMetadataValue and its like: the group epoch and what it is the epoch of. And
+    ConsumerGroupTargetAssignmentMetadataValue: the epoch that the target is for, and when it was made."""
     found = {} if metadata_hash == 0 else {0: INT64.pack(metadata_hash)}
     return VERSION + INT32.pack(epoch) + tags(found)
 
@@ -82,11 +83,6 @@ def decode_epoch(data: bytes) -> tuple[int, int]:
     reader = reader_of(data, "group epoch value")
     epoch = reader.int32()
     return epoch, _int64(reader.tags().get(0))
-
-
-encode_target_epoch = encode_epoch
-"""ConsumerGroupTargetAssignmentMetadataValue and its like: the epoch that the target is for, and when it was made."""
-decode_target_epoch = decode_epoch
 
 
 def encode_partitions(partitions: Partitions) -> bytes:

@@ -12,12 +12,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from kio.schema.errors import ErrorCode
+
+from brokers.coordinators.fields import Record
+from brokers.groups import record_types
 from brokers.groups.assignors.assignor import Assignor, GroupSpec, MemberSpec
 from brokers.groups.group import Group
-from brokers.groups.messages import Instant
+from brokers.groups.messages import Effects, Instant
 from brokers.groups.modern.assignments import NOTHING, Partitions
 from brokers.groups.modern.change import GroupRecord, ModernKey
 from brokers.groups.modern.deadlines import Deadlines
@@ -69,6 +73,7 @@ class ModernGroup(Group, Generic[M]):
         self.topics_seen = -1
         """`Topics.version` for which the metadata hash was last looked at; -1: not since it was loaded."""
         self._topic_counts: Counter[str] = Counter()
+        self._dead = False
 
     # --- what records do -----------------------------------------------------------------------
 
@@ -136,11 +141,41 @@ class ModernGroup(Group, Generic[M]):
         else:
             self.targets[member_id] = target
 
-    # --- what operations ask -------------------------------------------------------------------
+    # --- end -----------------------------------------------------------------------------------
 
     @property
     def is_empty(self) -> bool:
-        return not self.members
+        return not self.members and not self._dead
+
+    @property
+    def is_dead(self) -> bool:
+        return self._dead
+
+    def tombstones(self) -> list[Record]:
+        return [record_types.encode(record) for record in self._tombstones()]
+
+    def _tombstones(self) -> Iterator[GroupRecord]:
+        kinds = self.kinds
+        yield from (self.record(kinds.current, None, member_id) for member_id in self.members)
+        yield from (self.record(kinds.target, None, member_id) for member_id in self.targets)
+        yield self.record(kinds.target_epoch, None)
+        yield from (self.record(kinds.member, None, member_id) for member_id in self.members)
+        yield from self._own_tombstones()
+        yield self.record(kinds.epoch, None)
+
+    @abstractmethod
+    def _own_tombstones(self) -> Iterator[GroupRecord]:
+        """Of records that only this protocol has."""
+
+    def kill(self, error: ErrorCode | None = None) -> Effects:
+        self._dead = True
+        return Effects()
+
+    def revive(self) -> None:
+        assert self._dead
+        self._dead = False
+
+    # --- what operations ask -------------------------------------------------------------------
 
     def record(self, kind: int, value: object, item: str = "") -> GroupRecord:
         """One of the group's records; None as its value deletes it."""

@@ -7,18 +7,17 @@ Invariant: `replay` alone changes what is stored. A partition is given to member
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
-from brokers.coordinators.fields import Record
-from brokers.groups import record_types
 from brokers.groups.group import CommitRequest, GroupType
-from brokers.groups.messages import Effects, Instant
+from brokers.groups.messages import Instant
+from brokers.groups.modern.change import GroupRecord
 from brokers.groups.modern.deadlines import Wait
-from brokers.groups.modern.group import FIRST_EPOCH, Kinds, ModernGroup
+from brokers.groups.modern.group import Kinds, ModernGroup
 from brokers.groups.share import records
 from brokers.groups.share.member import ShareMember
 from brokers.groups.share.records import StateMetadata
@@ -33,11 +32,9 @@ class ShareGroup(ModernGroup[ShareMember]):
 
     def __init__(self, group_id: str) -> None:
         super().__init__(group_id)
-        self.group_epoch = FIRST_EPOCH
         self.states = StateMetadata()
         self.initializing_since: dict[UUID, float] = {}
         """When it was last asked for, monotonic milliseconds."""
-        self._dead = False
 
     # --- records -------------------------------------------------------------------------------
 
@@ -80,31 +77,5 @@ class ShareGroup(ModernGroup[ShareMember]):
 
     # --- end -----------------------------------------------------------------------------------
 
-    @property
-    def is_empty(self) -> bool:
-        return not self.members and not self._dead
-
-    @property
-    def is_dead(self) -> bool:
-        return self._dead
-
-    def tombstones(self) -> list[Record]:
-        return [
-            record_types.encode(record)
-            for record in (
-                *(self.record(records.CURRENT, None, member_id) for member_id in self.members),
-                *(self.record(records.TARGET, None, member_id) for member_id in self.targets),
-                self.record(records.TARGET_EPOCH, None),
-                *(self.record(records.MEMBER, None, member_id) for member_id in self.members),
-                self.record(records.STATE_METADATA, None),
-                self.record(records.EPOCH, None),
-            )
-        ]
-
-    def kill(self, error: ErrorCode | None = None) -> Effects:
-        self._dead = True
-        return Effects()
-
-    def revive(self) -> None:
-        assert self._dead
-        self._dead = False
+    def _own_tombstones(self) -> Iterator[GroupRecord]:
+        yield self.record(records.STATE_METADATA, None)
