@@ -19,9 +19,9 @@ from brokers.groups.modern.codec import (
     array,
     compact,
     compact_bytes,
-    int32s,
+    parts_with_epochs,
     read_array,
-    read_int32s,
+    read_parts_with_epochs,
     read_text,
     reader_of,
     tags,
@@ -107,11 +107,7 @@ def encode_current(value: Current) -> bytes:
 
 
 def _encode_owned(owned: Owned) -> bytes:
-    items = []
-    for topic, parts in sorted(owned.items()):
-        numbers = sorted(parts)
-        items.append(topic.bytes + int32s(numbers) + tags({0: int32s(parts[number] for number in numbers)}))
-    return array(items)
+    return array([topic.bytes + parts_with_epochs(parts) for topic, parts in sorted(owned.items())])
 
 
 def decode_current(data: bytes) -> Current:
@@ -126,12 +122,7 @@ def decode_current(data: bytes) -> Current:
 
 def _decode_owned(reader: Reader, default: int) -> Owned:
     def one(reader: Reader) -> tuple[UUID, dict[int, int]]:
-        topic, parts = UUID(bytes=reader.take(16)), read_int32s(reader)
-        raw = reader.tags().get(0)
-        epochs = [] if raw is None else read_int32s(Reader(raw))
-        if len(epochs) != len(parts):
-            epochs = [default] * len(parts)
-        return topic, dict(zip(parts, epochs, strict=True))
+        return UUID(bytes=reader.take(16)), read_parts_with_epochs(reader, default)
 
     return dict(read_array(reader, one))
 

@@ -7,10 +7,13 @@ KIP-848 and the protocols built like it.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 from uuid import UUID
+
+K = TypeVar("K", bound=Hashable)
+"""What partitions are counted by: a topic's id, or what else a protocol divides."""
 
 Partitions: TypeAlias = Mapping[UUID, frozenset[int]]
 """By topic id; no topic without a partition. Never changed once made."""
@@ -37,17 +40,17 @@ class MemberState(enum.IntEnum):
         return cls.UNKNOWN
 
 
-def without_epochs(owned: Owned) -> Partitions:
+def without_epochs(owned: Mapping[K, Mapping[int, int]]) -> Mapping[K, frozenset[int]]:
     return {topic: frozenset(parts) for topic, parts in owned.items()}
 
 
-def with_epoch(partitions: Partitions, epoch: int) -> Owned:
+def with_epoch(partitions: Mapping[K, frozenset[int]], epoch: int) -> Mapping[K, Mapping[int, int]]:
     return {topic: dict.fromkeys(sorted(parts), epoch) for topic, parts in partitions.items()}
 
 
-def gathered(pairs: Iterable[tuple[UUID, Iterable[int]]]) -> Partitions:
+def gathered(pairs: Iterable[tuple[K, Iterable[int]]]) -> Mapping[K, frozenset[int]]:
     """From lists: a topic may come more than once, or with no partition."""
-    found: dict[UUID, set[int]] = {}
+    found: dict[K, set[int]] = {}
     for topic, parts in pairs:
         found.setdefault(topic, set()).update(parts)
     return {topic: frozenset(parts) for topic, parts in found.items() if parts}

@@ -69,6 +69,21 @@ def read_int32s(reader: Reader) -> list[int]:
     return read_array(reader, Reader.int32)
 
 
+def parts_with_epochs(parts: Mapping[int, int]) -> bytes:
+    """Partitions, and in a tag the member epoch in which each was assigned."""
+    numbers = sorted(parts)
+    return int32s(numbers) + tags({0: int32s(parts[number] for number in numbers)})
+
+
+def read_parts_with_epochs(reader: Reader, default: int) -> dict[int, int]:
+    """`default`: the epoch where there are none."""
+    parts, raw = read_int32s(reader), reader.tags().get(0)
+    epochs = [] if raw is None else read_int32s(Reader(raw))
+    if len(epochs) != len(parts):
+        epochs = [default] * len(parts)
+    return dict(zip(parts, epochs, strict=True))
+
+
 # --- values that several protocols have alike --------------------------------------------------
 
 
