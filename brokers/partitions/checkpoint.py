@@ -7,6 +7,7 @@ Invariant: checkpoint at an offset + replay from there = replay of everything (C
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from crc32c import crc32c
@@ -41,13 +42,15 @@ class PartitionCheckpoint:
 
 
 def encode(
-    offset: int, state: ProducerState | None, epochs: list[tuple[int, int]], snapshot: tuple[bytes, int] | None
-) -> bytes:
+    offset: int, state: ProducerState | None, epochs: list[tuple[int, int]], snapshot: tuple[bytes, int] | None,
+    forgotten: Collection[AbortedTransaction] = (),
+) -> bytes:  # fmt: skip
+    """`forgotten`: aborted transactions that `state` has no more, and whoever decodes this shall."""
     parts: list[bytes] = [b""]
     producers = 0
-    aborted: list[AbortedTransaction] = []
+    aborted = list(forgotten)
     if state is not None:
-        aborted = state.aborted_transactions
+        aborted += state.aborted_transactions
         for producer_id, entry in state.entries():
             producers += 1
             parts.append(
@@ -57,6 +60,7 @@ def encode(
                 )
             )  # fmt: skip
             parts.extend(_BATCH.pack(*batch) for batch in entry.batches)
+    aborted.sort(key=lambda transaction: transaction.last_offset)
     parts.extend(_ABORTED.pack(*transaction) for transaction in aborted)
     parts.extend(_EPOCH.pack(*epoch) for epoch in epochs)
     data, snapshot_offset = (b"", NO_SNAPSHOT) if snapshot is None else snapshot

@@ -334,11 +334,14 @@ class PartitionLog(OffsetLookups):
 
     def final_state(self) -> bytes | None:
         """For who opens the log next: a checkpoint at its end, once its stream is closed. None for a coordinator's,
-        whose own state is in its memory."""
+        whose own state is in its memory.
+
+        Aborted transactions that were forgotten are in it again, as long as a stored checkpoint has them: a log that is
+        opened with this state does not know what is stored, and would let their markers go."""
         end = self.stream.durable_end
         if self._snapshots is not None or end != self.high_watermark:
             return None
-        return checkpoint.encode(end, self._producers, self._epochs.entries(), None)
+        return checkpoint.encode(end, self._producers, self._epochs.entries(), None, self._forgotten_aborts())
 
     def committed(self, checkpoint_offset: int | None) -> None:
         if checkpoint_offset is None:
@@ -417,8 +420,10 @@ class PartitionLog(OffsetLookups):
 
     def all_aborted(self) -> list[AbortedTransaction]:
         """Those that anybody may still count as aborted: log compaction keeps their markers."""
-        forgotten = [] if self._forgotten is None else self._forgotten.remembered(self._clock.monotonic())
-        return [*self.aborted_transactions(0, self.high_watermark), *forgotten]
+        return [*self.aborted_transactions(0, self.high_watermark), *self._forgotten_aborts()]
+
+    def _forgotten_aborts(self) -> list[AbortedTransaction]:
+        return [] if self._forgotten is None else self._forgotten.remembered(self._clock.monotonic())
 
     def forget_aborted(self, gone: Collection[AbortedTransaction]) -> None:
         """Nothing of them is left in the log, and has not been for a while: readers need not be told any more."""

@@ -15,10 +15,12 @@ from kio.schema.errors import ErrorCode
 
 from brokers.compaction import log_cleaner, rounds
 from brokers.compaction.messages import Begin, Hello, Rewrite
+from brokers.compaction.offset_map import ENTRY_BYTES
 from brokers.compaction.process import RoundFailed, WorkerDied
 from brokers.compaction.worker import _Worker
 from brokers.limits import COMPACTED_ABORTS_S, COMPACTION_DEATHS_MAX, COMPACTION_IDLE_S, COMPACTION_SILENCE_S
 from brokers.partitions.log_config import LogConfig
+from brokers.partitions.opening import open_log
 from brokers.partitions.partition_log import READ_COMMITTED
 from brokers.records.builder import marker_batch
 from brokers.records.record import EndMarker
@@ -293,6 +295,43 @@ async def test_an_aborted_transaction_is_forgotten_before_its_marker_goes() -> N
     await round_()
     await round_()
     assert markers == [2, 2, 2, 2, 2, 1, 1]
+
+
+@virtual
+async def test_14_a_log_handed_over_by_word_keeps_the_markers_that_stored_checkpoints_need() -> None:
+    """Who opens it compacts on, and dies before it has stored a checkpoint of its own."""
+    world = await World.create(1)
+    compact = replace(COMPACT, delete_retention_ms=0)
+    rig = await Cleaned.start(world, config=compact)
+    await in_transaction(rig, 5, b"a")
+    await end_transaction(rig, 5, False)
+    await in_transaction(rig, 5, b"b", sequence=1)
+    await end_transaction(rig, 5, True)
+    for _ in range(2):
+        await overwritten(rig, 1, 2)
+        await rig.clean()
+    await world.clock.sleep(COMPACTED_ABORTS_S + 1)
+    for number in range(4):
+        await rig.put(*[(b"%d-%d" % (number, key), b"v") for key in range(3)])
+    await rig.flush()
+    rig.settings = SETTINGS._replace(map_bytes=5 * ENTRY_BYTES)  # a round for each batch
+    assert await rig.cleaner.clean_dirtiest()
+    source = rig.life.log()
+    aborted = source.all_aborted()
+    assert len(aborted) == 1 and source.aborted_transactions(0, 100) == [], "forgotten, and still stored"
+
+    stream, clock = source.stream, world.clock
+    stream.checkpoint = (await rig.life.engine.storage.view(1)).checkpoint  # as an opening finds it
+    target = await open_log("t", source.topic_id, 0, stream, compact, clock, 10**9, source.final_state())
+    rig.cleaner._logs = lambda: [target]
+    rounds = 0
+    while await rig.cleaner.clean_dirtiest():
+        rounds += 1
+    assert rounds >= 2, "one to write when the marker may go, one to remove it"
+    await rig.life.crash()
+    rig = await Cleaned.start(world, config=compact)
+    assert rig.life.log().aborted_transactions(0, 100) == aborted
+    assert [one.base_offset for one in await headers(rig) if one.control] == [1, 3]
 
 
 @virtual

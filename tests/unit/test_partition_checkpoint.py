@@ -203,6 +203,20 @@ def test_a_log_with_more_than_it_has_heard_of_and_a_coordinators_tell_no_state()
     assert log.final_state() is None
 
 
+async def test_the_state_that_is_told_has_forgotten_aborts_until_every_stored_checkpoint_is_without_them() -> None:
+    log, _ = closed_log()
+    assert log.producers is not None
+    first, second = AbortedTransaction(1, 10, 20, 21), AbortedTransaction(2, 5, 30, 31)
+    log.producers.restore(dict(log.producers.entries()), [first, second])
+    log.forget_aborted([first])
+    told = log.final_state()
+    assert told is not None and log.aborted_transactions(0, 100) == [second]
+    restored = await reopen(fake(log).reopened(), told=told)
+    assert restored.aborted_transactions(0, 100) == [first, second], "in the order of their markers"
+    stored = log.checkpoint(1)
+    assert stored is not None and checkpoint.decode(stored).aborted == [second]
+
+
 # --- coordinator snapshots ---------------------------------------------------------------------------
 
 
