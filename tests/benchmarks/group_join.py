@@ -1,171 +1,42 @@
-"""A group that forms: how long until many members share many partitions, in both protocols, here and in Apache Kafka.
+"""A group that forms: how long until a hundred members share a thousand partitions of one topic, in both protocols.
 
-    python -m tests.benchmarks.group_join [--members 100] [--partitions 1000] [--rounds 3]
-
-Members are connections of one process that speak the protocol and do nothing else. Those of the consumer protocol say
-at once what they gave up or got, and else send a heartbeat every 100 ms (clients: every 5 s, as told): what is
-measured is the coordinator, with both systems' defaults but for `group.initial.rebalance.delay.ms`, which is 0. A round
-ends when every partition is with one member, and no member has more to learn.
+Both systems have their defaults (an assignment a second in the consumer protocol), but for
+`group.initial.rebalance.delay.ms`, which is 0. The first round is a warm-up.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import tempfile
-import time
-from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
-from typing import Any, Final
-from uuid import uuid4
+from collections.abc import Sequence
+from typing import Final
 
-from brokers.protocol.apis import API_BY_NAME
-from tests.benchmarks.systems import Kafka, Ponor, System
-from tests.compatibility.messages import encode_request, plain
-from tests.compatibility.scenarios.groups import join_request, subscription
-from tests.support.kafka_wire import WireClient, decode_response, response_body
+from tests.benchmarks.members import PROTOCOLS, formed
+from tests.benchmarks.systems import System
+from tests.benchmarks.workloads import Samples, Scale
 
-PAUSE_S: Final = 0.1
-RETRIABLE: Final = ("coordinator_not_available", "not_coordinator", "coordinator_load_in_progress")
+MEMBERS: Final = 100
+PARTITIONS: Final = 1_000
+TOPIC: Final = "groups"
 
 
-async def call(client: WireClient, api: str, version: int, **values: Any) -> Any:
-    key = API_BY_NAME[api].key
-    client.send(key, version, encode_request(api, version, values))
-    return decode_response(key, version, response_body(key, version, await client.receive())[1])
+def row(protocol: str) -> str:
+    return f"{MEMBERS} {protocol} members on {PARTITIONS:,} partitions: join"
 
 
-class Joined:
-    """What the members of a group have so far."""
-
-    def __init__(self, members: int, partitions: int) -> None:
-        self.members, self.partitions = members, partitions
-        self.has = [0] * members
-        self.epochs = [0] * members
-
-    @property
-    def done(self) -> bool:
-        alike = len(set(self.epochs)) == 1
-        return alike and sum(self.has) == self.partitions and max(self.has) - min(self.has) <= 1
-
-
-async def consumer_member(client: WireClient, number: int, group: str, topic: str, joined: Joined) -> None:
-    common = {"group_id": group, "member_id": str(uuid4())}
-    owned: list[dict[str, Any]] = []
-    epoch, told = 0, False
-    while not joined.done:
-        first = epoch == 0
-        says = {"subscribed_topic_names": [topic], "rebalance_timeout": 60_000} if first else {}
-        answer = await call(
-            client, "ConsumerGroupHeartbeat", 1, **common, member_epoch=epoch,
-            topic_partitions=owned if first or told else None, **says,
-        )  # fmt: skip
-        told = False
-        if plain(answer.error_code) in RETRIABLE:
-            await asyncio.sleep(PAUSE_S)
-            continue
-        assert plain(answer.error_code) == "none", answer
-        epoch = joined.epochs[number] = answer.member_epoch
-        if answer.assignment is not None:
-            given = answer.assignment.topic_partitions
-            owned = [{"topic_id": t.topic_id, "partitions": list(t.partitions)} for t in given]
-            joined.has[number] = sum(len(t.partitions) for t in given)
-            told = True
-        else:
-            await asyncio.sleep(PAUSE_S)
+def group_joins(systems: Sequence[System], scale: Scale, samples: Samples) -> None:
+    """The systems run, and have no topic of that name yet."""
+    for system in systems:
+        system.create_topic(TOPIC, PARTITIONS)
+    for number in range(scale.rounds + 1):
+        for protocol in PROTOCOLS:
+            for system in systems if number % 2 else reversed(systems):
+                seconds, cpu_seconds = asyncio.run(_join(system, protocol))
+                print(f"join, round {number} of {scale.rounds}: {protocol}, {system.name}: {seconds:.2f} s", flush=True)
+                if number:
+                    samples.add(row(protocol), "s", system.name, seconds)
+                    samples.add(row(protocol), "CPU-s", system.name, cpu_seconds)
 
 
-def _runs(members: Sequence[str], partitions: int, topic: str) -> list[dict[str, Any]]:
-    """A leader's assignment: runs of equal length."""
-    name, found, start = topic.encode(), [], 0
-    for index, member in enumerate(sorted(members)):
-        count = partitions // len(members) + (index < partitions % len(members))
-        numbers = b"".join(part.to_bytes(4, "big") for part in range(start, start + count))
-        body = b"\x00\x01" + b"\x00\x00\x00\x01" + len(name).to_bytes(2, "big") + name
-        found.append({"member_id": member, "assignment": body + count.to_bytes(4, "big") + numbers + b"\xff" * 4})
-        start += count
-    return found
-
-
-async def classic_member(client: WireClient, number: int, group: str, topic: str, joined: Joined) -> None:
-    member, protocols = "", {"range": subscription(topic)}
-    more: dict[str, Any] = {"session_timeout": 45_000, "rebalance_timeout": 60_000, "protocols": protocols}
-    while not joined.done:
-        answer = await call(client, "JoinGroup", 9, **join_request(group, member, **more))
-        member = answer.member_id or member
-        if plain(answer.error_code) != "none":
-            if plain(answer.error_code) in RETRIABLE:
-                await asyncio.sleep(PAUSE_S)
-            continue
-        generation, leads = answer.generation_id, answer.leader == member
-        ids = [one.member_id for one in answer.members]
-        who = {"group_id": group, "member_id": member, "generation_id": generation, "group_instance_id": None}
-        given = _runs(ids, joined.partitions, topic) if leads else []
-        synced = await call(
-            client, "SyncGroup", 5, **who, protocol_type="consumer", protocol_name="range", assignments=given
-        )
-        if plain(synced.error_code) != "none":
-            continue
-        size = len(synced.assignment) - 12 - len(topic.encode())
-        joined.has[number], joined.epochs[number] = max(0, (size - 4) // 4), generation
-        while not joined.done:
-            await asyncio.sleep(PAUSE_S)
-            if plain((await call(client, "Heartbeat", 4, **who)).error_code) != "none":
-                break
-
-
-Member = Callable[[WireClient, int, str, str, Joined], Awaitable[None]]
-PROTOCOLS: Final[dict[str, Member]] = {"classic": classic_member, "consumer": consumer_member}
-
-
-async def form(system: System, topic: str, protocol: str, members: int, partitions: int) -> tuple[float, float]:
-    """Seconds, and CPU seconds of the broker."""
-    clients = [await WireClient.connect(system.port) for _ in range(members)]
-    joined, group = Joined(members, partitions), f"{protocol}-{uuid4().hex[:8]}"
-    found = await call(clients[0], "FindCoordinator", 4, coordinator_keys=[group], key_type=0)
-    while plain(found.coordinators[0].error_code) != "none":
-        await asyncio.sleep(PAUSE_S)
-        found = await call(clients[0], "FindCoordinator", 4, coordinator_keys=[group], key_type=0)
-    cpu, begin = system.cpu_seconds(), time.monotonic()
-    async with asyncio.timeout(120), asyncio.TaskGroup() as running:
-        for number, client in enumerate(clients):
-            running.create_task(_run(PROTOCOLS[protocol], client, number, group, topic, joined))
-    took = time.monotonic() - begin, system.cpu_seconds() - cpu
-    for client in clients:
-        await client.close()
-    return took
-
-
-async def _run(member: Member, client: WireClient, number: int, group: str, topic: str, joined: Joined) -> None:
-    await member(client, number, group, topic, joined)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--members", type=int, default=100)
-    parser.add_argument("--partitions", type=int, default=1_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        systems: list[System] = [
-            Kafka(Path(folder) / "kafka"),
-            Ponor(Path(folder) / "ponor", f"file://{folder}/objects", {"group.initial.rebalance.delay.ms": "0"}),
-        ]
-        for system in systems:
-            system.start()
-        try:
-            for system in systems:
-                system.create_topic("t", args.partitions)
-            for number in range(args.rounds + 1):
-                for protocol in PROTOCOLS:
-                    for system in systems:
-                        wall, cpu = asyncio.run(form(system, "t", protocol, args.members, args.partitions))
-                        label = "warming" if number == 0 else f"round {number}"
-                        print(f"{label}: {protocol}, {system.name}: {wall:.2f} s, {cpu:.2f} CPU-s", flush=True)
-        finally:
-            for system in systems:
-                system.stop()
-
-
-if __name__ == "__main__":
-    main()
+async def _join(system: System, protocol: str) -> tuple[float, float]:
+    async with formed(system, TOPIC, protocol, MEMBERS, PARTITIONS) as group:
+        return group.seconds, group.cpu_seconds

@@ -9,53 +9,150 @@ import shutil
 import sysconfig
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Final, NamedTuple
 
 from tests.benchmarks import procfs, report, workloads
 from tests.benchmarks.clients import JavaTools
+from tests.benchmarks.group_join import group_joins
 from tests.benchmarks.object_wal import bare_puts, object_wal
+from tests.benchmarks.offset_commits import offset_commits
 from tests.benchmarks.systems import Kafka, Ponor, System
 from tests.benchmarks.transactions import transactional_produce
 from tests.benchmarks.workloads import Paired, Samples, Scale
-from tests.support.servers import minio_server
+from tests.support.servers import MinioServer, minio_server
 from tests.support.tools import find_tool
 
-ROWS = ("paired", "cold", "peak", "idle", "stop", "object-wal", "transactions")
 FLUSH_SOON = {"ponor.flush.interval.ms": "5000"}
 """Default: 30 s. So that the uploads of a row end, and are counted, soon after it; more of them, if anything."""
 
 NO_FLUSH = {"ponor.flush.interval.ms": "600000"}
 """Nothing is flushed for its age."""
 
+NO_DELAY = {"group.initial.rebalance.delay.ms": "0"}
+"""As KafkaProcess has it."""
+
+
+class Bench(NamedTuple):
+    """What the parts of a run share."""
+
+    folder: Path
+    minio: MinioServer
+    java: JavaTools
+    scale: Scale
+    samples: Samples
+    profile: Path | None
+
+    def ponor(self, name: str, *flags: str, **settings: str) -> Ponor:
+        self.minio.create_bucket(name)
+        os.environ.update(self.minio.environment)
+        return Ponor(self.folder / name, self.minio.url(name), FLUSH_SOON | settings, flags)
+
+    def kafka(self, name: str) -> Kafka:
+        return Kafka(self.folder / f"kafka-{name}")
+
+
+@contextmanager
+def _running(*systems: System) -> Iterator[None]:
+    """Stopped at the end, whatever happened."""
+    with ExitStack() as running:
+        for system in systems:
+            running.callback(system.stop)
+            system.start()
+        yield
+
+
+def _paired(bench: Bench) -> None:
+    systems: tuple[System, System] = (bench.kafka("paired"), bench.ponor("paired"))
+    scale, samples = bench.scale, bench.samples
+    with ExitStack() as running:
+        for system in systems:
+            running.callback(system.stop)
+            samples.add("start to ready", "s", system.name, system.start())
+            time.sleep(3)
+            samples.add("resident at rest", "MiB", system.name, procfs.resident_mib(system.pid))
+        paired = Paired(bench.java, scale, samples, bench.profile)
+        for number in range(scale.rounds + 1):
+            for system in systems if number % 2 else reversed(systems):
+                warming = " (warm-up)" if number == 0 else ""
+                print(f"round {number} of {scale.rounds}{warming}: {system.name}", flush=True)
+                paired.run(system, count=number > 0)
+        for system in systems:
+            samples.add("peak resident, default budget", "MiB", system.name, procfs.peak_resident_mib(system.pid))
+
+
+def _transactions(bench: Bench) -> None:
+    systems = (bench.kafka("transactions"), bench.ponor("transactions"))
+    with _running(*systems):
+        transactional_produce(systems, bench.java, bench.scale, bench.samples)
+
+
+def _groups(bench: Bench) -> None:
+    systems = (bench.kafka("groups"), bench.ponor("groups", **NO_DELAY))
+    with _running(*systems):
+        group_joins(systems, bench.scale, bench.samples)
+        offset_commits(systems, bench.scale, bench.samples)
+
+
+def _cold(bench: Bench) -> None:
+    system = bench.ponor("cold")
+    with _running(system):
+        workloads.cold_read(
+            system, bench.java, bench.scale, bench.samples, lambda: workloads.bare_read(bench.minio, "cold")
+        )
+
+
+def _peak(bench: Bench) -> None:
+    system = bench.ponor("peak", **{"ponor.memory.bytes": str(512 * 1024 * 1024)})
+    with _running(system):
+        workloads.peak_memory(system, bench.java, bench.scale, bench.samples)
+
+
+def _idle(bench: Bench) -> None:
+    system = bench.ponor("idle")
+    with _running(system):
+        workloads.idle_cost(system, bench.samples)
+
+
+def _stop(bench: Bench) -> None:
+    for wal in ("file", "object"):
+        bench.minio.create_bucket("stop-wal")
+        flags = () if wal == "file" else ("--wal", bench.minio.url("stop-wal"))
+        system = bench.ponor(f"stop-{wal}", *flags, **NO_FLUSH)
+        with _running(system):
+            workloads.full_stop(system, bench.java, wal, bench.scale, bench.samples)
+
+
+def _object_wal(bench: Bench) -> None:
+    bench.minio.create_bucket("wal")
+    system = bench.ponor("object-wal", "--wal", bench.minio.url("wal"))
+    count = bench.scale.loop_records
+    with _running(system):
+        object_wal(system, bench.java, bench.scale, bench.samples, lambda: bare_puts(bench.minio, "object-wal", count))
+
+
+PARTS: Final[dict[str, Callable[[Bench], None]]] = {
+    "paired": _paired,
+    "transactions": _transactions,
+    "groups": _groups,
+    "cold": _cold,
+    "peak": _peak,
+    "idle": _idle,
+    "stop": _stop,
+    "object-wal": _object_wal,
+}
+
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="counted rounds of the paired rows (default 3)")
-    parser.add_argument("--only", choices=ROWS, action="append", help="run only these parts (default: all)")
+    parser.add_argument("--only", choices=PARTS, action="append", help="run only these parts (default: all)")
     parser.add_argument("--quick", action="store_true", help="tiny amounts: tries the harness, gives no figures")
     parser.add_argument("--profile", action="store_true", help="py-spy flame graphs of Ponor under the paired rows")
     parser.add_argument("--output", type=Path, default=Path("bench-results"))
     return parser.parse_args()
-
-
-def _note_rest(system: System, samples: Samples) -> None:
-    samples.add("start to ready", "s", system.name, system.start())
-    time.sleep(3)
-    samples.add("resident at rest", "MiB", system.name, procfs.resident_mib(system.pid))
-
-
-def _paired(kafka: Kafka, ponor: Ponor, java: JavaTools, scale: Scale, samples: Samples, profile: Path | None) -> None:
-    for system in (kafka, ponor):
-        _note_rest(system, samples)
-    paired = Paired(java, scale, samples, profile)
-    for number in range(scale.rounds + 1):
-        order: list[System] = [kafka, ponor] if number % 2 else [ponor, kafka]
-        for system in order:
-            print(f"round {number} of {scale.rounds}{' (warm-up)' if number == 0 else ''}: {system.name}", flush=True)
-            paired.run(system, count=number > 0)
-    for system in (kafka, ponor):
-        samples.add("peak resident, default budget", "MiB", system.name, procfs.peak_resident_mib(system.pid))
-        system.stop()
 
 
 def _interpreter() -> str:
@@ -67,9 +164,7 @@ def _interpreter() -> str:
 def main() -> None:
     options = _options()
     scale = Scale.quick() if options.quick else Scale(rounds=options.rounds)
-    parts = options.only or list(ROWS)
-    jars = find_tool("kafka")
-    java = JavaTools(jars)
+    java = JavaTools(find_tool("kafka"))
     samples = Samples()
     options.output.mkdir(parents=True, exist_ok=True)
     profile = options.output if options.profile else None
@@ -77,46 +172,10 @@ def main() -> None:
     load_before = os.getloadavg()[0]
     try:
         with minio_server(folder / "minio") as minio:
-
-            def ponor(name: str, *flags: str, **settings: str) -> Ponor:
-                minio.create_bucket(name)
-                os.environ.update(minio.environment)
-                return Ponor(folder / name, minio.url(name), FLUSH_SOON | settings, flags)
-
-            if "paired" in parts:
-                _paired(Kafka(folder / "kafka"), ponor("paired"), java, scale, samples, profile)
-            if "transactions" in parts:
-                systems = (Kafka(folder / "kafka-transactions"), ponor("transactions"))
-                transactional_produce(systems, java, scale, samples)
-            if "cold" in parts:
-                system = ponor("cold")
-                system.start()
-                workloads.cold_read(system, java, scale, samples, lambda: workloads.bare_read(minio, "cold"))
-                system.stop()
-            if "peak" in parts:
-                system = ponor("peak", **{"ponor.memory.bytes": str(512 * 1024 * 1024)})
-                system.start()
-                workloads.peak_memory(system, java, scale, samples)
-                system.stop()
-            if "idle" in parts:
-                system = ponor("idle")
-                system.start()
-                workloads.idle_cost(system, samples)
-                system.stop()
-            if "stop" in parts:
-                for wal in ("file", "object"):
-                    minio.create_bucket("stop-wal")
-                    flags = () if wal == "file" else ("--wal", minio.url("stop-wal"))
-                    system = ponor(f"stop-{wal}", *flags, **NO_FLUSH)
-                    system.start()
-                    workloads.full_stop(system, java, wal, scale, samples)
-            if "object-wal" in parts:
-                minio.create_bucket("wal")
-                system = ponor("object-wal", "--wal", minio.url("wal"))
-                system.start()
-                count = scale.loop_records
-                object_wal(system, java, scale, samples, lambda: bare_puts(minio, "object-wal", count))
-                system.stop()
+            bench = Bench(folder, minio, java, scale, samples, profile)
+            for name, part in PARTS.items():
+                if not options.only or name in options.only:
+                    part(bench)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     note = (

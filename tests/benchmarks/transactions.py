@@ -14,18 +14,14 @@ COMMIT_MS: Final = 100
 
 
 def transactional_produce(systems: Sequence[System], java: JavaTools, scale: Scale, samples: Samples) -> None:
-    """Rounds of plain and transactional produce, one right after the other; the first round is a warm-up."""
-    for system in systems:
-        system.start()
+    """The systems run. Rounds of plain and transactional produce, one right after the other; the first is a warm-up."""
     for number in range(scale.rounds + 1):
         for system in systems if number % 2 else reversed(systems):
             print(f"transactions, round {number} of {scale.rounds}: {system.name}", flush=True)
-            plain, transactional = _round(system, java, scale.records, number)
+            plain, transactional = _round(system, java, scale.transaction_records, number)
             if number:
                 samples.add(ROW, "MB/s", system.name, transactional)
                 samples.add(ROW, "× plain", system.name, transactional / plain)
-    for system in systems:
-        system.stop()
 
 
 def _round(system: System, java: JavaTools, records: int, number: int) -> tuple[float, float]:

@@ -30,14 +30,18 @@ class Scale:
     tiny_records: int = 150_000
     rate_seconds: int = 20
     loop_records: int = 2000
+    transaction_records: int = 250_000
+    """Sixteen runs of them in three rounds, each with a start of a JVM and waiting for uploads: some 10 s a run."""
+    commit_seconds: float = 6
     cold_bytes: int = 5 * GIGABYTE
     rounds: int = 3
 
     @classmethod
     def quick(cls) -> Scale:
         return cls(
-            records=100_000, tiny_records=10_000, rate_seconds=3, loop_records=100, cold_bytes=200_000_000, rounds=1
-        )
+            records=100_000, tiny_records=10_000, rate_seconds=3, loop_records=100, cold_bytes=200_000_000, rounds=1,
+            transaction_records=25_000, commit_seconds=1,
+        )  # fmt: skip
 
 
 @dataclass
@@ -250,7 +254,6 @@ def full_stop(ponor: Ponor, java: JavaTools, wal: str, scale: Scale, samples: Sa
         ponor.stop()
         samples.add("orderly stop with a full memtable", f"s ({wal} WAL)", ponor.name, time.monotonic() - begin)
         ponor.start()
-    ponor.stop()
 
 
 def idle_cost(ponor: Ponor, samples: Samples) -> None:

@@ -70,7 +70,8 @@ class KafkaProcess:
             "group.initial.rebalance.delay.ms": "0",
         } | settings
         self._config.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # The first byte is 0: an id that begins with "-" would be taken for an option.
+        cluster = base64.urlsafe_b64encode(bytes(1) + uuid.uuid4().bytes[1:]).decode().rstrip("=")
         subprocess.run(
             ["java", "-XX:TieredStopAtLevel=1", "-cp", self._classpath, "kafka.tools.StorageTool", "format"]
             + ["-t", cluster, "-c", str(self._config), "--standalone"],
