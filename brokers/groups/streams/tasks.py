@@ -7,7 +7,7 @@ nobody a warm-up.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
@@ -91,7 +91,3 @@ def overlap(said: TaskSets, held: HeldTasks) -> bool:
     """Whether a task is in both, in the same role."""
     sets = held.sets
     return any(intersection(some, other) for some, other in zip(said, sets, strict=True))
-
-
-def task_ids(tasks: Tasks) -> Iterable[tuple[str, int]]:
-    return ((subtopology, part) for subtopology, parts in tasks.items() for part in parts)
