@@ -205,8 +205,8 @@ _TRANSACTIONS: Final = (
               "Whether a partition asks the coordinator before a transaction of an older client begins there.",
               importance=LOW, inert="partitions always ask."),
     ConfigKey("add.partitions.to.txn.retry.backoff.ms", INT, 20,
-              "Wait before a partition is added once more to a transaction whose predecessor is being ended.",
-              at_least(1), HIGH),
+              "Longest wait before a partition is added once more to a transaction whose predecessor is being ended; "
+              "the first is 1 ms.", at_least(1), HIGH),
     ConfigKey("add.partitions.to.txn.retry.backoff.max.ms", INT, 100,
               "How long that is tried before the producer is told to.", at_least(0), HIGH),
 )  # fmt: skip

@@ -272,6 +272,22 @@ class TestProduce:
         world.txn.held.set()
         await settle()
 
+    async def test_what_waits_for_the_transaction_before_goes_on_milliseconds_after_its_end(
+        self, world: TransactionWorld
+    ) -> None:
+        producer = await world.producer()
+        await world.add(producer)
+        world.txn.held = asyncio.Event()
+        answer = await world.call("EndTxn", 5, **producer, committed=True)
+        call = world.produce(12, {**producer, "producer_epoch": answer.producer_epoch})
+        await settle()
+        world.txn.held.set()
+        await settle()
+        await world.txn.clock.advance(0.001)
+        await settle()
+        world.durable()
+        assert errors(call) == ["none"], "and not after a whole add.partitions.to.txn.retry.backoff.ms"
+
     async def test_another_brokers_coordinator_is_asked(self, world: TransactionWorld) -> None:
         producer = await world.producer()
         world.world.topic(TRANSACTIONS_TOPIC, 1, elsewhere=(0,))
