@@ -30,7 +30,6 @@ from brokers.groups.consumer.messages import (
 )
 from brokers.groups.consumer.records import Resolved
 from brokers.groups.messages import (
-    UNKNOWN_MEMBER_ID,
     JoinAnswer,
     JoinRequest,
     LeaveAnswer,
@@ -39,9 +38,7 @@ from brokers.groups.messages import (
     SyncRequest,
 )
 from brokers.groups.modern.assignments import gathered, without_epochs
-from brokers.groups.modern.change import Change
 from brokers.groups.modern.terms import Terms
-from brokers.groups.records import encode_group, group_key
 from brokers.groups.shard import Shard
 
 RESOLVE_SLICE: Final = 1_000
@@ -129,26 +126,12 @@ async def join(shard: Shard, group: ConsumerGroup, request: JoinRequest) -> Join
     shard.require_active()
     if group.is_dead:
         return JoinAnswer(ErrorCode.coordinator_not_available, request.member_id)
-    if group.is_empty:
-        return await _join_empty(shard, group, request)
     terms = shard.terms(group.group_id)
     try:
         change = classic_members.join(group, request, shard.context.new_id(), terms, shard.new_classic_group)
     except KafkaError as refusal:
         return JoinAnswer(refusal.code)  # without the member's id, as Kafka answers where it does not answer a join
     return await shard.carry_out(group, change)
-
-
-async def _join_empty(shard: Shard, group: ConsumerGroup, request: JoinRequest) -> JoinAnswer:
-    """A consumer group without members gives way to a classic one, which keeps its offsets."""
-    if request.member_id != UNKNOWN_MEMBER_ID:
-        return JoinAnswer(ErrorCode.unknown_member_id, request.member_id)
-    classic = shard.new_classic_group(group.group_id)
-    value = Record(group_key(group.group_id), encode_group(classic.empty_value()))
-    made = shard.perform(group, Change(None, [], becomes=classic, conversion=[*group.tombstones(), value]))
-    if made.done() and made.result() is not ErrorCode.none:
-        return JoinAnswer(made.result(), request.member_id)
-    return await shard.join(group.group_id, request)
 
 
 async def sync(shard: Shard, group: ConsumerGroup, request: SyncRequest) -> SyncAnswer:

@@ -35,10 +35,10 @@ from brokers.groups.messages import (
     SyncRequest,
 )
 from brokers.groups.modern.assignments import Partitions
+from brokers.groups.modern.group import ModernGroup
 from brokers.groups.offset_requests import Fetched
 from brokers.groups.offsets import PartitionResult, TopicCommit
 from brokers.groups.shard import GroupContext, Shard
-from brokers.groups.share.group import ShareGroup
 from brokers.groups.share.messages import (
     PartitionOffset,
     ShareGroupDescription,
@@ -77,7 +77,7 @@ class GroupCoordinator(Coordinator[Shard]):
         super().__init__(location, Timers(clock, tasks), lambda source: Shard(source, self._context))
         stats = GroupStats(metrics)
         stats.watch_groups(self._count)
-        self._world = GroupWorld(cluster, config.consumer, config.share)
+        self._world = GroupWorld(cluster, config)
         self._context = GroupContext(
             clock,
             tasks,
@@ -160,10 +160,12 @@ class GroupCoordinator(Coordinator[Shard]):
         if any(too_long(name, GENERATED_ID_BYTES) for name in (*names, *(p.name for p in request.protocols))):
             raise KafkaError(ErrorCode.invalid_request)
         group = shard.state.groups.get(group_id)
+        if isinstance(group, ModernGroup) and group.gives_way and group.is_empty:
+            return await shard.join_instead_of(group, request)
         if isinstance(group, ConsumerGroup):
             return await consumer_requests.join(shard, group, request)
-        if isinstance(group, ShareGroup):
-            return JoinAnswer(ErrorCode.inconsistent_group_protocol, request.member_id)
+        if isinstance(group, ModernGroup):
+            return JoinAnswer(ErrorCode.inconsistent_group_protocol)
         return await shard.join(group_id, request)
 
     async def sync(self, group_id: str, request: SyncRequest) -> SyncAnswer:
@@ -171,7 +173,7 @@ class GroupCoordinator(Coordinator[Shard]):
         group = shard.state.groups.get(group_id)
         if isinstance(group, ConsumerGroup):
             return await consumer_requests.sync(shard, group, request)
-        if isinstance(group, ShareGroup):
+        if isinstance(group, ModernGroup):
             return SyncAnswer(ErrorCode.unknown_member_id)
         return await shard.sync(group_id, request)
 
@@ -180,7 +182,7 @@ class GroupCoordinator(Coordinator[Shard]):
         group = shard.state.groups.get(group_id)
         if isinstance(group, ConsumerGroup):
             return await consumer_requests.classic_heartbeat(shard, group, member_id, generation, instance_id)
-        if isinstance(group, ShareGroup):
+        if isinstance(group, ModernGroup):
             return ErrorCode.unknown_member_id
         return shard.heartbeat(group_id, member_id, generation, instance_id)
 
@@ -189,7 +191,7 @@ class GroupCoordinator(Coordinator[Shard]):
         group = shard.state.groups.get(group_id)
         if isinstance(group, ConsumerGroup):
             return await consumer_requests.leave(shard, group, leaving)
-        if isinstance(group, ShareGroup):
+        if isinstance(group, ModernGroup):
             return [LeaveAnswer(m.member_id, m.group_instance_id, ErrorCode.unknown_member_id) for m in leaving]
         return await shard.leave(group_id, leaving)
 

@@ -24,10 +24,10 @@ from brokers.coordinators.writer import Outcome
 from brokers.errors import KafkaError
 from brokers.groups import record_types
 from brokers.groups.classic_group import ClassicGroup
-from brokers.groups.config import ConsumerConfig, GroupConfig, ShareConfig
+from brokers.groups.config import ConsumerConfig, GroupConfig, ModernConfig, ShareConfig
 from brokers.groups.consumer import departure
 from brokers.groups.consumer.group import ConsumerGroup
-from brokers.groups.group import Group
+from brokers.groups.group import Group, GroupType
 from brokers.groups.membership import NEVER
 from brokers.groups.messages import (
     UNKNOWN_MEMBER_ID,
@@ -57,7 +57,7 @@ from brokers.groups.stats import GroupStats
 log = structlog.get_logger(__name__)
 
 A = TypeVar("A")
-M = TypeVar("M", bound=ModernGroup[Any])
+M = TypeVar("M", bound=ModernGroup[Any, Any])
 
 FENCE_RETRY_MS = 5_000
 """A late member whose removal the log refused is looked at again after that."""
@@ -69,8 +69,10 @@ class World(Protocol):
     @property
     def topics(self) -> Topics: ...
 
-    def consumer_config(self, group_id: str) -> ConsumerConfig:
-        """The broker's, with the group's own over it."""
+    def config_of(self, group_type: GroupType, group_id: str) -> ModernConfig:
+        """The broker's, with the group's own over it; of a modern group of any type."""
+
+    def consumer_config(self, group_id: str) -> ConsumerConfig: ...
 
     def share_config(self, group_id: str) -> ShareConfig: ...
 
@@ -98,11 +100,8 @@ class Shard(CoordinatorShard[State, GroupContext]):
         for group in list(self.state.groups.values()):
             if isinstance(group, ClassicGroup):
                 self.run(group, group.activate(now))
-            elif isinstance(group, ConsumerGroup):
-                group.activate(now, self.context.world.consumer_config(group.group_id).session_timeout_ms)
-                self.arm(group)
-            elif isinstance(group, ShareGroup):
-                group.activate(now, self.context.world.share_config(group.group_id).session_timeout_ms)
+            elif isinstance(group, ModernGroup):
+                group.activate(now, self.context.world.config_of(group.group_type, group.group_id).session_timeout_ms)
                 self.arm(group)
 
     def _abandoned(self) -> None:
@@ -217,7 +216,7 @@ class Shard(CoordinatorShard[State, GroupContext]):
         elif isinstance(group, ModernGroup):
             self._expire(group)
 
-    def _expire(self, group: ModernGroup[Any]) -> None:
+    def _expire(self, group: ModernGroup[Any, Any]) -> None:
         """Members that were not heard of are fenced."""
         now = self.context.instant()
         late = group.deadlines.due(now.ticks)
@@ -233,7 +232,7 @@ class Shard(CoordinatorShard[State, GroupContext]):
             group.deadlines.set(member.member_id, Wait.SESSION, now.ticks + FENCE_RETRY_MS)
         self.arm(group)
 
-    def _fence(self, group: ModernGroup[Any], gone: Sequence[Any]) -> Change[None]:
+    def _fence(self, group: ModernGroup[Any, Any], gone: Sequence[Any]) -> Change[None]:
         if isinstance(group, ShareGroup):
             return share_heartbeat.remove(group, gone, self.share_terms(group.group_id), None)
         assert isinstance(group, ConsumerGroup)
@@ -274,6 +273,18 @@ class Shard(CoordinatorShard[State, GroupContext]):
             effects.stores.append(Store(group.empty_value(), refused=lambda _, error: self._uncreate(group, error)))
         self.run(group, effects)
         return await waiting
+
+    async def join_instead_of(self, group: ModernGroup[Any, Any], request: JoinRequest) -> JoinAnswer:
+        """A group of another protocol without members gives way to a classic one, which keeps its offsets."""
+        self.require_active()
+        if request.member_id != UNKNOWN_MEMBER_ID:
+            return JoinAnswer(ErrorCode.unknown_member_id, request.member_id)
+        classic = self.new_classic_group(group.group_id)
+        value = Record(group_key(group.group_id), encode_group(classic.empty_value()))
+        made = self.perform(group, Change(None, [], becomes=classic, conversion=[*group.tombstones(), value]))
+        if made.done() and made.result() is not ErrorCode.none:
+            return JoinAnswer(made.result(), request.member_id)
+        return await self.join(group.group_id, request)
 
     def _classic(self, group_id: str) -> ClassicGroup | None:
         """Requests for groups of other protocols go elsewhere (coordinator.py)."""

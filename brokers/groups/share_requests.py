@@ -46,7 +46,7 @@ async def heartbeat(shard: Shard, group_id: str, request: ShareHeartbeatRequest)
     terms = shard.share_terms(group_id)
     if request.member_epoch == beats.LEAVE_EPOCH:
         group = shard.existing(group_id, ShareGroup)
-        member = beats.member_of(group, request.member_id)
+        member = group.member(request.member_id)
         answer = ShareHeartbeatAnswer(request.member_id, request.member_epoch)
         return await shard.carry_out(group, beats.remove(group, (member,), terms, answer))
     joins_new = request.member_epoch == beats.JOIN_EPOCH and group_id not in shard.state.groups

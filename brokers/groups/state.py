@@ -132,7 +132,7 @@ class State:
             # Offsets without a group: a simple consumer group, which has no record of its own.
             self.create(group_id, wall_ms)
 
-    def _modern(self, key: ModernKey) -> ModernGroup[Any]:
+    def _modern(self, key: ModernKey) -> ModernGroup[Any, Any]:
         """The group of a record that is loaded."""
         kind = _MODERN[RECORD_TYPES[key.kind].group_type]
         group = self.groups.get(key.group)

@@ -6,27 +6,50 @@ Invariant: one image at a time; a group's configs are read once an image.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
 
 from brokers.config_def import GROUP_CONFIGS, ConfigError
 from brokers.coordinators.location import ClusterView
-from brokers.groups.config import ConsumerConfig, ShareConfig
+from brokers.groups.config import ConsumerConfig, GroupConfig, ModernConfig, ShareConfig
+from brokers.groups.group import GroupType
 from brokers.groups.modern.topics import Topics
 from metadata.image import ClusterImage
 
-CONSUMER: Final = "consumer."
-SHARE: Final = "share."
+C = TypeVar("C", bound=ModernConfig)
+
+
+class _Configs(Generic[C]):
+    """Of one protocol: the broker's, and made of it those of groups that have some of their own."""
+
+    def __init__(self, group_type: GroupType, broker: C) -> None:
+        self._prefix: Final = f"{group_type.value}."
+        self._broker = broker
+        self._made: dict[str, C] = {}
+        self._of: Mapping[str, Mapping[str, str]] = {}
+        """What they were made of."""
+
+    def get(self, group_id: str, configs: Mapping[str, Mapping[str, str]]) -> C:
+        if configs != self._of:
+            self._of = configs
+            self._made.clear()
+        own = configs.get(group_id)
+        if own is None:
+            return self._broker
+        if group_id not in self._made:
+            self._made[group_id] = self._broker.with_group(_numbers(own, self._prefix))
+        return self._made[group_id]
 
 
 class GroupWorld:
-    def __init__(self, cluster: ClusterView, consumer: ConsumerConfig, share: ShareConfig) -> None:
+    def __init__(self, cluster: ClusterView, config: GroupConfig) -> None:
         self._cluster = cluster
-        self._consumer = consumer
-        self._share = share
         self._topics: Topics | None = None
-        self._configs: Mapping[str, Mapping[str, str]] = {}
-        self._consumers: dict[str, ConsumerConfig] = {}
-        self._shares: dict[str, ShareConfig] = {}
+        self._consumer = _Configs(GroupType.CONSUMER, config.consumer)
+        self._share = _Configs(GroupType.SHARE, config.share)
+        self._by_type: Mapping[GroupType, _Configs[Any]] = {
+            GroupType.CONSUMER: self._consumer,
+            GroupType.SHARE: self._share,
+        }
 
     @property
     def topics(self) -> Topics:
@@ -38,30 +61,16 @@ class GroupWorld:
         if self._topics is not None:
             self._topics = self._topics.after(before, after)
 
+    def config_of(self, group_type: GroupType, group_id: str) -> ModernConfig:
+        """Of a modern group of any type."""
+        config: ModernConfig = self._by_type[group_type].get(group_id, self._cluster.image.group_configs)
+        return config
+
     def consumer_config(self, group_id: str) -> ConsumerConfig:
-        own = self._own(group_id)
-        if own is None:
-            return self._consumer
-        if group_id not in self._consumers:
-            self._consumers[group_id] = self._consumer.with_group(_numbers(own, CONSUMER))
-        return self._consumers[group_id]
+        return self._consumer.get(group_id, self._cluster.image.group_configs)
 
     def share_config(self, group_id: str) -> ShareConfig:
-        own = self._own(group_id)
-        if own is None:
-            return self._share
-        if group_id not in self._shares:
-            self._shares[group_id] = self._share.with_group(_numbers(own, SHARE))
-        return self._shares[group_id]
-
-    def _own(self, group_id: str) -> Mapping[str, str] | None:
-        """What was set on the group; forgets what was made of an older image's."""
-        configs = self._cluster.image.group_configs
-        if configs != self._configs:
-            self._configs = configs
-            self._consumers.clear()
-            self._shares.clear()
-        return configs.get(group_id)
+        return self._share.get(group_id, self._cluster.image.group_configs)
 
 
 def _numbers(own: Mapping[str, str], prefix: str) -> dict[str, int]:

@@ -15,7 +15,6 @@ from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
-from brokers.errors import KafkaError
 from brokers.groups.consumer import records
 from brokers.groups.consumer.member import ConsumerMember, Current, Subscription
 from brokers.groups.consumer.records import Resolved
@@ -23,13 +22,16 @@ from brokers.groups.group import CommitRequest, GroupType, commit_time
 from brokers.groups.messages import CONSUMER_PROTOCOL, Instant
 from brokers.groups.modern.assignments import MemberState, Owned
 from brokers.groups.modern.change import GroupRecord
+from brokers.groups.modern.commits import check_commit, check_fetch
 from brokers.groups.modern.deadlines import Wait
-from brokers.groups.modern.group import Kinds, ModernGroup
+from brokers.groups.modern.group import Kinds
+from brokers.groups.modern.subscribed import SubscribedGroup
+from brokers.groups.offsets import TopicCommit
 
 EMPTY, ASSIGNING, RECONCILING, STABLE = "Empty", "Assigning", "Reconciling", "Stable"
 
 
-class ConsumerGroup(ModernGroup[ConsumerMember]):
+class ConsumerGroup(SubscribedGroup[ConsumerMember]):
     group_type = GroupType.CONSUMER
     kinds = Kinds(records.EPOCH, records.MEMBER, records.TARGET_EPOCH, records.TARGET, records.CURRENT)
 
@@ -102,14 +104,6 @@ class ConsumerGroup(ModernGroup[ConsumerMember]):
 
     def holder(self, topic: UUID, part: int) -> str | None:
         return self._holders.get((topic, part))
-
-    def member(self, member_id: str) -> ConsumerMember:
-        """Raises UNKNOWN_MEMBER_ID."""
-        found = self.members.get(member_id)
-        if found is None:
-            message = f"Member {member_id} is not a member of group {self.group_id}."
-            raise KafkaError(ErrorCode.unknown_member_id, message)
-        return found
 
     def static_member(self, instance_id: str | None) -> ConsumerMember | None:
         member_id = None if instance_id is None else self.static.get(instance_id)
@@ -191,45 +185,10 @@ class ConsumerGroup(ModernGroup[ConsumerMember]):
     # --- offsets -------------------------------------------------------------------------------
 
     def validate_offset_commit(self, request: CommitRequest, now: Instant) -> ErrorCode:
-        """An older member epoch may commit what the member had in it already: its answer with the new one is on its
-        way (KIP-1251)."""
-        sender = request.sender
-        if self._dead:
-            return ErrorCode.coordinator_not_available
-        if sender.generation < 0 and not self.members:
-            return ErrorCode.none
-        anonymous = not sender.member_id and sender.group_instance_id is None
-        if request.transactional and sender.generation == -1 and anonymous:
-            return ErrorCode.none
-        member = self.members.get(sender.member_id)
-        if member is None:
-            return ErrorCode.unknown_member_id
-        if not request.transactional and not member.is_classic and not request.knows_epochs:
-            return ErrorCode.unsupported_version
-        stale = request.transactional or member.is_classic
-        refusal = ErrorCode.illegal_generation if stale else ErrorCode.stale_member_epoch
-        if sender.generation == member.member_epoch:
-            return ErrorCode.none
-        if sender.generation > member.member_epoch:
-            return refusal
-        for topic in request.topics:
-            assigned = member.current.assigned.get(topic.topic_id, {})
-            revoking = member.current.revoking.get(topic.topic_id, {})
-            for part in topic.partitions:
-                assigned_in = assigned.get(part.partition, revoking.get(part.partition))
-                if assigned_in is None or sender.generation < assigned_in:
-                    return refusal
-        return ErrorCode.none
+        return check_commit(self, request, _assigned_in, _is_classic)
 
     def validate_offset_fetch(self, member_id: str | None, member_epoch: int) -> ErrorCode:
-        if member_id is None and member_epoch < 0:
-            return ErrorCode.none
-        member = self.members.get(member_id or "")
-        if member is None:
-            return ErrorCode.unknown_member_id
-        if member_epoch == member.member_epoch:
-            return ErrorCode.none
-        return ErrorCode.illegal_generation if member.is_classic else ErrorCode.stale_member_epoch
+        return check_fetch(self, member_id, member_epoch, _is_classic)
 
     @property
     def offsets_are_deletable(self) -> bool:
@@ -267,3 +226,13 @@ def _held(current: Current) -> Iterable[tuple[UUID, int]]:
 
     yield from of(current.assigned)
     yield from of(current.revoking)
+
+
+def _assigned_in(member: ConsumerMember, topic: TopicCommit, part: int) -> int | None:
+    current = member.current
+    found = current.assigned.get(topic.topic_id, {}).get(part)
+    return current.revoking.get(topic.topic_id, {}).get(part) if found is None else found
+
+
+def _is_classic(member: ConsumerMember) -> bool:
+    return member.is_classic

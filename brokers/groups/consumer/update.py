@@ -16,7 +16,7 @@ from brokers.groups.consumer.member import ConsumerMember, Subscription
 from brokers.groups.consumer.reconciliation import Aim, reconcile
 from brokers.groups.modern.assignments import Partitions
 from brokers.groups.modern.change import GroupRecord
-from brokers.groups.modern.group import next_targets
+from brokers.groups.modern.subscribed import next_targets
 from brokers.groups.modern.terms import Terms
 from brokers.groups.modern.topics import Topics
 
@@ -86,7 +86,7 @@ class MemberUpdate:
         group, terms = self.group, self.terms
         old_id = self.replaces or self.member.member_id
         last = (group.assignment_epoch, group.target_of(old_id))
-        if group.assignment_epoch >= self.group_epoch or not self._may_assign():
+        if group.assignment_epoch >= self.group_epoch or not group.may_assign(terms.config, terms.now.wall_ms):
             return last
         specs = member_specs(group, terms.topics)
         if self.replaces is not None:
@@ -104,11 +104,6 @@ class MemberUpdate:
             self.record(records.TARGET, targets[other], other)
         self.record(records.TARGET_EPOCH, (self.group_epoch, terms.now.wall_ms))
         return self.group_epoch, targets[member_id]
-
-    def _may_assign(self) -> bool:
-        """Not so soon after the assignment before: many members that come together are assigned together."""
-        made, interval = self.group.assignment_timestamp, self.terms.config.assignment_interval_ms
-        return made == 0 or interval == 0 or self.terms.now.wall_ms >= made + interval
 
     # --- the member's next step ----------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """What every modern group has: epochs, members, targets, deadlines.
 
 Owns: the group epoch, the hash of what it is subscribed to, the target assignment and its epoch, who holds which
-partition. Does not own: what a member is (each protocol's own), requests, durability (shard.py).
+partition. Does not own: what a member is and what targets are of (each protocol's own), requests, durability
+(shard.py).
 Invariant: member epoch ≤ assignment epoch ≤ group epoch. The group epoch grows when subscriptions or topics change,
 the target assignment follows it, members follow that: each at its own pace.
 
@@ -11,18 +12,17 @@ Source: KIP-848.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from kio.schema.errors import ErrorCode
 
 from brokers.coordinators.fields import Record
+from brokers.errors import KafkaError
 from brokers.groups import record_types
-from brokers.groups.assignors.assignor import Assignor, GroupSpec, MemberSpec
+from brokers.groups.config import ModernConfig
 from brokers.groups.group import Group
 from brokers.groups.messages import Effects, Instant
-from brokers.groups.modern.assignments import NOTHING, Partitions
 from brokers.groups.modern.change import GroupRecord, ModernKey
 from brokers.groups.modern.deadlines import Deadlines
 from brokers.groups.modern.topics import Topics
@@ -49,16 +49,17 @@ class ModernMember(Protocol):
     @property
     def member_epoch(self) -> int: ...
 
-    @property
-    def topics(self) -> frozenset[str]:
-        """Subscribed to by name."""
-
 
 M = TypeVar("M", bound=ModernMember)
+T = TypeVar("T")
+"""What a member is to have: of no target record, `no_target`."""
 
 
-class ModernGroup(Group, Generic[M]):
+class ModernGroup(Group, Generic[M, T]):
     kinds: Kinds
+    no_target: T
+    gives_way = True
+    """Without members it becomes a classic group when a member of the classic protocol comes."""
 
     def __init__(self, group_id: str) -> None:
         super().__init__(group_id)
@@ -68,11 +69,10 @@ class ModernGroup(Group, Generic[M]):
         self.assignment_timestamp = 0
         """Wall milliseconds at which the target was computed; 0: not known."""
         self.members: dict[str, M] = {}
-        self.targets: dict[str, Partitions] = {}
+        self.targets: dict[str, T] = {}
         self.deadlines = Deadlines()
         self.topics_seen = -1
         """`Topics.version` for which the metadata hash was last looked at; -1: not since it was loaded."""
-        self._topic_counts: Counter[str] = Counter()
         self._dead = False
 
     # --- what records do -----------------------------------------------------------------------
@@ -94,7 +94,7 @@ class ModernGroup(Group, Generic[M]):
         elif kind == self.kinds.target:
             self.set_target(item, value)
         elif kind == self.kinds.epoch:
-            self.group_epoch, self.metadata_hash = (FIRST_EPOCH, 0) if value is None else value
+            self._set_epoch(value)
         elif kind == self.kinds.target_epoch:
             self.assignment_epoch, self.assignment_timestamp = (0, 0) if value is None else value
         else:
@@ -116,26 +116,21 @@ class ModernGroup(Group, Generic[M]):
     def activate(self, now: Instant, session_timeout_ms: int) -> None:
         """After loading: its members' times begin."""
 
+    def _set_epoch(self, value: Any) -> None:
+        self.group_epoch, self.metadata_hash = (FIRST_EPOCH, 0) if value is None else value
+
     def put(self, member: M) -> None:
         """The member is new, or another than it was."""
-        old = self.members.get(member.member_id)
         self.members[member.member_id] = member
-        if old is None or old.topics is not member.topics:
-            if old is not None:
-                self._topic_counts.subtract(old.topics)
-            self._topic_counts.update(member.topics)
-            self._topic_counts = +self._topic_counts
 
     def forget(self, member_id: str) -> M | None:
         """The member is gone; None when it was not there."""
         member = self.members.pop(member_id, None)
         if member is not None:
-            self._topic_counts.subtract(member.topics)
-            self._topic_counts = +self._topic_counts
             self.deadlines.cancel_all(member_id)
         return member
 
-    def set_target(self, member_id: str, target: Partitions | None) -> None:
+    def set_target(self, member_id: str, target: T | None) -> None:
         if target is None:
             self.targets.pop(member_id, None)
         else:
@@ -181,20 +176,21 @@ class ModernGroup(Group, Generic[M]):
         """One of the group's records; None as its value deletes it."""
         return GroupRecord(ModernKey(kind, self.group_id, item), value)
 
-    def target_of(self, member_id: str) -> Partitions:
-        return self.targets.get(member_id, NOTHING)
+    def member(self, member_id: str) -> M:
+        """Raises UNKNOWN_MEMBER_ID."""
+        found = self.members.get(member_id)
+        if found is None:
+            message = f"Member {member_id} is not a member of group {self.group_id}."
+            raise KafkaError(ErrorCode.unknown_member_id, message)
+        return found
 
-    def counts_after(self, gone: Iterable[M], added: M | None) -> Counter[str]:
-        """How many members name each topic, once those have gone and that one has come."""
-        counts = Counter(self._topic_counts)
-        for member in gone:
-            counts.subtract(member.topics)
-        if added is not None:
-            counts.update(added.topics)
-        return +counts
+    def target_of(self, member_id: str) -> T:
+        return self.targets.get(member_id, self.no_target)
 
-    def subscribes_to(self, topic: str) -> bool:
-        return topic in self._topic_counts
+    def may_assign(self, config: ModernConfig, wall_ms: int) -> bool:
+        """Not so soon after the assignment before: many members that come together are assigned together."""
+        made, interval = self.assignment_timestamp, config.assignment_interval_ms
+        return made == 0 or interval == 0 or wall_ms >= made + interval
 
     def topics_changed(self, topics: Topics) -> bool:
         """Whether the metadata hash may be another than the one that is stored."""
@@ -203,15 +199,3 @@ class ModernGroup(Group, Generic[M]):
     @property
     def wake_at(self) -> float:
         return self.deadlines.wake_at
-
-
-def next_targets(
-    specs: Mapping[str, MemberSpec], assignor: Assignor, topics: Topics, before: Mapping[str, Partitions]
-) -> tuple[Mapping[str, Partitions], list[str]]:
-    """The target of every member, and whose is another than before, or new."""
-    if not specs:
-        return {}, []
-    counts = {topic: topics.partition_count(topic) for spec in specs.values() for topic in spec.topics}
-    found = assignor(GroupSpec(specs, counts))
-    targets = {member_id: found.get(member_id, NOTHING) for member_id in specs}
-    return targets, [member_id for member_id, target in targets.items() if before.get(member_id) != target]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
-from brokers.groups.config import ConsumerConfig
+from brokers.groups.config import ConsumerConfig, ModernConfig
 from brokers.groups.messages import Instant
 from brokers.groups.modern.topics import Topics
 
+C = TypeVar("C", bound=ModernConfig)
 
-class Terms(NamedTuple):
+
+class ModernTerms(NamedTuple, Generic[C]):
     now: Instant
     topics: Topics
-    config: ConsumerConfig
+    config: C
     """The broker's, with the group's own settings over them."""
+
+
+Terms: TypeAlias = ModernTerms[ConsumerConfig]

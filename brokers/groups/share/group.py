@@ -17,7 +17,8 @@ from brokers.groups.group import CommitRequest, GroupType
 from brokers.groups.messages import Instant
 from brokers.groups.modern.change import GroupRecord
 from brokers.groups.modern.deadlines import Wait
-from brokers.groups.modern.group import Kinds, ModernGroup
+from brokers.groups.modern.group import Kinds
+from brokers.groups.modern.subscribed import SubscribedGroup
 from brokers.groups.share import records
 from brokers.groups.share.member import ShareMember
 from brokers.groups.share.records import StateMetadata
@@ -26,8 +27,9 @@ EMPTY, STABLE = "Empty", "Stable"
 SHARE_PROTOCOL = "share"
 
 
-class ShareGroup(ModernGroup[ShareMember]):
+class ShareGroup(SubscribedGroup[ShareMember]):
     group_type = GroupType.SHARE
+    gives_way = False
     kinds = Kinds(records.EPOCH, records.MEMBER, records.TARGET_EPOCH, records.TARGET, records.CURRENT)
 
     def __init__(self, group_id: str) -> None:

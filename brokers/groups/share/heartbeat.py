@@ -67,7 +67,7 @@ def _admit(group: ShareGroup, request: ShareHeartbeatRequest, size_max: int) -> 
         raise KafkaError(ErrorCode.group_max_size_reached, message)
     if known is None and request.member_epoch == JOIN_EPOCH:
         return ShareMember(request.member_id)
-    member = member_of(group, request.member_id)
+    member = group.member(request.member_id)
     received, epoch, previous = request.member_epoch, member.member_epoch, member.current.previous_epoch
     if received in (JOIN_EPOCH, epoch, previous) and received <= epoch:
         return member
@@ -78,15 +78,6 @@ def _admit(group: ShareGroup, request: ShareHeartbeatRequest, size_max: int) -> 
         f"The share group member has a {word} member epoch ({received}) than the one known by the group coordinator "
         f"({epoch}){which}. The member must abandon all its partitions and rejoin.",
     )
-
-
-def member_of(group: ShareGroup, member_id: str) -> ShareMember:
-    """Raises UNKNOWN_MEMBER_ID."""
-    found = group.members.get(member_id)
-    if found is None:
-        message = f"Member {member_id} is not a member of group {group.group_id}."
-        raise KafkaError(ErrorCode.unknown_member_id, message)
-    return found
 
 
 def _said(known: Subscription, request: ShareHeartbeatRequest) -> Subscription:
@@ -138,9 +129,7 @@ class _Update:
     def target(self) -> tuple[int, Partitions]:
         """The member's target and its epoch; computed anew when the group's epoch has passed it."""
         group, terms, member_id = self.group, self.terms, self.member.member_id
-        made, interval = group.assignment_timestamp, terms.config.assignment_interval_ms
-        may_assign = made == 0 or interval == 0 or terms.now.wall_ms >= made + interval
-        if group.assignment_epoch >= self.group_epoch or not may_assign:
+        if group.assignment_epoch >= self.group_epoch or not group.may_assign(terms.config, terms.now.wall_ms):
             return group.assignment_epoch, group.target_of(member_id)
         members = {**group.members, member_id: self.member}
         specs = {

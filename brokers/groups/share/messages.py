@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
 from brokers.groups.config import ShareConfig
-from brokers.groups.messages import Instant
 from brokers.groups.modern.assignments import Partitions
-from brokers.groups.modern.topics import Topics
+from brokers.groups.modern.terms import ModernTerms
 
-
-class ShareTerms(NamedTuple):
-    """What an operation on a share group is told of the world."""
-
-    now: Instant
-    topics: Topics
-    config: ShareConfig
+ShareTerms: TypeAlias = ModernTerms[ShareConfig]
 
 
 class ShareHeartbeatRequest(NamedTuple):
