@@ -164,11 +164,22 @@ class Metadata(Transactions):
         """Nobody holds it then, unless somebody else had taken it."""
         await self._write("release_lease", leases.release, lease)
 
-    async def fence_node(self, lease: Lease, node_id: NodeId, node_epoch: int, heartbeat: int) -> FencedWal | None:
+    async def fence_node(
+        self,
+        lease: Lease,
+        node_id: NodeId,
+        node_epoch: int,
+        heartbeat: int,
+        earlier: tuple[int, int] | None = None,
+    ) -> FencedWal | None:
         """Raise the node's epoch, so that this incarnation is Fenced, and mark its WAL SEALING, if its heartbeat still
         has that value. None: it has beaten, or registered anew. A repeat returns the row as it is by then. Raises
-        Fenced when the lease is lost. Of a file WAL the caller holds the lock (CORRECTNESS 10)."""
-        return await self._write("fence_node", takeovers.fence_node, lease, node_id, node_epoch, heartbeat)
+        Fenced when the lease is lost. Of a file WAL the caller holds the lock (CORRECTNESS 10).
+
+        `earlier`: (node epoch, incarnation) of the node's life that the WAL's directory names, (0, 0) for none. The row
+        returned is that life's then; or the newer one's, RETIRED, where nobody needs anything of either. Raises
+        Unavailable where the newer one may have written anything."""
+        return await self._write("fence_node", takeovers.fence_node, lease, node_id, node_epoch, heartbeat, earlier)
 
     async def wal_sealed(self, lease: Lease, node_id: NodeId, node_epoch: int, seal_number: int) -> None:
         """SEALING → SEALED, for ever; from here on any node may commit what the WAL holds. A repeat is a success.

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Select, bindparam, insert, or_, select, update
+from sqlalchemy import Select, bindparam, delete, insert, or_, select, update
 
 from metadata import cluster, leases, tails
 from metadata.cluster_types import Lease
@@ -20,7 +20,7 @@ from metadata.engine import AnyRow, Transaction
 from metadata.schema import node_wals, nodes, streams
 from metadata.statements import parts
 from metadata.streams import lock, touch_rows
-from s3stream.errors import Fenced, RolledBack
+from s3stream.errors import Fenced, RolledBack, Unavailable
 from s3stream.types import FencedWal, NodeId, StreamState, WalState
 
 _NODE = nodes.c.node_id == bindparam("node")
@@ -34,6 +34,7 @@ WALS: Select[Any] = select(
 _LOCK_WAL = WALS.where(OF_WAL).with_for_update()
 _SEALING = update(node_wals).where(OF_WAL).values(wal_state=WalState.SEALING)
 _SEALED = update(node_wals).where(OF_WAL).values(wal_state=WalState.SEALED, seal_number=bindparam("number"))
+_NOTHING_THERE = update(node_wals).where(OF_WAL).values(wal_state=WalState.RETIRED, seal_number=bindparam("number"))
 _IS_NAMED = (
     select(streams.c.stream_id)
     .where(
@@ -45,7 +46,7 @@ _IS_NAMED = (
 )
 # Streams that a restarted node had not opened again: they name an incarnation that is over, in the same WAL.
 _LOCK_LEFT = (
-    select(streams.c.stream_id, streams.c.topic_id)
+    select(streams.c.stream_id, streams.c.topic_id, streams.c.owner_node_epoch)
     .join_from(
         streams,
         node_wals,
@@ -70,14 +71,26 @@ _LEFT_THERE = select(streams.c.stream_id).where(
     streams.c.owner_node_epoch == bindparam("epoch"),
     streams.c.state == StreamState.OPEN,
 )
+_DROP_LATER = delete(node_wals).where(
+    node_wals.c.node_id == bindparam("node"),
+    node_wals.c.node_epoch > bindparam("earlier"),
+    node_wals.c.node_epoch <= bindparam("epoch"),
+)
 _UNFINISHED = WALS.where(
     node_wals.c.wal_state.in_((WalState.SEALING, WalState.SEALED)), or_(_IS_NAMED, tails.NAMED_BY_TAIL)
 ).order_by(node_wals.c.node_id, node_wals.c.node_epoch)
 
 
-def fence_node(tx: Transaction, lease: Lease, node_id: NodeId, node_epoch: int, heartbeat: int) -> FencedWal | None:
+def fence_node(
+    tx: Transaction,
+    lease: Lease,
+    node_id: NodeId,
+    node_epoch: int,
+    heartbeat: int,
+    earlier: tuple[int, int] | None = None,
+) -> FencedWal | None:
     """Fence that incarnation, if its heartbeat still has that value; None: it has beaten, or registered anew. A
-    repeat returns the same. Raises Fenced when the lease is lost."""
+    repeat returns the same. `earlier`: as `Metadata.fence_node`. Raises Fenced when the lease is lost, Unavailable."""
     version = cluster.bump_version(tx)
     leases.check(tx, lease)
     node = tx.connection.execute(_LOCK_NODE, {"node": node_id}).one_or_none()
@@ -90,10 +103,45 @@ def fence_node(tx: Transaction, lease: Lease, node_id: NodeId, node_epoch: int, 
         return None if wal is None else fenced(wal)
     if (node.node_epoch, node.heartbeat) != (node_epoch, heartbeat):
         return None
+    if earlier is not None:
+        wal = _without_its_life(tx, wal, *earlier)
+        names["epoch"] = wal.node_epoch
     tx.connection.execute(_FENCE, {"node": node_id})
+    if earlier is not None and wal.node_epoch == node_epoch:
+        tx.connection.execute(_NOTHING_THERE, {**names, "number": wal.wal_trim})
+        return fenced(wal)._replace(state=WalState.RETIRED, seal_number=wal.wal_trim)
     tx.connection.execute(_SEALING, names)
-    _take_along(tx, node_id, node_epoch, version)
+    _take_along(tx, node_id, wal.node_epoch, version)
     return fenced(wal)._replace(state=WalState.SEALING)
+
+
+def _without_its_life(tx: Transaction, wal: AnyRow, earlier_epoch: int, incarnation: int) -> AnyRow:
+    """The row of the life whose log it is, that `wal`'s own having ended before it wrote anything; `wal` itself where
+    nobody needs either. Under the node's row lock, which whoever opens or closes its streams needs. Raises Unavailable.
+
+    A life appends to streams that it has opened, and once more what it has recovered, which moves the trim. So it has
+    nothing that anybody needs, on this machine or on another one, when no open stream names it, no tail is there of a
+    stream that it may have closed, and the trim is the earlier life's. What open streams need lies where the life that
+    they name, or a later one that named the directory, had its log."""
+    names = {"node": wal.node_id, "epoch": wal.node_epoch}
+    left = tx.connection.execute(_LOCK_LEFT, {**names, "epoch": wal.node_epoch + 1}).all()
+    its_tails = tails.of_node(tx, wal.node_id)
+    if not left and not its_tails:
+        return wal
+    found = tx.connection.execute(_LOCK_WAL, {**names, "epoch": earlier_epoch}).one_or_none()
+    expected = (incarnation, wal.wal_uri, wal.wal_trim, WalState.OPEN)
+    if (
+        its_tails
+        or found is None
+        or (found.incarnation, found.wal_uri, found.wal_trim, found.wal_state) != expected
+        or max(row.owner_node_epoch for row in left) > earlier_epoch
+    ):
+        raise Unavailable(
+            f"the WAL {wal.wal_uri} here names epoch {earlier_epoch} of node {wal.node_id}, and epoch {wal.node_epoch} "
+            "may have written elsewhere, or here with a full disk: its partitions wait for the node"
+        )
+    tx.connection.execute(_DROP_LATER, {**names, "earlier": earlier_epoch})
+    return found
 
 
 def _take_along(tx: Transaction, node_id: NodeId, node_epoch: int, version: int) -> None:
@@ -129,7 +177,7 @@ def take_back(tx: Transaction, node_id: NodeId, wal_uri: str, version: int) -> N
     WAL's lock, and drops the fenced incarnation's row, which nothing names then: it would be cleaned up."""
     for wal in [wal for wal in fenced_wals(tx) if (wal.node_id, wal.wal_uri) == (node_id, wal_uri)]:
         names = {"node": node_id, "epoch": wal.node_epoch}
-        # The fence has raised the node epoch by one that was never registered.
+        # Of no process: the fence has raised the node epoch by one, or a later life has written nothing and is fenced.
         again = wal.node_epoch + 1
         left = [row.stream_id for row in tx.connection.execute(_LEFT_THERE, names)]
         closed = [tail.stream_id for tail in tails.of_node(tx, node_id) if tail.node_epoch == wal.node_epoch]

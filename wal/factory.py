@@ -123,13 +123,20 @@ def lock_needed(uri: str) -> bool:
     return not is_on_objects(uri)
 
 
-async def take_lock(uri: str, *, node_id: NodeId, node_epoch: int, access: WalAccess) -> WalLock:
+async def take_lock(
+    uri: str, *, node_id: NodeId, node_epoch: int, access: WalAccess, or_earlier: bool = False
+) -> WalLock:
     """The lock of the directory that a dead node wrote to under `node_epoch`, before that epoch is raised.
+
+    `or_earlier`: one that names an earlier life of that node will do (`WalLock.earlier`), as far as the metadata says
+    that the newer one wrote nothing anywhere.
 
     Raises Unavailable: the directory is not within reach, is another node's, or its owner lives, running or stopped:
     then the epoch is not raised, and an owner that wakes is still the owner.
     """
-    return await file_takeover.take_lock(_directory(uri), node_id, node_epoch, access.files, access.run_blocking)
+    return await file_takeover.take_lock(
+        _directory(uri), node_id, node_epoch, access.files, access.run_blocking, or_earlier
+    )
 
 
 async def owner_of(uri: str, access: WalAccess) -> WalOwner | None:

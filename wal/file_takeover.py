@@ -3,8 +3,8 @@
 Owns: being sure that the directory is that node's, and that nobody writes there (CORRECTNESS 10).
 Does not own: raising the node epoch, which comes after the lock and before the end is looked for; what a break in the
 log means (recovery.py).
-Invariant: nothing is looked for in a directory that does not name the node and its epoch as the owner; the log's end is
-looked for under the lock alone; what a reader gives ends at the position that was found then, or with an error.
+Invariant: no record is looked for in a directory that does not name the node and its epoch as the owner; the log's end
+is looked for under the lock alone; what a reader gives ends at the position that was found then, or with an error.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ from wal.files import Files, Handle, RunBlocking, unavailable
 from wal.lock import Held, acquire
 from wal.owner import WalOwner, read_owner
 from wal.recovery import LogScan
-from wal.segments import SegmentDirectory
+from wal.segments import LOCK_NAME, SegmentDirectory
 
 
 class WalLock:
     """A dead node's directory, held so that it does not come back while its streams are recovered."""
 
-    def __init__(self, files: Files, run_blocking: RunBlocking, path: str, handle: Handle) -> None:
+    def __init__(
+        self, files: Files, run_blocking: RunBlocking, path: str, handle: Handle, earlier: WalOwner | None = None
+    ) -> None:
         self.path = path
+        self.earlier = earlier
+        """The life that the directory names, where it is not the one that was asked for."""
         self._files = files
         self._run_blocking = run_blocking
         self._handle: Handle | None = handle
@@ -40,11 +44,16 @@ class WalLock:
             await self._run_blocking(self._files.close, handle)
 
 
-async def take_lock(path: str, node_id: NodeId, node_epoch: int, files: Files, run_blocking: RunBlocking) -> WalLock:
-    """Raises Unavailable: the directory is not here, is another node's, or its owner lives (running or stopped)."""
+async def take_lock(
+    path: str, node_id: NodeId, node_epoch: int, files: Files, run_blocking: RunBlocking, or_earlier: bool = False
+) -> WalLock:
+    """Raises Unavailable: the directory is not here, is another node's, or its owner lives (running or stopped).
 
-    def take() -> Handle:
-        check_owner(files, path, node_id, node_epoch, None)  # First: nothing is made where it is not there.
+    `or_earlier`: a directory that names an earlier life of the node will do, or nobody but has been locked before: what
+    a life leaves that ended before it had written its name. Whether it wrote nothing elsewhere the metadata knows."""
+
+    def take() -> tuple[Handle, WalOwner | None]:
+        _named(files, path, node_id, node_epoch, or_earlier)  # First: nothing is made where it is not there.
         try:
             handle = acquire(files, path)
         except Held as error:
@@ -55,13 +64,13 @@ async def take_lock(path: str, node_id: NodeId, node_epoch: int, files: Files, r
         except BadSetting as error:
             raise Unavailable(f"the WAL of node {node_id} cannot be taken over: {error}") from error
         try:
-            check_owner(files, path, node_id, node_epoch, None)
+            # Under the lock: who was about to write its name there has done so, or never will.
+            return handle, _named(files, path, node_id, node_epoch, or_earlier)
         except BaseException:
             files.close(handle)
             raise
-        return handle
 
-    return WalLock(files, run_blocking, path, await run_blocking(take))
+    return WalLock(files, run_blocking, path, *await run_blocking(take))
 
 
 async def find_end(wal: FencedWal, lock: WalLock, files: Files, run_blocking: RunBlocking) -> WalPosition:
@@ -140,6 +149,35 @@ def _select(batches: list[StreamBatch], streams: Collection[StreamId], end: WalP
         for batch in kept:
             batch.payload = bytes(batch.payload)
     return kept
+
+
+def _named(files: Files, path: str, node_id: NodeId, node_epoch: int, or_earlier: bool) -> WalOwner | None:
+    """None: that life itself. Raises Unavailable."""
+    try:
+        check_owner(files, path, node_id, node_epoch, None)
+    except Unavailable:
+        earlier = _earlier(files, path, node_id, node_epoch) if or_earlier else None
+        if earlier is None:
+            raise
+        return earlier
+    return None
+
+
+def _earlier(files: Files, path: str, node_id: NodeId, node_epoch: int) -> WalOwner | None:
+    try:
+        owner = read_owner(files, path)
+    except FileNotFoundError:
+        return WalOwner(node_id, 0, 0) if _was_locked(files, path) else None
+    except (OSError, Corrupt):
+        return None
+    return owner if owner.node_id == node_id and owner.node_epoch < node_epoch else None
+
+
+def _was_locked(files: Files, path: str) -> bool:
+    try:
+        return LOCK_NAME in files.list(path)
+    except OSError:
+        return False
 
 
 def check_owner(files: Files, path: str, node_id: NodeId, node_epoch: int, incarnation: int | None) -> None:

@@ -32,8 +32,9 @@ class Wals(Protocol):
 
     def lock_needed(self, uri: str) -> bool: ...
 
-    async def take_lock(self, uri: str, node_id: NodeId, node_epoch: int) -> WalLock:
-        """Raises Unavailable: somebody holds it (its owner lives, if only paused), or the place is not there."""
+    async def take_lock(self, uri: str, node_id: NodeId, node_epoch: int, or_earlier: bool) -> WalLock:
+        """`or_earlier`: of a directory that names an earlier life of the node, too. Raises Unavailable: somebody holds
+        it (its owner lives, if only paused), or the place is not there."""
 
     async def seal(self, wal: FencedWal, lock: WalLock | None) -> int:
         """Where the log ends; `lock` where one is needed. The same again gives the same. Raises Unavailable,
@@ -41,7 +42,9 @@ class Wals(Protocol):
 
 
 class FencingMetadata(Protocol):
-    async def fence_node(self, lease: Lease, node_id: int, node_epoch: int, heartbeat: int) -> FencedWal | None: ...
+    async def fence_node(
+        self, lease: Lease, node_id: int, node_epoch: int, heartbeat: int, earlier: tuple[int, int] | None
+    ) -> FencedWal | None: ...
 
     async def wal_sealed(self, lease: Lease, node_id: int, node_epoch: int, seal_number: int) -> None: ...
 
@@ -182,27 +185,33 @@ class Takeovers:
 
     async def _fence(self, incarnation: Incarnation, work: _UnderWay, lease: Lease, verdict: Verdict) -> None:
         beat = verdict.beat
-        await self._lock(work, beat.wal_uri, incarnation)
-        wal = await self._metadata.fence_node(lease, beat.node_id, beat.node_epoch, beat.heartbeat)
+        await self._lock(work, beat.wal_uri, incarnation, or_earlier=True)
+        earlier = None if work.lock is None or work.lock.earlier is None else work.lock.earlier[1:]
+        wal = await self._metadata.fence_node(lease, beat.node_id, beat.node_epoch, beat.heartbeat, earlier)
         if wal is None:
             self._decisions.say("broker lives after all", node_id=beat.node_id, node_epoch=beat.node_epoch)
             return
         self._decisions.say(
             "broker fenced", node_id=beat.node_id, node_epoch=beat.node_epoch, reason=verdict.reason, trim=wal.trim
         )
-        await self._seal(incarnation, work, lease, wal)
+        if wal.node_epoch != beat.node_epoch:
+            # It died before it wrote anything: the log is its last life's, and that one's next step is the seal.
+            log_of = self._under_way.setdefault((wal.node_id, wal.node_epoch), _UnderWay(work.began_at))
+            log_of.lock, work.lock = work.lock, None
+        elif wal.state == WalState.SEALING:
+            await self._seal(incarnation, work, lease, wal)
 
     async def _seal(self, incarnation: Incarnation, work: _UnderWay, lease: Lease, wal: FencedWal) -> None:
-        await self._lock(work, wal.wal_uri, incarnation)
+        await self._lock(work, wal.wal_uri, incarnation, or_earlier=False)
         number = await self._wals.seal(wal, work.lock)
         await self._metadata.wal_sealed(lease, wal.node_id, wal.node_epoch, number)
         work.sealed = True
         self._sealed.inc()
         self._decisions.say("WAL sealed", node_id=wal.node_id, node_epoch=wal.node_epoch, end=number)
 
-    async def _lock(self, work: _UnderWay, uri: str, incarnation: Incarnation) -> None:
+    async def _lock(self, work: _UnderWay, uri: str, incarnation: Incarnation, or_earlier: bool) -> None:
         if work.lock is None and self._wals.lock_needed(uri):
-            work.lock = await self._wals.take_lock(uri, *incarnation)
+            work.lock = await self._wals.take_lock(uri, *incarnation, or_earlier)
 
     async def _release(self, work: _UnderWay) -> None:
         lock, work.lock = work.lock, None

@@ -16,8 +16,8 @@ class ReachableWals:
     def lock_needed(self, uri: str) -> bool:
         return lock_needed(uri)
 
-    async def take_lock(self, uri: str, node_id: NodeId, node_epoch: int) -> WalLock:
-        return await take_lock(uri, node_id=node_id, node_epoch=node_epoch, access=self._access)
+    async def take_lock(self, uri: str, node_id: NodeId, node_epoch: int, or_earlier: bool) -> WalLock:
+        return await take_lock(uri, node_id=node_id, node_epoch=node_epoch, access=self._access, or_earlier=or_earlier)
 
     async def seal(self, wal: FencedWal, lock: WalLock | None) -> int:
         return await seal_wal(wal.wal_uri, wal=wal, access=self._access, lock=lock)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from metadata.cluster_types import NodeBeat
+from metadata.cluster_types import Lease, NodeBeat
 from metadata.image import NO_LEADER
 from metadata.store import Metadata
 from s3stream.errors import Fenced, NotFound, RolledBack, Unavailable
 from s3stream.types import CommittedRange, FencedWal, NodeRegistration, OpenRequest, RangeOutcome, WalState
 from tests.support.metadata import Node, clock, make_streams, metadata
-from tests.support.takeover import commit_tail, controller, fence, open_from, seal
+from tests.support.takeover import commit_tail, controller, fence, heartbeat_of, open_from, seal
 
 __all__ = ["clock", "metadata"]
 
@@ -142,6 +142,83 @@ async def test_fencing_takes_along_what_the_node_had_not_opened_again_since_its_
     assert {part.owner_epoch for part in image.topics["t"].partitions} == {second.identity.node_epoch}
     assert (await commit_tail(other, left, 0, 0, 9)).outcomes == {left: RangeOutcome.COMMITTED}
     assert (await open_from(other, second, left, 0, 9)).owner == 1
+
+
+async def fence_as(metadata: Metadata, lease: Lease, node: Node, earlier: Node | None) -> FencedWal | None:
+    """Its WAL's directory names an earlier life, or none."""
+    named = (0, 0) if earlier is None else earlier.identity[1:]
+    return await metadata.fence_node(lease, *node.identity[:2], await heartbeat_of(metadata, 0), named)
+
+
+async def test_10_a_life_that_opened_nothing_is_fenced_as_the_one_before_whose_log_it_is(metadata: Metadata) -> None:
+    one, two = await make_streams(metadata, 2)
+    first, other = await Node.register(metadata, 0), await Node.register(metadata, 1)
+    await first.open(one)
+    await first.commit(CommittedRange(one, 0, 0, 10, 1), trim=7)
+    second = await Node.register(metadata, 0)
+    await second.open(two)
+    await Node.register(metadata, 0)
+    third = await Node.register(metadata, 0)
+    lease = await controller(metadata, other)
+    before = await metadata.load_image()
+    wal = await fence_as(metadata, lease, third, second)
+    assert wal == FencedWal(0, 2, second.identity.incarnation, "file:///wal-0", 7, WalState.SEALING, None)
+    assert await metadata.fenced_wals() == [wal]
+    assert {row.stream_id for row in await metadata.owned_streams(0, 2)} == {one, two}
+    assert await metadata.load_image(before) == await metadata.load_image(None)
+    for call in (metadata.heartbeat(third.identity), metadata.open_streams(third.identity, [OpenRequest(one, 0, 10)])):
+        with pytest.raises(Fenced):
+            await call
+    await metadata.wal_sealed(lease, 0, 2, 9)
+    await open_from(other, second, one, 0, 10)
+    await open_from(other, second, two, 0, 0)
+    assert await metadata.trim_finished(lease, 0, 2, 9)
+    back = await metadata.register_node(0, "file:///wal-0", {})
+    assert (back.identity.node_epoch, back.wal_trim, back.owned) == (6, 9, [])
+
+
+async def test_10_a_life_that_may_have_written_somewhere_is_not_fenced_as_the_one_before(metadata: Metadata) -> None:
+    """A directory of that path on another machine has its log, or its disk was too full for its name and not for its
+    records."""
+    one, two, three = await make_streams(metadata, 3)
+    first, other = await Node.register(metadata, 0), await Node.register(metadata, 1)
+    for stream in (one, two, three):
+        await first.open(stream)
+    lease = await controller(metadata, other)
+    second = await Node.register(metadata, 0)
+    with pytest.raises(Unavailable, match="names epoch 0"):
+        await fence_as(metadata, lease, second, None)
+    stranger = Node(metadata, first.identity._replace(incarnation=first.identity.incarnation ^ 1))
+    with pytest.raises(Unavailable, match="names epoch 1"):
+        await fence_as(metadata, lease, second, stranger)
+    await second.open(one, 0, 5)
+    with pytest.raises(Unavailable, match="epoch 2 may have written elsewhere"):
+        await fence_as(metadata, lease, second, first)
+    await metadata.close_streams(second.identity, {one: 8}, None, True)
+    with pytest.raises(Unavailable):  # the tail of what it has closed
+        await fence_as(metadata, lease, second, first)
+    await second.commit(CommittedRange(one, 1, 0, 8, 1), trim=3)
+    with pytest.raises(Unavailable):  # what it has trimmed, the first life's log may still hold alone
+        await fence_as(metadata, lease, second, first)
+    await metadata.heartbeat(second.identity)
+    assert (await metadata.load_image()).nodes[0].alive, "nothing was changed"
+    assert (await fence(metadata, lease, second)).node_epoch == 2
+
+
+async def test_10_a_life_of_whose_wals_nobody_needs_anything_is_fenced_whatever_its_directory_names(
+    metadata: Metadata,
+) -> None:
+    [stream] = await make_streams(metadata, 1)
+    other = await Node.register(metadata, 1)
+    lease = await controller(metadata, other)
+    for named in (None, await Node.register(metadata, 0)):
+        node = await Node.register(metadata, 0)
+        wal = await fence_as(metadata, lease, node, named)
+        assert wal is not None and (wal.node_epoch, wal.state) == (node.identity.node_epoch, WalState.RETIRED)
+        assert await metadata.fenced_wals() == [] and await metadata.finished_wals(WalState.RETIRED, 9) == [wal]
+        assert not (await metadata.load_image()).nodes[0].alive
+    back = await Node.register(metadata, 0)
+    await back.open(stream)
 
 
 async def test_what_an_earlier_takeover_has_stays_with_it(metadata: Metadata) -> None:

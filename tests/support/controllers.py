@@ -21,6 +21,7 @@ from s3stream.metrics import Metrics
 from s3stream.tasks import Tasks
 from s3stream.types import FencedWal, NodeId, NodeIdentity, OpenRequest, StreamId
 from tests.support.virtual_time import VirtualClock, inline
+from wal.owner import WalOwner
 
 LEASE_S, HEARTBEAT_S = 3.0, 0.5
 IMAGE_POLL_S = 0.1
@@ -52,9 +53,10 @@ class Database:
 
 
 class FakeLock:
-    def __init__(self, wals: FakeWals, uri: str) -> None:
+    def __init__(self, wals: FakeWals, uri: str, earlier: WalOwner | None) -> None:
         self._wals = wals
         self._uri = uri
+        self.earlier = earlier
 
     async def release(self) -> None:
         self._wals.locked.discard(self._uri)
@@ -69,18 +71,25 @@ class FakeWals:
         """By owners that live, if only paused."""
         self.locked: set[str] = set()
         """By controllers."""
+        self.named: dict[str, WalOwner] = {}
+        """What directories name, where that is not the life that registered last."""
         self.may_seal = asyncio.Event()
         self.may_seal.set()
 
     def lock_needed(self, uri: str) -> bool:
         return uri.startswith("file:")
 
-    async def take_lock(self, uri: str, node_id: NodeId, node_epoch: int) -> Any:
+    async def take_lock(self, uri: str, node_id: NodeId, node_epoch: int, or_earlier: bool) -> Any:
         if uri in self.held or uri in self.locked:
             raise Unavailable(f"{uri} is in use")
+        earlier = self.named.get(uri)
+        if earlier is not None and earlier.node_epoch == node_epoch:
+            earlier = None
+        if earlier is not None and not or_earlier:
+            raise Unavailable(f"{uri} is of another life")
         self.locked.add(uri)
         self._world.events.append(("lock", uri))
-        return FakeLock(self, uri)
+        return FakeLock(self, uri, earlier)
 
     async def seal(self, wal: FencedWal, lock: Any) -> int:
         assert (lock is not None) == self.lock_needed(wal.wal_uri)

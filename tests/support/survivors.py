@@ -183,10 +183,16 @@ class Cluster:
         assert lease is not None
         key = (node_id, node_epoch)
         if lock_needed(self.uri(node_id)) and key not in self.locks:
-            self.locks[key] = await take_lock(self.uri(node_id), node_id=node_id, node_epoch=node_epoch, access=access)
+            self.locks[key] = await take_lock(
+                self.uri(node_id), node_id=node_id, node_epoch=node_epoch, access=access, or_earlier=True
+            )
+        lock = self.locks.get(key)
+        earlier = None if lock is None or lock.earlier is None else lock.earlier[1:]
         [beat] = [beat for beat in await metadata.node_beats() if beat.node_id == node_id]
-        wal = await metadata.fence_node(lease, node_id, node_epoch, beat.heartbeat)
+        wal = await metadata.fence_node(lease, node_id, node_epoch, beat.heartbeat, earlier)
         assert wal is not None
+        if lock is not None:
+            self.locks[wal.node_id, wal.node_epoch] = self.locks.pop(key)
         return wal
 
     async def seal(self, wal: FencedWal) -> FencedWal:

@@ -13,6 +13,7 @@ from s3stream.metrics import Metrics
 from s3stream.types import WalState
 from tests.support.controllers import HEARTBEAT_S, LEASE_S, World, a_world
 from tests.support.virtual_time import VirtualClock, virtual
+from wal.owner import WalOwner
 
 FILES = "file:///wal-N"
 
@@ -234,6 +235,41 @@ async def test_10_the_lock_of_a_file_wal_comes_before_the_fence_and_goes_when_al
     await world.open_recovered(streams[1], world.nodes[homes[streams[1]]], victim.identity)
     await world.until(lambda: not world.wals.locked, 1.5)
     assert survivor.controller.decisions.last()[0]["decision"] == "takeover finished"
+
+
+@virtual
+async def test_10_a_broker_killed_before_its_wal_named_it_is_taken_over_under_one_lock() -> None:
+    world = await a_world(3, FILES)
+    leader = await elected(world)
+    victim = next(node for node in world.nodes.values() if node.node_id != leader)
+    uri = f"file:///wal-{victim.node_id}"
+    [stream] = await world.topic("t", [victim.node_id])
+    first = victim.identity
+    world.wals.named[uri] = WalOwner(*first)
+    await world.end(victim)
+    again = await world.metadata.register_node(victim.node_id, uri, {"PLAINTEXT": f"h:{victim.node_id}"})
+    await world.until(lambda: any(name == "assign" for name, _ in world.events), LEASE_S + 2)
+    assert [name for name, _ in world.events][:4] == ["lock", "fence_node", "seal", "wal_sealed"]
+    assert world.events[1][1][:2] == first[:2] and again.identity.node_epoch == first.node_epoch + 1
+    await asyncio.sleep(10)
+    assert world.wals.locked == {uri}, "held until it is recovered"
+    homes = await world.assigned()
+    await world.open_recovered(stream, world.nodes[homes[stream]], first)
+    await world.until(lambda: not world.wals.locked, 1.5)
+
+
+@virtual
+async def test_10_a_broker_that_has_nothing_is_fenced_and_its_lock_given_back() -> None:
+    world = await a_world(3, FILES)
+    leader = await elected(world)
+    victim = next(node for node in world.nodes.values() if node.node_id != leader)
+    uri = f"file:///wal-{victim.node_id}"
+    world.wals.named[uri] = WalOwner(victim.node_id, 0, 0)
+    await world.end(victim)
+    await world.until(world.fenced, LEASE_S + 2)
+    await world.until(lambda: not world.wals.locked, 1.5)
+    assert [name for name, _ in world.events] == ["lock", "fence_node"]
+    assert world.nodes[leader].controller.waiting() == {}
 
 
 @virtual

@@ -447,6 +447,71 @@ async def test_10_the_owner_of_a_file_wal_that_is_not_dead_keeps_its_streams() -
     assert (row.state, row.owner, row.committed_end) == (StreamState.OPEN, 0, 2)
 
 
+class Killed(Exception):
+    """At that step."""
+
+
+async def registered_and_killed(cluster: Cluster) -> Node:
+    """Node 0 once more: killed when it has registered, and before its WAL's directory names this life."""
+    again = Node(cluster, 0)
+
+    async def killed(node: object) -> None:
+        raise Killed
+
+    again.wal.owned_by = killed
+    with pytest.raises(Killed):
+        await again.start()
+    await again.kill()
+    return again
+
+
+@virtual
+async def test_10_a_node_killed_before_its_wal_named_its_new_life_is_taken_over_as_its_last_one() -> None:
+    cluster = await Cluster.create("files", 2)
+    owner = await dead_owner(cluster)
+    again = await registered_and_killed(cluster)
+    again = await registered_and_killed(cluster)
+    survivor = await cluster.start(1)
+    wal = await cluster.bury(again, survivor)
+    assert (wal.node_epoch, wal.incarnation) == owner.identity[1:], "the log is that life's"
+    assert await survivor.storage.take_over(wal, [1, 2]) == ([1, 2], {})
+    await survivor.open([1, 2])
+    await check_whole(survivor, owner)
+    await cluster.release(wal)
+    await cluster.start(0)  # in the same directory, which goes on where it was
+
+
+@virtual
+async def test_10_a_life_that_wakes_where_it_had_not_named_its_wal_finds_its_lock_or_itself_fenced() -> None:
+    """It was paused, not dead; nobody takes its WAL. Then it is killed, and another process of it comes too late."""
+    cluster = await Cluster.create("files", 1)
+    owner = await dead_owner(cluster)
+    survivor, paused = await cluster.start(1), Node(cluster, 0)
+    name, asleep, awake = paused.wal.owned_by, asyncio.Event(), asyncio.Event()
+
+    async def late(node: object) -> None:
+        asleep.set()
+        await awake.wait()
+        await name(node)
+
+    paused.wal.owned_by = late
+    starting = asyncio.ensure_future(paused.start())
+    await asleep.wait()
+    with pytest.raises(Unavailable, match="node 0 epoch 2 is not dead"):
+        await cluster.fence(0, 2, survivor.identity)
+    awake.set()
+    await starting
+    [stream] = await paused.open([1], assign=False)
+    append(stream, 2)
+    await durable(stream)
+    await paused.kill()
+    wal = await cluster.bury(paused, survivor)
+    assert wal.node_epoch == 2, "it has named its WAL, and written there"
+    assert await survivor.storage.take_over(wal, [1]) == ([1], {})
+    [stream] = await survivor.open([1])
+    assert stream.durable_end == owner.streams[1].durable_end + 2
+
+
 @virtual
 async def test_10_a_node_whose_file_wal_is_being_read_waits_and_then_goes_on() -> None:
     cluster = await Cluster.create("files", 2)

@@ -292,6 +292,47 @@ async def test_10_a_node_that_came_back_and_died_before_the_lock_was_taken_is_an
     await place.open(SMALL).lock()
 
 
+async def earlier(files: AnyFiles, node_epoch: int, node_id: int = 5) -> WalOwner | None:
+    lock = await take_lock("file:///wal", node_id=node_id, node_epoch=node_epoch, access=reach(files), or_earlier=True)
+    await lock.release()
+    return lock.earlier
+
+
+async def test_10_a_directory_says_which_life_it_names_where_a_newer_one_had_not_named_it() -> None:
+    place = SimPlace()
+    await dead(place)
+    assert await earlier(place.files, 3) is None
+    assert await earlier(place.files, 4) == await earlier(place.files, 9) == WalOwner(*OWNER)
+    for node_id, node_epoch in ((6, 9), (5, 2)):
+        with pytest.raises(Unavailable, match="is of node 5 epoch 3"):
+            await earlier(place.files, node_epoch, node_id)
+
+    class Late(SimFiles):
+        def lock(self, path: str) -> int:
+            write_owner(place.files, "/wal", WalOwner(5, 4, 9))
+            return super().lock(path)
+
+    assert await earlier(Late(place.disk), 4) is None, "it was named just before the lock was free"
+    place.disk.flip_bit("/wal/owner", 20)
+    with pytest.raises(Unavailable, match="does not say whose"):
+        await earlier(place.files, 9)
+    assert place.files.open_handles == 0
+
+
+async def test_10_a_directory_without_a_name_is_nobodys_only_where_it_was_locked_before(tmp_path: Path) -> None:
+    access = reach(OsFiles())
+    uri = f"file://{tmp_path}/wal"
+    for make in (lambda: None, (tmp_path / "wal").mkdir):
+        make()
+        with pytest.raises(Unavailable, match="not within reach"):
+            await take_lock(uri, node_id=5, node_epoch=1, access=access, or_earlier=True)
+    assert os.listdir(tmp_path / "wal") == []
+    (tmp_path / "wal" / "lock").touch()
+    lock = await take_lock(uri, node_id=5, node_epoch=1, access=access, or_earlier=True)
+    assert lock.earlier == WalOwner(5, 0, 0)
+    await lock.release()
+
+
 async def test_a_survivor_checks_the_incarnation_too() -> None:
     place = SimPlace()
     await dead(place)
