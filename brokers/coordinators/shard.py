@@ -225,14 +225,15 @@ class CoordinatorShard(ABC, Generic[StateT, ContextT]):
     def submit(
         self,
         records: Sequence[Record],
-        on_settled: Callable[[], None],
+        on_settled: Callable[[bool], None],
         transaction: InTransaction | None = None,
     ) -> asyncio.Future[ErrorCode]:
-        """Append now; the future has the error a client is to see, at durability. Cancelling undoes nothing."""
+        """Append now; the future has the error a client is to see, at durability. Cancelling undoes nothing.
+        `on_settled` hears whether the records are durable."""
         waiting: asyncio.Future[ErrorCode] = asyncio.get_running_loop().create_future()
 
-        def settled(_: Outcome, error: ErrorCode) -> None:
-            on_settled()
+        def settled(outcome: Outcome, error: ErrorCode) -> None:
+            on_settled(outcome is Outcome.DURABLE)
             resolve(waiting, client_error(error))
 
         self.writer.write(records, self.context.clock.now_ms(), settled, transaction)

@@ -101,23 +101,18 @@ async def delete_groups(shard: Shard, group_ids: Sequence[str]) -> dict[str, Err
             results[group_id] = ErrorCode.non_empty_group
     # A wait above may have let others in: what is not as it was is not deleted.
     records: list[Record] = []
-    deleted = 0
     dying: list[Group] = []
     for group in doomed:
         if not group.is_empty or shard.state.groups.get(group.group_id) is not group:
             results[group.group_id] = ErrorCode.coordinator_not_available
             continue
-        offsets = shard.state.offsets.tombstones(group.group_id)
-        deleted += len(offsets)
-        records += offsets + group.tombstones()
+        records += shard.state.offsets.tombstones(group.group_id) + group.tombstones()
         group.kill()
         dying.append(group)
     if dying:
-        error = await write(shard, records)
+        error = await write(shard, records, shard.context.stats.deletions)
         results.update((group.group_id, error) for group in dying)
-        if error is ErrorCode.none:
-            shard.context.stats.deletions.inc(deleted)
-        else:
+        if error is not ErrorCode.none:
             revive(shard, dying)
     return results
 
@@ -129,4 +124,4 @@ async def forget_topics(shard: Shard, topics: Mapping[str, UUID]) -> None:
         for group, topic, partition in shard.state.offsets.of_topics(topics)
     ]
     if records:
-        await write(shard, records)
+        await write(shard, records, None)

@@ -36,7 +36,7 @@ from brokers.groups.messages import (
 )
 from brokers.groups.modern.assignments import Partitions
 from brokers.groups.modern.group import ModernGroup
-from brokers.groups.offset_requests import Fetched
+from brokers.groups.offset_requests import BegunCommit, Fetched
 from brokers.groups.offsets import PartitionResult, TopicCommit
 from brokers.groups.shard import GroupContext, Shard
 from brokers.groups.share.messages import (
@@ -197,11 +197,12 @@ class GroupCoordinator(Coordinator[Shard]):
 
     # --- offsets -------------------------------------------------------------------------------
 
-    async def commit_offsets(self, request: CommitRequest, retention_ms: int) -> list[PartitionResult]:
+    def begin_commit(self, request: CommitRequest, retention_ms: int) -> BegunCommit:
+        """Raises KafkaError where the commit is refused as a whole."""
         group_id = request.sender.group_id
         if too_long(group_id):
             raise KafkaError(ErrorCode.invalid_group_id)
-        return await offset_requests.commit(self._shard(group_id), request, retention_ms)
+        return offset_requests.begin_commit(self._shard(group_id), request, retention_ms)
 
     async def commit_in_transaction(
         self,

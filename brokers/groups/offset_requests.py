@@ -6,8 +6,10 @@ Invariant: a commit or deletion answers after its records are durable; a fetch s
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
+from functools import partial
+from typing import NamedTuple, TypeAlias
 from uuid import UUID
 
 from kio.schema.errors import ErrorCode
@@ -18,9 +20,11 @@ from brokers.coordinators.writer import InTransaction
 from brokers.errors import KafkaError
 from brokers.groups.group import CommitRequest, Group, Sender
 from brokers.groups.modern.topics import Topics
-from brokers.groups.offsets import NO_RETENTION, OffsetStore, PartitionResult, TopicCommit, commit_records, matches
+from brokers.groups.offsets import OffsetStore, PartitionResult, TopicCommit, commit_records, matches
 from brokers.groups.records import OffsetKey, OffsetValue, decode_key
 from brokers.groups.shard import Shard
+from brokers.protocol.offset_commit_codec import NO_RETENTION
+from s3stream.metrics import Counter
 
 EXPIRY_SLICE = 1_000
 """Tombstones gathered before they are written and the event loop gets a turn."""
@@ -30,22 +34,34 @@ Fetched: TypeAlias = "OffsetValue | ErrorCode | None"
 """A committed offset, or why it is not told."""
 
 
-async def commit(shard: Shard, request: CommitRequest, retention_ms: int) -> list[PartitionResult]:
-    """Raises KafkaError where the commit is refused as a whole."""
-    return await _commit(shard, request, retention_ms, None)
+class BegunCommit(NamedTuple):
+    results: list[PartitionResult]
+    """Each partition's, once its offset is stored."""
+    stored: asyncio.Future[ErrorCode] | None
+    """The error that a client is to see, or none, at durability. None: nothing is to be stored."""
+
+    async def finished(self) -> list[PartitionResult]:
+        """Raises KafkaError where the commit failed as a whole."""
+        if self.stored is not None:
+            error = await self.stored
+            if error is not ErrorCode.none:
+                raise KafkaError(error)
+        return self.results
 
 
 async def commit_in_transaction(
     shard: Shard, sender: Sender, topics: Sequence[TopicCommit], transaction: InTransaction
 ) -> list[PartitionResult]:
-    """As `commit`; what is stored counts from the transaction's commit marker on."""
+    """What is stored counts from the transaction's commit marker on. Raises KafkaError where the commit fails as a
+    whole."""
     request = CommitRequest(sender, topics, transactional=True, knows_epochs=False)
-    return await _commit(shard, request, NO_RETENTION, transaction)
+    return await begin_commit(shard, request, NO_RETENTION, transaction).finished()
 
 
-async def _commit(
-    shard: Shard, request: CommitRequest, retention_ms: int, transaction: InTransaction | None
-) -> list[PartitionResult]:
+def begin_commit(
+    shard: Shard, request: CommitRequest, retention_ms: int, transaction: InTransaction | None = None
+) -> BegunCommit:
+    """Append the offsets now. Raises KafkaError where the commit is refused as a whole."""
     shard.require_active()
     sender = request.sender
     group = shard.state.groups.get(sender.group_id)
@@ -61,10 +77,9 @@ async def _commit(
         raise KafkaError(error)
     limit = shard.context.config.offset_metadata_max
     records, results = commit_records(sender.group_id, request.topics, now.wall_ms, retention_ms, limit)
-    if records:
-        await _persist(shard, records, transaction)
-        shard.context.stats.commits.inc(len(records))
-    return results
+    if not records:
+        return BegunCommit(results, None)
+    return BegunCommit(results, write(shard, records, shard.context.stats.commits, transaction))
 
 
 def _with_ids(request: CommitRequest, topics: Topics) -> CommitRequest:
@@ -135,8 +150,9 @@ async def delete(shard: Shard, group_id: str, topics: Mapping[str, Sequence[int]
         if error is ErrorCode.none:
             records += shard.state.offsets.tombstones(group_id, [(topic, partition) for partition in partitions])
     if records:
-        await _persist(shard, records)
-        shard.context.stats.deletions.inc(len(records))
+        error = await write(shard, records, shard.context.stats.deletions)
+        if error is not ErrorCode.none:
+            raise KafkaError(error)
     return results
 
 
@@ -190,10 +206,8 @@ def _gather_expired(shard: Shard, group: Group, records: list[Record], dying: li
 async def _write_expired(shard: Shard, records: list[Record], dying: list[Group]) -> None:
     if shard.status is not ShardState.ACTIVE:
         return
-    error = await write(shard, records)
-    if error is ErrorCode.none:
-        shard.context.stats.expirations.inc(sum(isinstance(decode_key(r.key), OffsetKey) for r in records))
-    else:
+    error = await write(shard, records, shard.context.stats.expirations)
+    if error is not ErrorCode.none:
         revive(shard, dying)
 
 
@@ -205,21 +219,20 @@ def revive(shard: Shard, groups: Iterable[Group]) -> None:
             shard.arm(group)
 
 
-async def write(shard: Shard, records: Sequence[Record], transaction: InTransaction | None = None) -> ErrorCode:
-    """Append, counted as in flight; the error a client is to see."""
+def write(
+    shard: Shard, records: Sequence[Record], count: Counter | None, transaction: InTransaction | None = None
+) -> asyncio.Future[ErrorCode]:
+    """Append, offsets counted as in flight; the future has the error a client is to see. `count` grows by what became
+    of offsets."""
     offsets = shard.state.offsets
     keys = [key for key in map(decode_key, (record.key for record in records)) if isinstance(key, OffsetKey)]
     for key in keys:
         offsets.begin(key)
-    return await shard.submit(records, lambda: _settle(offsets, keys), transaction)
+    return shard.submit(records, partial(_settle, offsets, keys, count), transaction)
 
 
-def _settle(offsets: OffsetStore, keys: Iterable[OffsetKey]) -> None:
+def _settle(offsets: OffsetStore, keys: Sequence[OffsetKey], count: Counter | None, durable: bool) -> None:
     for key in keys:
         offsets.settle(key)
-
-
-async def _persist(shard: Shard, records: Sequence[Record], transaction: InTransaction | None = None) -> None:
-    error = await write(shard, records, transaction)
-    if error is not ErrorCode.none:
-        raise KafkaError(error)
+    if durable and count is not None:
+        count.inc(len(keys))

@@ -20,19 +20,12 @@ from kio.schema.errors import ErrorCode
 
 from brokers.coordinators.fields import Record
 from brokers.groups.records import OffsetKey, OffsetValue, encode_offset, offset_key
+from brokers.protocol.offset_commit_codec import NO_RETENTION, PartitionCommit
 from brokers.protocol.primitives import ZERO_UUID
 
 NO_OFFSET = -1
-NO_RETENTION = -1
 
 TopicOffsets = Mapping[int, OffsetValue]
-
-
-class PartitionCommit(NamedTuple):
-    partition: int
-    offset: int
-    leader_epoch: int = -1
-    metadata: str | None = None
 
 
 class TopicCommit(NamedTuple):

@@ -11,10 +11,11 @@ from kio.schema.errors import ErrorCode
 from brokers.errors import KafkaError
 from brokers.groups.config import OFFSETS_TOPIC
 from brokers.groups.group import Sender
-from brokers.groups.offsets import PartitionCommit, TopicCommit
+from brokers.groups.offsets import TopicCommit
 from brokers.handlers.context import RequestContext
 from brokers.handlers.group_messages import build
 from brokers.handlers.table import Api
+from brokers.protocol.offset_commit_codec import PartitionCommit
 from brokers.protocol.primitives import ZERO_UUID
 from brokers.transactions.enlistment import Enlisting, as_producers_know
 from brokers.transactions.transaction import Producer

@@ -14,6 +14,7 @@ from uuid import UUID
 
 INT16: Final = struct.Struct(">h")
 INT32: Final = struct.Struct(">i")
+INT64: Final = struct.Struct(">q")
 
 SHORT_OF_BYTES: Final = (IndexError, struct.error, UnicodeDecodeError)
 """What a truncated or garbled message raises besides MalformedRequest."""

@@ -151,7 +151,7 @@ class ShareShard(CoordinatorShard[ShareStates, ShareContext]):
         self, changes: Mapping[SharePartitionKey, ShareState | None], records: Sequence[Record]
     ) -> asyncio.Future[ErrorCode]:
         """Append them; the state is so at once, and answered for when it is durable."""
-        waiting = self.submit(records, lambda: None)
+        waiting = self.submit(records, lambda _: None)
         if not waiting.done():  # refused appends are at once, and leave everything as it was
             for key, value in changes.items():
                 self.state.set(key, value)

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from kio.schema.errors import ErrorCode
 from kio.serial.readers import tz_aware_from_i64
 
-from brokers.protocol import fetch_codec, metadata_codec, produce_codec
+from brokers.protocol import fetch_codec, metadata_codec, offset_commit_codec, produce_codec
 from brokers.protocol.messages import encode, milliseconds, request_class, response_class
 from brokers.protocol.primitives import ZERO_UUID
 from brokers.protocol.tags import CurrentLeader, NodeEndpoint
 
-PRODUCE, FETCH, METADATA = 0, 1, 3
+PRODUCE, FETCH, METADATA, OFFSET_COMMIT = 0, 1, 3, 8
 SETTINGS = settings(max_examples=25, deadline=None)
 
 int16 = st.integers(-(2**15), 2**15 - 1)
@@ -367,3 +367,78 @@ def test_metadata_answers_are_kios_bytes(version: int, data: st.DataObject) -> N
         cluster_authorized_operations=operations,
         error_code=int(error),
     ) == encode(cls, entity)
+
+
+# --- offset commit -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", range(2, 11))
+@SETTINGS
+@given(data=st.data())
+def test_offset_commits_decode_to_what_kio_wrote(version: int, data: st.DataObject) -> None:
+    cls = request_class(OFFSET_COMMIT, version)
+    module = module_of(cls)
+    commits = st.lists(
+        st.builds(offset_commit_codec.PartitionCommit, int32, int64, int32, st.none() | text), max_size=3
+    )
+    topics = data.draw(st.lists(st.tuples(names_of(version, 10), commits), max_size=3))
+    group, member, instance = data.draw(text), data.draw(text), data.draw(st.none() | text)
+    generation, retention = data.draw(int32), data.draw(millis)
+    entity = fill(
+        cls,
+        group_id=group,
+        generation_id_or_member_epoch=generation,
+        member_id=member,
+        group_instance_id=instance,
+        retention_time=milliseconds(retention),
+        topics=tuple(
+            fill(
+                module.OffsetCommitRequestTopic,
+                name=topic,
+                topic_id=topic,
+                partitions=tuple(
+                    fill(
+                        module.OffsetCommitRequestPartition,
+                        partition_index=each.partition,
+                        committed_offset=each.offset,
+                        committed_leader_epoch=each.leader_epoch,
+                        committed_metadata=each.metadata,
+                    )
+                    for each in partitions
+                ),
+            )
+            for topic, partitions in topics
+        ),
+    )
+    if version < 6:
+        topics = [(topic, [each._replace(leader_epoch=-1) for each in partitions]) for topic, partitions in topics]
+    assert offset_commit_codec.decode_offset_commit_request(memoryview(encode(cls, entity)), version) == (
+        group, generation, member, instance if version >= 7 else None, retention if version <= 4 else -1, topics,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("version", range(2, 11))
+@SETTINGS
+@given(data=st.data())
+def test_answers_to_offset_commits_are_kios_bytes(version: int, data: st.DataObject) -> None:
+    cls = response_class(OFFSET_COMMIT, version)
+    module = module_of(cls)
+    results = st.lists(st.tuples(int32, errors), max_size=3)
+    topics = data.draw(st.dictionaries(names_of(version, 10), results, max_size=3))
+    entity = fill(
+        cls,
+        throttle_time=milliseconds(0),
+        topics=tuple(
+            fill(
+                module.OffsetCommitResponseTopic,
+                name=topic,
+                topic_id=topic,
+                partitions=tuple(
+                    module.OffsetCommitResponsePartition(partition_index=partition, error_code=error)
+                    for partition, error in of_topic
+                ),
+            )
+            for topic, of_topic in topics.items()
+        ),
+    )
+    assert offset_commit_codec.encode_offset_commit_response(version, topics) == encode(cls, entity)

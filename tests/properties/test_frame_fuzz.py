@@ -21,7 +21,7 @@ from brokers.handlers import admin, produce_appends
 from brokers.handlers.producer_ids import ProducerIds
 from brokers.handlers.table import SERVED
 from brokers.partitions.partition_log import PartitionLog
-from brokers.protocol import fetch_codec, header, produce_codec
+from brokers.protocol import fetch_codec, header, offset_commit_codec, produce_codec
 from brokers.protocol.apis import APIS
 from brokers.protocol.messages import decode_request, encode, milliseconds, request_class
 from brokers.protocol.primitives import MalformedRequest
@@ -191,6 +191,7 @@ def test_decoders_raise_nothing_but_malformed(data: bytes, version: int) -> None
     raises_only_malformed(header.parse_request_header, view)
     raises_only_malformed(produce_codec.decode_produce_request, view, min(version, 13))
     raises_only_malformed(fetch_codec.decode_fetch_request, view, max(version, 4))
+    raises_only_malformed(offset_commit_codec.decode_offset_commit_request, view, min(version, 10))
     raises_only_malformed(decode_request, 2, min(version, 11), view)
 
 

@@ -17,10 +17,11 @@ from brokers.groups.config import OFFSETS_TOPIC, GroupConfig
 from brokers.groups.coordinator import GroupCoordinator
 from brokers.groups.group import CommitRequest, Sender
 from brokers.groups.messages import JoinAnswer, JoinRequest, Protocol, SyncRequest
-from brokers.groups.offsets import NO_RETENTION, PartitionCommit, TopicCommit
+from brokers.groups.offsets import TopicCommit
 from brokers.groups.shard import Shard
 from brokers.groups.share.messages import PartitionOffset
 from brokers.partitions.log_config import LogConfig
+from brokers.protocol.offset_commit_codec import NO_RETENTION, PartitionCommit
 from metadata.image import PartitionImage, TopicImage
 from s3stream.metrics import Metrics
 from tests.support.broker_services import empty_image
@@ -147,12 +148,12 @@ class CoordinatorRig(LogRig):
     ) -> asyncio.Task[Any]:
         return self.run(self.committed(group, offset, partition, topic, retention, **who))
 
-    def committed(
+    async def committed(
         self, group: str, offset: int, partition: int = 0, topic: str = "t", retention: int = NO_RETENTION, **who: Any
-    ) -> Awaitable[Any]:
+    ) -> Any:
         """As `committing`, without a turn of the event loop before it begins."""
         commits = [TopicCommit(topic, TOPIC_ID, (PartitionCommit(partition, offset, 3, "meta"),))]
-        return self.coordinator.commit_offsets(CommitRequest(Sender(group, **who), commits), retention)
+        return await self.coordinator.begin_commit(CommitRequest(Sender(group, **who), commits), retention).finished()
 
     async def commit(self, group: str, offset: int, partition: int = 0, **changes: Any) -> Any:
         (result,) = await self.committing(group, offset, partition, **changes)

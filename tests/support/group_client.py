@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import fields
 from typing import Any, get_args, get_type_hints
 
@@ -39,9 +40,13 @@ class GroupClient:
         key = API_BY_NAME[api_name].key
         body = encode(request_class(key, version), make(request_class(key, version), values))
         api = table.handler(key)
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         ctx = RequestContext(
-            self.services, key, version, 1, "client", memoryview(body), lambda _: None, client_host="127.0.0.1"
+            self.services, key, version, 1, "client", memoryview(body), answer.set_result, client_host="127.0.0.1"
         )
+        if api.kind == table.HOT:
+            api.handle(ctx)
+            return decode_response(key, version, b"".join(await answer))
         request = (decode_request if api.raw else decode_latest_request)(key, version, ctx.body)
         try:
             response = await api.handle(ctx, request)

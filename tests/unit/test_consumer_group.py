@@ -15,7 +15,8 @@ from brokers.groups.consumer.reconciliation import Aim, reconcile
 from brokers.groups.group import CommitRequest, Sender
 from brokers.groups.modern.assignments import MemberState
 from brokers.groups.modern.deadlines import Wait
-from brokers.groups.offsets import PartitionCommit, TopicCommit
+from brokers.groups.offsets import TopicCommit
+from brokers.protocol.offset_commit_codec import PartitionCommit
 from tests.support.consumer_group import REBALANCE, SESSION, GroupDriver, ScriptedMember, World, settle, shares
 
 

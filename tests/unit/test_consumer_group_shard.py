@@ -555,7 +555,8 @@ async def test_transactions_name_a_members_epoch(rig: CoordinatorRig) -> None:
 
     async def commit(epoch: int) -> Any:
         from brokers.groups.group import Sender
-        from brokers.groups.offsets import PartitionCommit, TopicCommit
+        from brokers.groups.offsets import TopicCommit
+        from brokers.protocol.offset_commit_codec import PartitionCommit
 
         topics = [TopicCommit("t", UUID(int=0), (PartitionCommit(0, 9),))]
         return await rig.coordinator.commit_in_transaction(Sender(GROUP, "m", epoch), topics, 7, 0, False, enlist)

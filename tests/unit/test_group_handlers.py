@@ -263,7 +263,7 @@ async def test_a_broker_that_stops_sends_its_clients_away(
 
 def test_every_group_api_is_served() -> None:
     for name in (
-        "FindCoordinator", "JoinGroup", "SyncGroup", "Heartbeat", "LeaveGroup", "OffsetCommit", "OffsetFetch",
+        "FindCoordinator", "JoinGroup", "SyncGroup", "Heartbeat", "LeaveGroup", "OffsetFetch",
         "OffsetDelete", "ListGroups", "DescribeGroups", "DeleteGroups",
     ):  # fmt: skip
         api = table.handler(API_BY_NAME[name].key)

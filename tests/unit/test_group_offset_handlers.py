@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from brokers.groups.config import OFFSETS_TOPIC
 from brokers.protocol.messages import milliseconds
 from tests.support.coordinator import TOPIC_ID, cluster, rig
 from tests.support.group_client import GroupClient, client, versions
+from tests.support.manual_clock import settle
 
 __all__ = ["client", "rig"]
 
@@ -55,6 +57,28 @@ class TestOffsets:
         answer = await client.call("OffsetCommit", version, **values)
         missing = ErrorCode.unknown_topic_id if version >= 10 else ErrorCode.unknown_topic_or_partition
         assert [[p.error_code for p in topic.partitions] for topic in answer.topics] == [[missing], [ErrorCode.none]]
+
+    async def test_a_bug_is_told_and_does_not_close_the_connection(
+        self, client: GroupClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_: object) -> None:
+            raise RuntimeError("a bug (injected)")
+
+        monkeypatch.setattr(client.rig.coordinator, "begin_commit", broken)
+        answer = await client.call("OffsetCommit", 9, **commit_values(0, 7))
+        assert [(p.partition_index, p.error_code) for p in answer.topics[0].partitions] == [
+            (7, ErrorCode.unknown_topic_or_partition), (0, ErrorCode.unknown_server_error),
+        ]  # fmt: skip
+
+    async def test_a_commit_that_is_lost_after_it_was_appended(self, client: GroupClient) -> None:
+        client.rig.stream.auto = False
+        asked = asyncio.get_running_loop().create_task(client.call("OffsetCommit", 9, **commit_values(0)))
+        await settle()
+        assert not asked.done()
+        client.rig.stream.lose()
+        await settle()
+        answer = await asked
+        assert [p.error_code for p in answer.topics[0].partitions] == [ErrorCode.not_coordinator]
 
     async def test_a_group_id_too_long_for_a_record(self, client: GroupClient) -> None:
         values = commit_values(0, 1, group_id="g" * 32_768)

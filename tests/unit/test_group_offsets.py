@@ -11,9 +11,10 @@ from kio.schema.errors import ErrorCode
 from brokers.groups.config import GroupConfig
 from brokers.groups.group import CommitRequest, Sender
 from brokers.groups.messages import LeaveMember
-from brokers.groups.offsets import NO_RETENTION, PartitionCommit, TopicCommit
+from brokers.groups.offsets import TopicCommit
 from brokers.groups.records import offset_key
 from brokers.partitions.log_config import LogConfig
+from brokers.protocol.offset_commit_codec import NO_RETENTION, PartitionCommit
 from s3stream.errors import Overloaded
 from tests.support.coordinator import CONFIG, TOPIC_ID, CoordinatorRig, cluster, errors_of, rig, topic_image
 from tests.support.manual_clock import settle
@@ -27,7 +28,7 @@ class TestOffsets:
         limit = CONFIG.offset_metadata_max
         parts = (PartitionCommit(0, 5, -1, "x" * limit), PartitionCommit(1, 6, -1, "😀" * (limit // 2 + 1)))
         request = CommitRequest(Sender("g"), [TopicCommit("t", TOPIC_ID, parts)])
-        results = await rig.coordinator.commit_offsets(request, NO_RETENTION)
+        results = await rig.coordinator.begin_commit(request, NO_RETENTION).finished()
         assert [result.error for result in results] == [ErrorCode.none, ErrorCode.offset_metadata_too_large]
         assert await rig.offset("g") == 5
         assert await rig.offset("g", 1) is None

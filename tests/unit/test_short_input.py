@@ -18,8 +18,10 @@ from brokers.groups.messages import CONSUMER_PROTOCOL
 from brokers.groups.records import decode_offset
 from brokers.groups.subscription import subscribed_topics
 from brokers.partitions.validation import only_batch
+from brokers.protocol import offset_commit_codec
 from brokers.protocol.fetch_codec import decode_fetch_request
 from brokers.protocol.messages import decode_request, encode, milliseconds
+from brokers.protocol.offset_commit_codec import decode_offset_commit_request
 from brokers.protocol.primitives import MalformedRequest, read_tagged_fields, read_uuid, skip_tagged_fields
 from brokers.protocol.produce_codec import decode_produce_request
 from brokers.records.batch import HEADER_BYTES, LOG_OVERHEAD
@@ -96,6 +98,20 @@ def test_a_fetch_for_no_topic_or_from_no_rack_is_malformed() -> None:
     whole = decode_fetch_request(memoryview(head + b"\x01\x01\x01\x00"), 12)
     assert (whole.rack_id, whole.partitions) == ("", [])
     assert decode_fetch_request(memoryview(head[4:] + b"\x02" + UUID(int=7).bytes + b"\x01\x00\x01\x01\x00"), 15)
+
+
+def test_an_offset_commit_of_no_group_of_too_much_or_cut_short_is_malformed(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = b"\x02g" + struct.pack(">i", -1) + b"\x01\x00"
+    topics = b"\x03" + b"\x02t\x02" + struct.pack(">iqi", 0, 5, -1) + b"\x01\x00\x00" + b"\x02u\x01\x00"
+    found = decode_offset_commit_request(memoryview(group + topics + b"\x00"), 9)
+    assert found.topics == [("t", [(0, 5, -1, "")]), ("u", [])]
+    with pytest.raises(MalformedRequest, match="null where a string"):
+        decode_offset_commit_request(memoryview(b"\x00" + group[2:] + topics + b"\x00"), 9)
+    with pytest.raises(MalformedRequest, match="OffsetCommitRequest v9"):
+        decode_offset_commit_request(memoryview(group + topics), 9)
+    monkeypatch.setattr(offset_commit_codec, "REQUEST_ELEMENTS_MAX", 2)
+    with pytest.raises(MalformedRequest, match="more than 2 elements"):
+        decode_offset_commit_request(memoryview(group + topics + b"\x00"), 9)
 
 
 def test_bytes_that_must_be_there_and_are_null_are_malformed() -> None:
