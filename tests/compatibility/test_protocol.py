@@ -27,6 +27,7 @@ from tests.compatibility.scenarios import (
     groups,
     produce,
     protocol,
+    registries,
     shares,
     topics,
     transactions,
@@ -37,8 +38,8 @@ from tests.compatibility.transcript import Difference, Notes
 Scenario = Callable[[Broker], Awaitable[None]]
 SCENARIOS: tuple[Scenario, ...] = (
     *protocol.SCENARIOS, *topics.SCENARIOS, *configs.SCENARIOS, *produce.SCENARIOS, *fetch.SCENARIOS,
-    *groups.SCENARIOS, *consumer_groups.SCENARIOS, *shares.SCENARIOS, *transactions.SCENARIOS, *cluster.SCENARIOS,
-    *compaction.SCENARIOS, *unsecured.SCENARIOS,
+    *groups.SCENARIOS, *registries.SCENARIOS, *consumer_groups.SCENARIOS, *shares.SCENARIOS,
+    *transactions.SCENARIOS, *cluster.SCENARIOS, *compaction.SCENARIOS, *unsecured.SCENARIOS,
 )  # fmt: skip
 SCENARIO_SECONDS = 60
 TELEMETRY = (71, 72)

@@ -210,7 +210,7 @@ async def rebalance(broker: Broker) -> None:
             answer = await broker.call("JoinGroup", version, **join_request(group, protocols=SECOND))
             second_id = answer.member_id
         begin(two, "JoinGroup", version, **join_request(group, second_id, protocols=SECOND))
-        broker.note("first is told", version, await _told(broker, group, first))
+        broker.note("first is told", version, await told(broker, group, first))
         sync = {"group_id": group, "group_instance_id": None, "protocol_type": "consumer", "protocol_name": "range"}
         answer = await broker.call(
             "SyncGroup", 5, **sync, generation_id=first.generation_id, member_id=first.member_id, assignments=[]
@@ -233,10 +233,10 @@ async def rebalance(broker: Broker) -> None:
         broker.note("described", version, await broker.call("DescribeGroups", 5, groups=[group]))
         begin(two, "LeaveGroup", 0, group_id=group, member_id=follower.member_id)
         broker.note("follower leaves", version, await end(two, "LeaveGroup", 0))
-        broker.note("leader is told", version, await _told(broker, group, leader))
+        broker.note("leader is told", version, await told(broker, group, leader))
 
 
-async def _told(broker: Broker, group: str, member: Any) -> str:
+async def told(broker: Broker, group: str, member: Any) -> str:
     """What a heartbeat says once it says anything but that all is well."""
     for _ in range(200):
         answer = await broker.call(
