@@ -102,7 +102,7 @@ async def test_a_worker_that_is_killed_is_replaced_at_the_next_question(
     await worker.begin(begin(found))
     pid = worker.pid
     assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
+    await stopped(pid)
     asking = asyncio.ensure_future(worker.rewrite(Rewrite([found], [(2, 99)])))
     await asyncio.sleep(0.1)
     os.kill(pid, signal.SIGKILL)
@@ -117,7 +117,7 @@ async def test_a_worker_that_says_nothing_is_killed(store: ObjectStore, worker: 
     await worker.begin(begin(found))
     pid = worker.pid
     assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
+    await stopped(pid)
     worker.silence_s = 0.5
     with pytest.raises(WorkerDied, match="silent"):
         await worker.begin(begin(found))
@@ -141,11 +141,11 @@ async def test_a_question_that_is_given_up_ends_the_worker(store: ObjectStore, w
 
 async def test_a_worker_that_does_not_end_when_told_is_killed(store: ObjectStore, worker: WorkerProcess) -> None:
     await worker.begin(begin(await written(store)))
-    pid = worker.pid
-    assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
+    process = worker._process
+    assert process is not None
+    await stopped(process.pid)
     await worker.stop()
-    assert not alive(pid) and worker.pid is None
+    assert process.returncode == -signal.SIGKILL and worker.pid is None
 
 
 async def test_what_is_no_answer_ends_the_worker(store: ObjectStore, url: str) -> None:
@@ -202,7 +202,21 @@ async def test_a_worker_ends_with_its_broker_also_in_the_middle_of_a_round(store
 
 
 def alive(pid: int) -> bool:
+    return state(pid) not in ("Z", None)
+
+
+async def stopped(pid: int) -> None:
+    """A signal is only sent when `kill` returns: until a thread of the worker, which is nice and may wait for a core,
+    has taken it, another may still see standard input end, and end the process."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + PATIENCE_S
+    while state(pid) != "T":
+        assert time.monotonic() < deadline, "the worker was not stopped"
+        await asyncio.sleep(0.001)
+
+
+def state(pid: int) -> str | None:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return None
