@@ -170,9 +170,11 @@ def parse_match(patterns: Sequence[str]) -> dict[str, Any]:
     """Compiled patterns by what they are about. Raises IllegalMatch."""
     found = {}
     for pattern in patterns:
-        name, equals, text = (part.strip() for part in pattern.partition("="))
-        if not equals or not text or "=" in text or name not in MATCHED:
+        # Java's split: empty parts at the end do not count.
+        name, *texts = (part.strip() for part in pattern.rstrip("=").split("="))
+        if len(texts) != 1 or name not in MATCHED:
             raise IllegalMatch(f"Illegal client matching pattern: {pattern}")
+        [text] = texts
         try:
             found[name] = compile_pattern(text, pattern)
         except KafkaError:

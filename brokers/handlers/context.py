@@ -19,7 +19,8 @@ class RequestContext:
     """Header, body and the way to answer. `respond` is called exactly once, from any later callback."""
 
     __slots__ = (
-        "api_key", "api_version", "body", "client_host", "client_id", "close", "connection_id", "correlation_id",
+        "api_key", "api_version", "body", "client_host", "client_id", "client_port", "close", "connection_id",
+        "correlation_id",
         "listener", "mute", "received_at", "respond", "services",
     )  # fmt: skip
 
@@ -38,6 +39,7 @@ class RequestContext:
         received_at: float = 0.0,
         close: Callable[[], None] = _nothing,
         mute: Callable[[float], None] = _nothing,
+        client_port: int = 0,
     ) -> None:
         self.services = services
         self.api_key = api_key
@@ -50,6 +52,8 @@ class RequestContext:
         """Takes the answer's body as buffers (the server puts length and header before it); None: no answer
         is due (acks=0)."""
         self.client_host = client_host
+        self.client_port = client_port
+        """0: not known."""
         self.connection_id = connection_id
         self.listener = listener
         self.received_at = received_at

@@ -8,6 +8,7 @@ of a whole message turns into it: hot loops pay for no check that Python makes a
 from __future__ import annotations
 
 import struct
+from base64 import urlsafe_b64encode
 from functools import lru_cache
 from typing import Final
 from uuid import UUID
@@ -20,6 +21,11 @@ SHORT_OF_BYTES: Final = (IndexError, struct.error, UnicodeDecodeError)
 """What a truncated or garbled message raises besides MalformedRequest."""
 
 ZERO_UUID: Final = UUID(int=0)
+
+
+def uuid_text(uuid: UUID) -> str:
+    """As Kafka writes ids for people, in keys and in patterns."""
+    return urlsafe_b64encode(uuid.bytes).rstrip(b"=").decode()
 
 
 class MalformedRequest(Exception):

@@ -27,7 +27,7 @@ class Connection(asyncio.BufferedProtocol):
     __slots__ = (
         "_answer_bytes", "_filled", "_flush_due", "_frame", "_frame_view", "_held", "_host", "_large", "_muted",
         "_parsing", "_rest", "_serial", "_serial_running", "_slots", "_stalled", "_transport", "_unanswered_bytes",
-        "_unsent_bytes", "_writing_paused", "active_at", "client_host", "closing", "connection_id",
+        "_unsent_bytes", "_writing_paused", "active_at", "client_host", "client_port", "closing", "connection_id",
     )  # fmt: skip
 
     def __init__(self, host: ConnectionHost) -> None:
@@ -59,6 +59,7 @@ class Connection(asyncio.BufferedProtocol):
         self.closing = False
         self.active_at = 0.0
         self.client_host = ""
+        self.client_port = 0
         self.connection_id = 0
 
     # --- the socket's life ---------------------------------------------------------------------
@@ -69,7 +70,8 @@ class Connection(asyncio.BufferedProtocol):
         transport.set_write_buffer_limits(high=SEND_HIGH_WATER_BYTES)
         keep_alive(transport.get_extra_info("socket"))
         peer = transport.get_extra_info("peername")
-        self.client_host = peer[0] if peer else ""
+        if peer:
+            self.client_host, self.client_port = peer[:2]
         self.active_at = self._host.clock.monotonic()
         if not self._host.opened(self):
             self.closing = True

@@ -88,6 +88,7 @@ class Dispatcher:
             connection.active_at,
             slot.close,
             connection.mute,
+            connection.client_port,
         )
         connection.add_slot(slot)
         if entry.serial:

@@ -50,7 +50,7 @@ class KafkaServer:
             services.answers,
             Dispatcher(services, settings, stats),
             stats,
-            (services.long_polls.drop, services.shares.connection_gone),
+            (services.long_polls.drop, services.shares.connection_gone, services.telemetry.connection_gone),
             services.clock,
             loop,
         )

@@ -11,12 +11,13 @@ Source: share-coordinator message definitions ShareSnapshotKey/Value, ShareUpdat
 from __future__ import annotations
 
 import struct
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64decode
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 from uuid import UUID
 
 from brokers.coordinators.fields import INT16, INT32, Reader, string, uvarint
+from brokers.protocol.primitives import uuid_text
 from brokers.shares.batches import StateBatch
 from s3stream.errors import Corrupt
 
@@ -45,8 +46,7 @@ class SharePartitionKey(NamedTuple):
 
     def __str__(self) -> str:
         """As Kafka spells it: FindCoordinator's key, whose hash is the partition of the topic."""
-        topic_id = urlsafe_b64encode(self.topic_id.bytes).rstrip(b"=").decode()
-        return f"{self.group}:{topic_id}:{self.partition}"
+        return f"{self.group}:{uuid_text(self.topic_id)}:{self.partition}"
 
 
 def parse_key(text: str) -> SharePartitionKey | None:

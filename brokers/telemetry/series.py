@@ -24,6 +24,8 @@ PREFIX: Final = "ponor_client_"
 assert SERIES_PER_CLIENT_MAX <= SERIES_MAX
 
 _KAFKA: Final = "org.apache.kafka."
+_UNSHOWN: Final = frozenset(("client_source_port",))
+"""What a client is matched by and not labelled with: another one with each connection."""
 _FOREIGN: Final = re.compile(r"[^a-zA-Z0-9_]")
 Labels = tuple[tuple[str, str], ...]
 
@@ -82,7 +84,7 @@ def _name(name: str) -> str:
 
 def _labels(client: Mapping[str, str | None], attributes: Mapping[str, str]) -> Labels:
     """The client's own come first: no attribute that was pushed takes their place."""
-    found: dict[str, str] = {name: value for name, value in client.items() if value is not None}
+    found = {name: value for name, value in client.items() if value is not None and name not in _UNSHOWN}
     for name, value in attributes.items():
         label = _FOREIGN.sub("_", name[:LABEL_CHARACTERS_MAX])
         if len(found) >= LABELS_MAX or not label or label[0].isdigit() or label.startswith("__"):

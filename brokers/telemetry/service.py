@@ -2,6 +2,7 @@
 
 Owns: client instances, their rules of time, the subscriptions in force. Does not own: bytes (otlp.py), values
 (series.py), which client is asked for what (subscriptions.py).
+A client is forgotten with the connection that it last asked or pushed on, or when it has been silent for long.
 Bounds: INSTANCES_MAX clients, the one silent longest is forgotten first; `telemetry.max.bytes` a push and
 UNFOLDED_BYTES_MAX of it unfolded; POINTS_PER_TURN points without a turn of the event loop.
 """
@@ -17,6 +18,7 @@ from uuid import UUID
 from kio.schema.errors import ErrorCode
 
 from brokers.errors import KafkaError
+from brokers.protocol.primitives import uuid_text
 from brokers.records.batch import Compression
 from brokers.records.compression import decompress
 from brokers.telemetry import subscriptions
@@ -37,6 +39,7 @@ UNFOLDED_BYTES_MAX: Final = 8 * MAX_BYTES
 POINTS_PER_TURN: Final = 100
 """Some 20 us each."""
 RELOAD_APART_S: Final = 1.0
+NO_CONNECTION: Final = -1
 COMPRESSIONS: Final = (Compression.ZSTD, Compression.LZ4, Compression.GZIP, Compression.SNAPPY)
 """In the order in which clients are to prefer them."""
 RESERVED: Final = frozenset({UUID(int=0), UUID(int=1)})
@@ -48,10 +51,14 @@ class ConfigStore(Protocol):
 
 
 class _Instance:
-    __slots__ = ("client", "failed", "got_at", "pushed_at", "seen_at", "terminating", "version", "wanted")
+    __slots__ = (
+        "client", "connection_id", "failed", "got_at", "pushed_at", "seen_at", "terminating", "version", "wanted",
+    )  # fmt: skip
 
     def __init__(self, client: Mapping[str, str | None], wanted: Wanted, version: int) -> None:
         self.client = client
+        self.connection_id = NO_CONNECTION
+        """Its last request's."""
         self.wanted = wanted
         self.version = version
         """Of the subscriptions that `wanted` was made from."""
@@ -81,6 +88,8 @@ class Telemetry:
         self._reloaded_at = float("-inf")
         self._instances: OrderedDict[UUID, _Instance] = OrderedDict()
         """The one silent longest first."""
+        self._of_connection: dict[int, UUID] = {}
+        """The instance that a connection's last such request was of. As many as instances at most."""
         self._software: OrderedDict[int, tuple[str, str]] = OrderedDict()
         self.series = SeriesStore()
         metrics.gauge("ponor_client_instances", "Clients whose metrics are known", lambda: float(len(self._instances)))
@@ -96,6 +105,13 @@ class Telemetry:
         self._software[connection_id] = name, version
         if len(self._software) > INSTANCES_MAX:
             self._software.popitem(last=False)
+
+    def connection_gone(self, connection_id: int) -> None:
+        """Its client is not heard of again on it: it is forgotten, and its series go."""
+        self._software.pop(connection_id, None)
+        instance_id = self._of_connection.get(connection_id)
+        if instance_id is not None:
+            self._forget(instance_id)
 
     # --- requests ------------------------------------------------------------------------------
 
@@ -173,22 +189,35 @@ class Telemetry:
         if found is None or found.version != self._version:
             # As in Kafka, one whose subscriptions may have changed begins anew: it may ask, and push, at once.
             client = self._client(instance_id, ctx) if found is None else found.client
+            if found is not None:
+                self._is_off(instance_id, found)
             wanted = subscriptions.wanted(self._subscriptions, client, instance_id)
             found = self._instances[instance_id] = _Instance(client, wanted, self._version)
         self._instances.move_to_end(instance_id)
         found.seen_at = self._clock.monotonic()
+        self._is_on(instance_id, found, ctx.connection_id)
         if len(self._instances) > INSTANCES_MAX:
             self._forget(next(iter(self._instances)))
         return found
 
+    def _is_on(self, instance_id: UUID, instance: _Instance, connection_id: int) -> None:
+        self._is_off(instance_id, instance)
+        instance.connection_id = connection_id
+        self._of_connection[connection_id] = instance_id
+
+    def _is_off(self, instance_id: UUID, instance: _Instance) -> None:
+        if self._of_connection.get(instance.connection_id) == instance_id:
+            del self._of_connection[instance.connection_id]
+
     def _client(self, instance_id: UUID, ctx: Any) -> dict[str, str | None]:
         name, version = self._software.get(ctx.connection_id, (None, None))
         return {
-            "client_instance_id": str(instance_id),
+            "client_instance_id": uuid_text(instance_id),
             "client_id": ctx.client_id,
             "client_software_name": name,
             "client_software_version": version,
             "client_source_address": ctx.client_host or None,
+            "client_source_port": str(ctx.client_port) if ctx.client_port else None,
         }
 
     def _expire(self) -> None:
@@ -200,7 +229,9 @@ class Telemetry:
             self._forget(instance_id)
 
     def _forget(self, instance_id: UUID) -> None:
-        self._instances.pop(instance_id, None)
+        instance = self._instances.pop(instance_id, None)
+        if instance is not None:
+            self._is_off(instance_id, instance)
         self.series.forget(instance_id)
 
     async def _reload(self) -> None:

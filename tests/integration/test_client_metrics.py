@@ -63,6 +63,10 @@ def test_librdkafka_pushes_what_it_is_asked_for(ponor: PonorProcess) -> None:
         found = pushed(ponor, "told-librdkafka")
     assert found and all(name.startswith("ponor_client_producer_") for name in found), found
     assert not pushed(ponor, "untold")
+    del told, producer  # it says goodbye with a last push, and ends its connections
+    while pushed(ponor, "told-librdkafka"):
+        assert time.monotonic() < deadline, "its series outlive its connection"
+        time.sleep(0.05)
 
 
 @pytest.mark.tool("kafka")

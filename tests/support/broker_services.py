@@ -54,7 +54,7 @@ def make_services(**given: Any) -> Services:
         "producer_ids": SimpleNamespace(),
         "refresh": None,
         "configs": SimpleNamespace(),
-        "telemetry": SimpleNamespace(introduced=lambda *_: None),
+        "telemetry": SimpleNamespace(introduced=lambda *_: None, connection_gone=lambda _: None),
         "chance": Random(0),
         "followed": None,
         "read_replicas": None,

@@ -8,6 +8,7 @@ import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -313,6 +314,21 @@ async def test_a_client_that_leaves_gives_back_its_budget(handlers: Handlers) ->
         assert 0 < budget.used < 2000, "the request that is begun still holds its frame"
         contexts[0].respond([b"nobody reads this"])
         assert budget.used == 0
+
+
+async def test_who_keeps_something_of_a_connection_hears_its_end_and_whence_it_came(handlers: Handlers) -> None:
+    contexts: list[RequestContext] = []
+    handlers.hot(PRODUCE, contexts.append)
+    gone: dict[str, set[int]] = {"shares": set(), "telemetry": set()}
+    keepers = {name: SimpleNamespace(connection_gone=ids.add) for name, ids in gone.items()}
+    async with serving(**keepers) as server:
+        client = await WireClient.connect(server.port)
+        client.send(PRODUCE, 9, b"x")
+        await until(lambda: len(contexts) == 1)
+        [ctx] = contexts
+        assert (ctx.client_host, ctx.client_port) == client.writer.get_extra_info("sockname")
+        client.writer.close()
+        await until(lambda: gone == {"shares": {ctx.connection_id}, "telemetry": {ctx.connection_id}})
 
 
 async def test_answers_count_until_their_reader_has_taken_them_or_is_gone(handlers: Handlers) -> None:

@@ -17,6 +17,7 @@ from brokers.config_def.group import parse_match, validate_client_metrics_config
 from brokers.errors import KafkaError
 from brokers.handlers import get_telemetry_subscriptions, push_telemetry
 from brokers.http.exposition import client_exposition
+from brokers.protocol.primitives import uuid_text
 from brokers.records.batch import Compression
 from brokers.records.compression import compress
 from brokers.telemetry import series as series_module
@@ -160,7 +161,10 @@ class Bench:
 
     def context(self, connection: int = 1, client_id: str | None = "c") -> Any:
         services = SimpleNamespace(telemetry=self.telemetry)
-        return SimpleNamespace(connection_id=connection, client_id=client_id, client_host="10.0.0.1", services=services)
+        return SimpleNamespace(
+            connection_id=connection, client_id=client_id, client_host="10.0.0.1", client_port=9000 + connection,
+            services=services,
+        )  # fmt: skip
 
     async def configs_by_name(self, kind: str) -> dict[str, dict[str, str]]:
         assert kind == "client-metrics"
@@ -222,13 +226,14 @@ async def test_subscriptions_that_match_are_put_together() -> None:
         two={"metrics": "b,c", "interval.ms": "2000", "match": "client_software_name=java,client_id=c"},
         other={"metrics": "d", "interval.ms": "1000", "match": "client_id=x"},
         odd={"metrics": "e", "interval.ms": "no number"},
-        unknown={"metrics": "f", "match": "client_source_port=9092"},
+        elsewhere={"metrics": "f", "match": "client_source_port=9092"},
+        itself={"metrics": "g", "match": "client_instance_id=AAAAAAAAAAAAAAAAAAAATg,client_source_port=9002"},
     )
     bench.telemetry.introduced(1, "java", "4.3")
     answer = await bench.subscribe()
     assert answer.requested_metrics == ("a", "b", "c") and answer.push_interval.total_seconds() == 2
     answer = await bench.subscribe(B, bench.context(connection=2))
-    assert answer.requested_metrics == ("a", "b"), "nobody knows what that client is"
+    assert answer.requested_metrics == ("a", "b", "g"), "nobody knows what that client is, but which and whence"
     bench.change("all", metrics="*")
     bench.pass_time(300)
     assert (await bench.subscribe()).requested_metrics == ("*",)
@@ -244,7 +249,7 @@ async def test_pushes_are_shown_and_deltas_added_up() -> None:
         assert await bench.push(data, codec=codec) is ErrorCode.none
         bench.pass_time(1)
     labels = (
-        f'client_id="c",client_instance_id="{A}",client_software_name="librdkafka",client_software_version="2.6",'
+        f'client_id="c",client_instance_id="{uuid_text(A)}",client_software_name="librdkafka",client_software_version="2.6",'
         'client_source_address="10.0.0.1"'
     )
     assert bench.shown() == (
@@ -252,6 +257,53 @@ async def test_pushes_are_shown_and_deltas_added_up() -> None:
         "# TYPE ponor_client_producer_record_send_total counter\n"
         f"ponor_client_producer_record_send_total{{{labels}}} {2 * len(Compression)}\n"
     )
+
+
+async def test_a_client_is_forgotten_with_the_connection_it_was_last_heard_on() -> None:
+    bench = Bench(all=EVERYTHING)
+    telemetry = bench.telemetry
+    await bench.subscribe()
+    await bench.push(pushed(gauge("g", double(4, 7.0))))
+    await bench.subscribe(B, bench.context(connection=2))
+    telemetry.connection_gone(2)
+    telemetry.connection_gone(2)
+    assert set(telemetry._instances) == {A} and bench.shown() != ""
+    bench.pass_time(1)
+    first, bench.ctx = bench.ctx, bench.context(connection=3)
+    bench.change("more", metrics="x")  # it begins anew, on another connection
+    assert await bench.push(subscription=0) is ErrorCode.unknown_subscription_id
+    telemetry.connection_gone(first.connection_id)
+    assert set(telemetry._instances) == {A} and bench.shown() != "", "it has moved"
+    telemetry.connection_gone(3)
+    assert not telemetry._instances and not telemetry._of_connection and bench.shown() == ""
+    assert (await bench.subscribe()).error_code is ErrorCode.none, "at once, as one that nobody knows"
+
+
+async def test_a_client_may_move_between_connections_and_share_them() -> None:
+    bench = Bench(all=EVERYTHING)
+    telemetry = bench.telemetry
+    telemetry.introduced(1, "java", "4.3")
+    for instance in (A, B):
+        await bench.subscribe(instance)
+    bench.pass_time(1)
+    await bench.subscribe(A, bench.context(connection=2))
+    telemetry.connection_gone(1)
+    assert set(telemetry._instances) == {A} and not telemetry._software, "B was there alone by then"
+    bench.pass_time(1)
+    await bench.subscribe(A, bench.context(connection=3))
+    telemetry.connection_gone(2)
+    assert set(telemetry._instances) == {A}
+
+
+async def test_what_is_known_of_connections_is_bounded_by_the_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "INSTANCES_MAX", 3)
+    bench = Bench(all=EVERYTHING)
+    for number in range(10):
+        await bench.subscribe(UUID(int=100 + number), bench.context(connection=number % 5))
+    assert len(bench.telemetry._of_connection) <= 3
+    bench.pass_time(service_module.EXPIRY_S + 1)
+    await bench.subscribe()
+    assert bench.telemetry._of_connection == {1: A}
 
 
 async def test_what_was_not_asked_for_is_not_kept() -> None:
@@ -389,7 +441,7 @@ async def test_subscriptions_are_read_once_a_change_and_survive_an_outage() -> N
 
 
 @pytest.mark.parametrize(
-    "pattern", ["x", "client_id", "client_id=", "client_color=blue", "client_id=(", "client_id=a=b"]
+    "pattern", ["x", "client_id", "client_id=", "=a", "client_color=blue", "client_id=(", "client_id=a=b"]
 )
 def test_patterns_that_are_none(pattern: str) -> None:
     with pytest.raises(ConfigError, match="Illegal client matching pattern"):
@@ -399,3 +451,4 @@ def test_patterns_that_are_none(pattern: str) -> None:
 def test_a_pattern_is_about_the_whole_value() -> None:
     pattern = parse_match(["client_id = a.c"])["client_id"]
     assert pattern.fullmatch("abc") and not pattern.fullmatch("abcd")
+    assert parse_match(["client_id=a="])["client_id"].fullmatch("a"), "as Java splits it"
