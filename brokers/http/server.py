@@ -19,6 +19,7 @@ from brokers.health import Health
 from brokers.http import views
 from brokers.http.exposition import CONTENT_TYPE, client_exposition, exposition
 from brokers.telemetry.series import SeriesStore
+from brokers.version import VERSION
 from s3stream.errors import BadSetting
 from s3stream.metrics import Metrics
 
@@ -80,6 +81,7 @@ class HttpServer:
         sources = self._sources
         health = sources.health
         return [
+            ("/", _json(lambda _: self._index())),
             ("/metrics", self._metrics),
             ("/health/live", _checked(health.live, list)),
             ("/health/ready", _checked(health.ready, health.warnings)),
@@ -93,6 +95,11 @@ class HttpServer:
             ("/v1/storage", _json(lambda _: views.storage(health))),
             ("/v1/config", _json(lambda _: views.config(sources.configs))),
         ]
+
+    def _index(self) -> dict[str, Any]:
+        """Where to go from here."""
+        paths = [path for path, _ in self._routes() if path != "/"]
+        return {"ponor": VERSION, "node_id": self._sources.node_id, "paths": paths}
 
     async def _metrics(self, _request: web.Request) -> web.Response:
         text = exposition(self._sources.metrics) + client_exposition(self._sources.clients.samples())

@@ -96,6 +96,8 @@ def test_http_shows_what_there_is(ponor: PonorProcess) -> None:
     assert topic["configs"] == {"retention.ms": "60000"}
     assert sum(part["log_end_offset"] for part in topic["partition_list"]) == COUNT
     assert {part["leader"] for part in topic["partition_list"]} == {0}
+    paths = [path for path in ponor.json("/")["paths"] if "{" not in path and path != "/metrics"]
+    assert "/v1/storage" in paths and all(ponor.json(path) for path in paths)
     assert ponor.json("/v1/config")["settings"]["ponor.http.port"]["value"] == str(ponor.http_port)
     assert ponor.json("/v1/storage")["partitions_open"] == 3
     assert "groups" in ponor.json("/v1/groups")
