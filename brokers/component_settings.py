@@ -7,6 +7,7 @@ from typing import Final
 
 from brokers import preflight
 from brokers.config import BrokerConfig
+from brokers.config_def import protocol_bounds
 from brokers.controller.balancer import Bounds
 from brokers.controller.balancing import BalancingSettings
 from brokers.controller.controller import ControllerSettings
@@ -67,6 +68,7 @@ def group_config(config: BrokerConfig) -> GroupConfig:
         initial_rebalance_delay_ms=config.group_initial_rebalance_delay_ms,
         group_max_size=config.group_max_size,
         share=ShareConfig(
+            bounds=protocol_bounds("share", config.values),
             session_timeout_ms=config.group_share_session_timeout_ms,
             heartbeat_interval_ms=config.group_share_heartbeat_interval_ms,
             assignment_interval_ms=config.group_share_assignment_interval_ms,
@@ -74,6 +76,7 @@ def group_config(config: BrokerConfig) -> GroupConfig:
             initialize_retry_ms=config.group_share_initialize_retry_interval_ms,
         ),
         consumer=ConsumerConfig(
+            bounds=protocol_bounds("consumer", config.values),
             session_timeout_ms=config.group_consumer_session_timeout_ms,
             heartbeat_interval_ms=config.group_consumer_heartbeat_interval_ms,
             assignment_interval_ms=config.group_consumer_assignment_interval_ms,

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from brokers.config_def import BROKER_CONFIGS, TOPIC_CONFIGS, ConfigError, Table, Value
+from brokers.config_def import BROKER_CONFIGS, TOPIC_CONFIGS, ConfigError, Table, Value, validate_broker_groups
 from brokers.config_def.broker import RACK_AWARE
 from brokers.config_def.ponor import HEARTBEATS_PER_LEASE_MIN, MEMORY_BYTES_DEFAULT_MAX, MEMORY_BYTES_MIN
 from brokers.partitions.log_config import LogConfig
@@ -158,6 +158,7 @@ def broker_config(settings: Mapping[str, str] | None = None) -> BrokerConfig:
     _default(values, "ponor.metadata.url", f"sqlite:///{data_dir}/metadata.db")
     _default(values, "ponor.memory.bytes", default_memory_bytes())
     _check_lease(values)
+    _check_groups(values)
     listener, advertised = _endpoints(values)
     return BrokerConfig(
         values=MappingProxyType(values),
@@ -214,6 +215,13 @@ def _check_lease(values: Mapping[str, Any]) -> None:
             f"ponor.lease.ms ({lease_ms}) must be at least {HEARTBEATS_PER_LEASE_MIN} times ponor.heartbeat.ms "
             f"({heartbeat_ms}): one late heartbeat must not be a death"
         )
+
+
+def _check_groups(values: Mapping[str, Any]) -> None:
+    try:
+        validate_broker_groups(values)
+    except ConfigError as error:
+        raise BadSetting(str(error)) from None
 
 
 def default_memory_bytes(brokers: int = 1) -> int:

@@ -8,6 +8,8 @@ from brokers.config_def.broker import KAFKA_BROKER_CONFIGS
 from brokers.config_def.group import (
     CLIENT_METRICS_CONFIGS,
     GROUP_CONFIGS,
+    protocol_bounds,
+    validate_broker_groups,
     validate_client_metrics_configs,
     validate_group_configs,
 )
@@ -45,6 +47,8 @@ __all__ = [
     "render",
     "table",
     "validate_client_metrics_configs",
+    "protocol_bounds",
+    "validate_broker_groups",
     "validate_group_configs",
     "validate_topic_configs",
 ]

@@ -91,9 +91,6 @@ CLIENT_METRICS_CONFIGS: Final[Table] = table(
 
 
 GROUP_BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
-    "consumer.session.timeout.ms": (45_000, 60_000),
-    "consumer.heartbeat.interval.ms": (5_000, 15_000),
-    "consumer.assignment.interval.ms": (0, 15_000),
     "share.session.timeout.ms": (45_000, 60_000),
     "share.heartbeat.interval.ms": (5_000, 15_000),
     "share.record.lock.duration.ms": (15_000, 60_000),
@@ -105,46 +102,81 @@ GROUP_BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
     "streams.num.standby.replicas": (0, 2),
     "streams.assignment.interval.ms": (0, 15_000),
 }
-"""What Kafka's broker settings (`group.consumer.min.session.timeout.ms` and its like) allow by default."""
+"""What Kafka's broker settings allow by default (`bound_names`), where this release has no such settings."""
+PROTOCOLS: Final = ("consumer", "share", "streams")
+SESSION, HEARTBEAT, ASSIGNMENT = "session.timeout.ms", "heartbeat.interval.ms", "assignment.interval.ms"
+_WITHIN: Final = (HEARTBEAT, SESSION, ASSIGNMENT)
+"""Broker settings that have to lie within the broker's own bounds."""
 
 
-def _bounds(name: str, broker: Mapping[str, Value]) -> tuple[Value, Value]:
-    """What the broker's settings allow, where it has such settings, else what Kafka allows by default."""
-    low, high = GROUP_BOUNDS.get(name, (None, None))
+def bound_names(name: str) -> tuple[str, str]:
+    """Broker settings that bound a group's config."""
+    if name == "streams.num.standby.replicas":
+        return "group.streams.min.standby.replicas", "group.streams.max.standby.replicas"
     protocol, _, rest = name.partition(".")
-    least, most = f"group.{protocol}.min.{rest}", f"group.{protocol}.max.{rest}"
-    return broker.get(least, low), broker.get(most, high)
+    return f"group.{protocol}.min.{rest}", f"group.{protocol}.max.{rest}"
+
+
+def bounds(name: str, broker: Mapping[str, Value]) -> tuple[int, int] | None:
+    """What the broker's settings allow, or Kafka's defaults where it has none; None: everything."""
+    default = GROUP_BOUNDS.get(name)
+    low, high = (broker.get(of, None if default is None else default[at]) for at, of in enumerate(bound_names(name)))
+    return (low, high) if isinstance(low, int) and isinstance(high, int) else None
+
+
+def protocol_bounds(protocol: str, broker: Mapping[str, Value]) -> dict[str, tuple[int, int]]:
+    """Of all bounded configs of groups of a protocol, by their names without it."""
+    found = ((name, bounds(f"{protocol}.{name}", broker)) for name in _WITHIN)
+    return {name: both for name, both in found if both is not None}
 
 
 def validate_group_configs(configs: Mapping[str, str], broker: Mapping[str, Value]) -> None:
-    """`broker`: the broker's own settings, which bound a group's. Raises ConfigError in Kafka's words."""
+    """`broker`: the broker's own settings, which bound a group's, and which it falls back to. Raises ConfigError in
+    Kafka's words."""
     for name, text in configs.items():
         key = GROUP_CONFIGS.get(name)
         if key is None:
             raise ConfigError(f"Unknown group config name: {name}")
-        value = key.parse(text)
-        low, high = _bounds(name, broker)
-        if isinstance(low, int) and isinstance(value, int) and value < low:
-            raise ConfigError(f"{name} must be greater than or equal to {low}")
-        if isinstance(high, int) and isinstance(value, int) and value > high:
-            raise ConfigError(f"{name} must be less than or equal to {high}")
-    for session, heartbeat in _SLOWER:
-        if session in configs or heartbeat in configs:
-            _check_slower(configs, session, heartbeat)
+        value, both = key.parse(text), bounds(name, broker)
+        if both is not None and isinstance(value, int):
+            _check_within(name, value, both)
+    for protocol in PROTOCOLS:
+        session, heartbeat = f"{protocol}.{SESSION}", f"{protocol}.{HEARTBEAT}"
+        # A session that is no longer than the time between two heartbeats always ends.
+        if _effective(session, configs, broker) <= _effective(heartbeat, configs, broker):
+            raise ConfigError(f"{session} must be greater than {heartbeat}")
 
 
-_SLOWER: Final = (("consumer.session.timeout.ms", "consumer.heartbeat.interval.ms"),)
-"""A session that is no longer than the time between two heartbeats always ends."""
+def validate_broker_groups(broker: Mapping[str, Value]) -> None:
+    """What a broker is told of its groups fits together. Raises ConfigError in Kafka's words."""
+    for protocol in PROTOCOLS:
+        for rest in _WITHIN:
+            name, both = f"group.{protocol}.{rest}", bounds(f"{protocol}.{rest}", broker)
+            value = broker.get(name)
+            if both is None or not isinstance(value, int):
+                continue
+            least, most = bound_names(f"{protocol}.{rest}")
+            if both[1] < both[0]:
+                raise ConfigError(f"{most} must be greater than or equal to {least}")
+            _check_within(name, value, both)
+        session, heartbeat = (broker.get(f"group.{protocol}.{rest}") for rest in (SESSION, HEARTBEAT))
+        if isinstance(session, int) and isinstance(heartbeat, int) and heartbeat >= session:
+            raise ConfigError(f"group.{protocol}.{HEARTBEAT} must be less than group.{protocol}.{SESSION}")
 
 
-def _check_slower(configs: Mapping[str, str], session: str, heartbeat: str) -> None:
-    values = [
-        GROUP_CONFIGS[name].parse(configs[name]) if name in configs else GROUP_CONFIGS[name].default
-        for name in (session, heartbeat)
-    ]
-    assert isinstance(values[0], int) and isinstance(values[1], int)
-    if values[0] <= values[1]:
-        raise ConfigError(f"{session} must be greater than {heartbeat}")
+def _effective(name: str, configs: Mapping[str, str], broker: Mapping[str, Value]) -> int:
+    key = GROUP_CONFIGS[name]
+    value = key.parse(configs[name]) if name in configs else broker.get(f"group.{name}", key.default)
+    assert isinstance(value, int)
+    return value
+
+
+def _check_within(name: str, value: int, both: tuple[int, int]) -> None:
+    least, most = bound_names(name.removeprefix("group."))
+    if value < both[0]:
+        raise ConfigError(f"{name} must be greater than or equal to {least}")
+    if value > both[1]:
+        raise ConfigError(f"{name} must be less than or equal to {most}")
 
 
 INTERVAL_MS_MIN, INTERVAL_MS_MAX = 100, 3_600_000

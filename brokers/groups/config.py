@@ -28,14 +28,24 @@ class ModernConfig:
     session_timeout_ms: int = 45_000
     heartbeat_interval_ms: int = 5_000
     assignment_interval_ms: int = 1_000
+    bounds: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Least and greatest of a group's own config, by name without the protocol's."""
 
     def with_group(self, own: Mapping[str, int]) -> Self:
-        """With a group's own configs, by their names without the protocol's."""
+        """With a group's own configs, by their names without the protocol's. What was allowed when it was set and
+        is not now counts as the bound that it has passed."""
+
+        def of(name: str, default: int) -> int:
+            if name not in own:
+                return default
+            low, high = self.bounds.get(name, (own[name], own[name]))
+            return low if own[name] < low else min(own[name], high)
+
         return replace(
             self,
-            session_timeout_ms=own.get("session.timeout.ms", self.session_timeout_ms),
-            heartbeat_interval_ms=own.get("heartbeat.interval.ms", self.heartbeat_interval_ms),
-            assignment_interval_ms=own.get("assignment.interval.ms", self.assignment_interval_ms),
+            session_timeout_ms=of("session.timeout.ms", self.session_timeout_ms),
+            heartbeat_interval_ms=of("heartbeat.interval.ms", self.heartbeat_interval_ms),
+            assignment_interval_ms=of("assignment.interval.ms", self.assignment_interval_ms),
         )
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from brokers.config_def import BROKER_CONFIGS, CLIENT_METRICS_CONFIGS, GROUP_CONFIGS, TOPIC_CONFIGS, Update, render
-from brokers.config_def.types import ConfigError, ConfigKey
+from brokers.config_def.group import ASSIGNMENT
+from brokers.config_def.types import ConfigError, ConfigKey, Value
 from brokers.dynamic_config import SOURCE_DEFAULT, SOURCE_DYNAMIC_DEFAULT, ConfigSource, Synonym
 
 SOURCE_TOPIC: Final = 1
@@ -81,12 +82,27 @@ def cluster_default_entries(configs: Mapping[str, str]) -> list[Entry]:
     return found
 
 
-def group_entries(configs: Mapping[str, str]) -> list[Entry]:
+def group_entries(source: ConfigSource, configs: Mapping[str, str]) -> list[Entry]:
+    """Every config of a group with these of its own."""
+    broker = source.broker_values()
+    return [_group_entry(key, source, broker, configs) for key in GROUP_CONFIGS.values()]
+
+
+def _group_entry(
+    key: ConfigKey, source: ConfigSource, broker: Mapping[str, Value], configs: Mapping[str, str]
+) -> Entry:
     """What a group falls back to is a broker setting, whose name begins with `group.`, but for some."""
-    return [
-        _plain_entry(key, configs, SOURCE_GROUP, key.name if key.name in OWN_DEFAULTS else f"group.{key.name}")
-        for key in GROUP_CONFIGS.values()
-    ]
+    default_name = f"group.{key.name}"
+    if default_name not in BROKER_CONFIGS:
+        return _plain_entry(key, configs, SOURCE_GROUP, key.name if key.name in OWN_DEFAULTS else default_name)
+    # Kafka 4.3 leaves intervals out where it lays the broker's settings under a group's (KAFKA-20337): synonyms say
+    # what holds, the value says the default.
+    value = render(key.default if key.name.endswith(ASSIGNMENT) else broker[default_name])
+    synonyms = source.synonyms(default_name)
+    if key.name in configs:
+        value = _normalized(key, configs[key.name])
+        synonyms = [Synonym(key.name, value, SOURCE_GROUP), *synonyms]
+    return Entry(key, value, synonyms[0].source if synonyms else SOURCE_DEFAULT, tuple(synonyms))
 
 
 def client_metrics_entries(configs: Mapping[str, str]) -> list[Entry]:

@@ -83,7 +83,7 @@ async def _entries(resource: Any, services: Services) -> Sequence[Entry]:
     if kind == GROUP:
         if not name:
             raise KafkaError(ErrorCode.invalid_request, "Group name must not be empty")
-        return config_view.group_entries(await services.metadata.configs("group", name))
+        return config_view.group_entries(source, await services.metadata.configs("group", name))
     raise KafkaError(ErrorCode.invalid_request, f"Unexpected resource type {kind} for resource {name}")
 
 

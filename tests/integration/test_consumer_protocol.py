@@ -30,7 +30,8 @@ PARTITIONS = 6
 PATIENCE_S = 60
 OFFSETS_PARTITIONS = 6
 QUICK = {
-    "group.consumer.heartbeat.interval.ms": "500", "group.consumer.assignment.interval.ms": "100",
+    "group.consumer.min.heartbeat.interval.ms": "500", "group.consumer.heartbeat.interval.ms": "500",
+    "group.consumer.assignment.interval.ms": "100",
     "group.initial.rebalance.delay.ms": "0",
 }  # fmt: skip
 """Members learn of a new assignment at their next heartbeat."""

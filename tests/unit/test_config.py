@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brokers.cli.sources import VARIABLES, check_shared, from_assignments, from_environment, from_toml, own_rack
+from brokers.component_settings import group_config
 from brokers.config import broker_config, log_config, topic_defaults
 from brokers.config_def import BROKER_CONFIGS, GROUP_CONFIGS, TOPIC_CONFIGS, ConfigError, ConfigType, render
 from brokers.partitions.log_config import LogConfig
@@ -54,6 +55,39 @@ def test_a_bad_value_is_named_with_what_is_wrong(name: str, text: str, words: st
     assert name in str(fault.value)
     assert words in str(fault.value)
     assert "\n" not in str(fault.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"session.timeout.ms": "44999"},
+            "session.timeout.ms must be greater than or equal to group.consumer.min.session",
+        ),
+        ({"heartbeat.interval.ms": "15001"}, "heartbeat.interval.ms must be less than or equal to group.consumer.max."),
+        ({"min.assignment.interval.ms": "15001"}, "max.assignment.interval.ms must be greater than or equal to group."),
+        (
+            {"min.session.timeout.ms": "5000", "session.timeout.ms": "5000"},
+            "heartbeat.interval.ms must be less than group.consumer.session.timeout.ms",
+        ),
+    ],
+)
+def test_what_a_broker_is_told_of_consumer_groups_fits_together(settings: dict[str, str], words: str) -> None:
+    with pytest.raises(BadSetting, match=f"group.consumer.{words}"):
+        broker_config({f"group.consumer.{name}": value for name, value in settings.items()})
+
+
+def test_a_groups_own_config_that_the_broker_allows_no_more_counts_as_the_bound() -> None:
+    config = group_config(broker_config({"group.consumer.min.session.timeout.ms": "40000"})).consumer
+
+    def of(session: int, interval: int) -> tuple[int, int]:
+        own = config.with_group({"session.timeout.ms": session, "assignment.interval.ms": interval})
+        return own.session_timeout_ms, own.assignment_interval_ms
+
+    assert of(39_999, 15_001) == (40_000, 15_000)
+    assert of(41_000, 0) == (41_000, 0)
+    assert of(60_001, 1) == (60_000, 1)
+    assert config.with_group({}) == config
 
 
 def test_a_lease_has_room_for_heartbeats_that_come_late() -> None:

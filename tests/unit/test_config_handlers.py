@@ -262,19 +262,38 @@ async def test_groups_keep_configs_of_their_own() -> None:
         assert refused.error_code == ErrorCode.invalid_config
 
 
+async def test_a_group_shows_what_the_broker_is_told() -> None:
+    told = {"session__timeout__ms": "50000", "assignment__interval__ms": "2000"}
+    async with AdminWorld(**{f"group__consumer__{name}": value for name, value in told.items()}) as world:
+        session = await one(world, GROUP, "g", "consumer.session.timeout.ms")
+        assert (session.value, session.config_source) == ("50000", 4)
+        assert [(s.name, s.value, s.source) for s in session.synonyms] == [
+            ("group.consumer.session.timeout.ms", "50000", 4), ("group.consumer.session.timeout.ms", "45000", 5),
+        ]  # fmt: skip
+        interval = await one(world, GROUP, "g", "consumer.assignment.interval.ms")
+        assert (interval.value, interval.config_source) == ("1000", 4), "Kafka's default is shown, as Kafka does"
+        await change(world, GROUP, "g", (SET, "consumer.session.timeout.ms", "46000"))
+        own = await one(world, GROUP, "g", "consumer.session.timeout.ms")
+        assert (own.value, own.config_source, len(own.synonyms)) == ("46000", 8, 3)
+        reset = await one(world, GROUP, "g", "share.auto.offset.reset")
+        assert [(s.name, s.value, s.source) for s in reset.synonyms] == [("share.auto.offset.reset", "latest", 5)]
+
+
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("key", "value", "words"),
     [
-        ("consumer.session.timeout.ms", "44999"), ("consumer.session.timeout.ms", "60001"),
-        ("consumer.heartbeat.interval.ms", "4999"), ("share.delivery.count.limit", "11"),
-        ("streams.num.standby.replicas", "3"),
+        ("consumer.session.timeout.ms", "44999", "greater than or equal to group.consumer.min.session.timeout.ms"),
+        ("consumer.session.timeout.ms", "60001", "less than or equal to group.consumer.max.session.timeout.ms"),
+        ("consumer.heartbeat.interval.ms", "4999", "greater than or equal to group.consumer.min.heartbeat.interval.ms"),
+        ("share.delivery.count.limit", "11", "less than or equal to group.share.max.delivery.count.limit"),
+        ("streams.num.standby.replicas", "3", "less than or equal to group.streams.max.standby.replicas"),
     ],
-)  # fmt: skip
-async def test_group_configs_keep_within_kafkas_bounds(key: str, value: str) -> None:
+)
+async def test_group_configs_keep_within_kafkas_bounds(key: str, value: str, words: str) -> None:
     async with AdminWorld() as world:
         result = await change(world, GROUP, "g", (SET, key, value))
         assert result.error_code == ErrorCode.invalid_config
-        assert key in result.error_message
+        assert result.error_message == f"{key} must be {words}"
 
 
 @pytest.mark.parametrize(
@@ -334,9 +353,10 @@ async def test_the_log_level_is_a_broker_logger() -> None:
 
 
 async def test_a_groups_session_outlasts_its_heartbeats() -> None:
-    """Where the broker allows values that would not."""
-    async with AdminWorld(group__consumer__min__session__timeout__ms="100") as world:
-        assert (await change(world, GROUP, "g", (SET, "consumer.session.timeout.ms", "5001"))).error_code == 0
-        refused = await change(world, GROUP, "g", (SET, "consumer.session.timeout.ms", "5000"))
+    """Where the broker allows values that would not; the heartbeats are the broker's."""
+    settings = {"group__consumer__min__session__timeout__ms": "100", "group__consumer__heartbeat__interval__ms": "6000"}
+    async with AdminWorld(**settings) as world:
+        assert (await change(world, GROUP, "g", (SET, "consumer.session.timeout.ms", "6001"))).error_code == 0
+        refused = await change(world, GROUP, "g", (SET, "consumer.session.timeout.ms", "6000"))
         assert refused.error_code == ErrorCode.invalid_config
         assert "must be greater than consumer.heartbeat.interval.ms" in refused.error_message

@@ -9,11 +9,13 @@ from kio.schema.errors import ErrorCode
 
 from brokers.errors import KafkaError
 from brokers.groups.config import ConsumerConfig
-from brokers.groups.consumer.member import Current
+from brokers.groups.consumer import records
+from brokers.groups.consumer.member import ClassicMember, Current
 from brokers.groups.consumer.messages import JOIN_EPOCH, LEAVE_EPOCH, LEAVE_STATIC_EPOCH
 from brokers.groups.consumer.reconciliation import Aim, reconcile
 from brokers.groups.group import CommitRequest, Sender
 from brokers.groups.modern.assignments import MemberState
+from brokers.groups.modern.change import Change
 from brokers.groups.modern.deadlines import Wait
 from brokers.groups.offsets import TopicCommit
 from brokers.protocol.offset_commit_codec import PartitionCommit
@@ -240,6 +242,18 @@ class TestStaticMembers:
         assert (again.epoch, driver.group.group_epoch) == (epoch, epoch)
         assert "a" not in driver.group.members
         assert driver.group.target_of("a2") == before, "its target is its own now"
+
+    def test_an_instance_that_comes_back_has_what_it_was_giving_up_when_that_is_wanted_of_it_again(
+        self, driver: GroupDriver
+    ) -> None:
+        first = driver.member("a", "t", instance_id="one")
+        second = driver.member("b", "t")
+        assert first.beat().assignment is not None, "it is told to give some up"
+        classic = driver.group.members["a"].subscription._replace(classic=ClassicMember(10_000, ()))
+        driver.take(Change(None, [driver.group.record(records.MEMBER, classic, "a")]))  # which does not leave first
+        second.leave()
+        again = driver.member("a2", "t", instance_id="one")
+        assert again.parts("t") == list(range(driver.world.count("t"))), "at once: nobody else has any of it"
 
     def test_an_instance_that_has_not_left_keeps_its_place(self, driver: GroupDriver) -> None:
         driver.member("a", "t", instance_id="one")

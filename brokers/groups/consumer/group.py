@@ -91,9 +91,9 @@ class ConsumerGroup(SubscribedGroup[ConsumerMember]):
         return member
 
     def _release(self, member: ConsumerMember | None) -> None:
+        """Nobody else has what it has: `held_elsewhere` (reconciliation.py), in whatever order records are replayed."""
         for held in () if member is None else _held(member.current):
-            if member is not None and self._holders.get(held) == member.member_id:
-                del self._holders[held]
+            self._holders.pop(held, None)
 
     def _count_pattern(self, pattern: str, by: int) -> None:
         self.patterns[pattern] += by
