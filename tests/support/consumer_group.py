@@ -1,89 +1,32 @@
-"""A consumer group driven without a log: what is asked is taken at once, time and topics are the test's."""
+"""A consumer group driven without a log (modern_group.py), and members that do as they are told."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from brokers.coordinators.fields import Record
 from brokers.groups.config import ConsumerConfig
 from brokers.groups.consumer import departure, heartbeat, patterns
 from brokers.groups.consumer.group import ConsumerGroup
 from brokers.groups.consumer.messages import JOIN_EPOCH, LEAVE_EPOCH, HeartbeatAnswer, HeartbeatRequest
 from brokers.groups.consumer.records import Resolved
-from brokers.groups.messages import Instant
 from brokers.groups.modern.assignments import NOTHING, Partitions
-from brokers.groups.modern.change import Change, ModernKey
 from brokers.groups.modern.terms import Terms
-from brokers.groups.modern.topics import Topics
-from brokers.groups.record_types import RECORD_TYPES, decode_any_key, encode
-from metadata.image import ClusterImage
-from tests.support.broker_services import empty_image
-from tests.support.coordinator import topic_image
+from tests.support.modern_group import ModernDriver, World
 
 SESSION, REBALANCE, INTERVAL = 45_000, 60_000, 1_000
 
 
-class World:
-    """Topics that come, go and grow."""
-
-    def __init__(self, **counts: int) -> None:
-        self.image: ClusterImage = empty_image(version=1)
-        self.topics = Topics(self.image)
-        self._ids = 100
-        self.set(**counts)
-
-    def set(self, **counts: int) -> None:
-        """Topics by their new count of partitions; 0: deleted."""
-        before = self.image
-        by_name = dict(before.topics)
-        for name, count in counts.items():
-            old = by_name.pop(name, None)
-            if count:
-                if old is None:
-                    self._ids += 1
-                by_name[name] = topic_image(name, UUID(int=self._ids) if old is None else old.topic_id, count)
-        by_id = {topic.topic_id: topic for topic in by_name.values()}
-        self.image = replace(before, version=before.version + 1, topics=by_name, topics_by_id=by_id)
-        self.topics = self.topics.after(before, self.image)
-
-    def id_of(self, name: str) -> UUID:
-        return self.image.topics[name].topic_id
-
-    def count(self, name: str) -> int:
-        topic = self.image.topics.get(name)
-        return 0 if topic is None else len(topic.partitions)
-
-
-class GroupDriver:
+class GroupDriver(ModernDriver[ConsumerGroup]):
     def __init__(self, world: World, config: ConsumerConfig | None = None) -> None:
-        self.world = world
+        super().__init__(world, ConsumerGroup)
         self.config = config or ConsumerConfig(assignment_interval_ms=0)
-        self.group = ConsumerGroup("g")
-        self.ticks = 0.0
-        self.stored: dict[bytes, bytes] = {}
-        """What the log holds, compacted."""
         self.to_resolve: frozenset[str] = frozenset()
 
     @property
     def terms(self) -> Terms:
-        return Terms(Instant(self.ticks, 1_700_000_000_000 + int(self.ticks)), self.world.topics, self.config)
-
-    def take(self, change: Change[Any]) -> Any:
-        """The log took it."""
-        for record in change.records:
-            self._store(encode(record))
-            self.group.replay(record.key, record.value)
-        change.accepted()
-        return change.answer
-
-    def _store(self, record: Record) -> None:
-        if record.value is None:
-            self.stored.pop(record.key, None)
-        else:
-            self.stored[record.key] = record.value
+        return Terms(self.now, self.world.topics, self.config)
 
     def ask(self, request: HeartbeatRequest) -> HeartbeatAnswer:
         """Raises KafkaError."""
@@ -125,15 +68,6 @@ class GroupDriver:
         gone = {member.member_id: member for member in late}
         self.take(departure.remove(self.group, gone.values(), self.terms, None))
         return list(gone)
-
-    def reload(self, order: list[bytes] | None = None) -> ConsumerGroup:
-        """The group as another coordinator loads it."""
-        group = ConsumerGroup("g")
-        for raw in order or list(self.stored):
-            key = decode_any_key(raw)
-            assert isinstance(key, ModernKey)
-            group.replay(key, RECORD_TYPES[key.kind].decode(self.stored[raw]))
-        return group
 
     # --- a member that does what it is told ----------------------------------------------------
 

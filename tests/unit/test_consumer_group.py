@@ -19,7 +19,8 @@ from brokers.groups.modern.change import Change
 from brokers.groups.modern.deadlines import Wait
 from brokers.groups.offsets import TopicCommit
 from brokers.protocol.offset_commit_codec import PartitionCommit
-from tests.support.consumer_group import REBALANCE, SESSION, GroupDriver, ScriptedMember, World, settle, shares
+from tests.support.consumer_group import REBALANCE, SESSION, GroupDriver, ScriptedMember, settle, shares
+from tests.support.modern_group import World
 
 
 @pytest.fixture
