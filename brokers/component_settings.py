@@ -11,7 +11,7 @@ from brokers.config_def import protocol_bounds
 from brokers.controller.balancer import Bounds
 from brokers.controller.balancing import BalancingSettings
 from brokers.controller.controller import ControllerSettings
-from brokers.groups.config import ConsumerConfig, GroupConfig, MigrationPolicy, ShareConfig
+from brokers.groups.config import ConsumerConfig, GroupConfig, MigrationPolicy, ShareConfig, StreamsConfig
 from brokers.partitions.settings import PartitionSettings
 from brokers.server.settings import ServerSettings
 from brokers.shares.config import ShareCoordinatorConfig
@@ -74,6 +74,15 @@ def group_config(config: BrokerConfig) -> GroupConfig:
             assignment_interval_ms=config.group_share_assignment_interval_ms,
             max_size=config.group_share_max_size,
             initialize_retry_ms=config.group_share_initialize_retry_interval_ms,
+        ),
+        streams=StreamsConfig(
+            bounds=protocol_bounds("streams", config.values),
+            session_timeout_ms=config.group_streams_session_timeout_ms,
+            heartbeat_interval_ms=config.group_streams_heartbeat_interval_ms,
+            assignment_interval_ms=config.group_streams_assignment_interval_ms,
+            max_size=config.group_streams_max_size,
+            num_standby_replicas=config.group_streams_num_standby_replicas,
+            initial_rebalance_delay_ms=config.group_streams_initial_rebalance_delay_ms,
         ),
         consumer=ConsumerConfig(
             bounds=protocol_bounds("consumer", config.values),

@@ -132,6 +132,13 @@ class BrokerConfig:
     group_share_record_lock_duration_ms: int
     group_share_max_share_sessions: int
 
+    group_streams_session_timeout_ms: int
+    group_streams_heartbeat_interval_ms: int
+    group_streams_assignment_interval_ms: int
+    group_streams_max_size: int
+    group_streams_num_standby_replicas: int
+    group_streams_initial_rebalance_delay_ms: int
+
     @property
     def rack_aware(self) -> bool:
         """Whether consumers are sent to brokers of their racks."""

@@ -251,6 +251,37 @@ _SHARE_COORDINATOR: Final = (
               inert="what comes while the log syncs shares the next group."),
 )  # fmt: skip
 
+_STREAMS_GROUPS: Final = (
+    ConfigKey("group.streams.session.timeout.ms", INT, 45_000,
+              "How long a member of a streams group may be silent.", at_least(1)),
+    ConfigKey("group.streams.min.session.timeout.ms", INT, 45_000,
+              "Shortest `streams.session.timeout.ms` of a group.", at_least(1)),
+    ConfigKey("group.streams.max.session.timeout.ms", INT, 60_000,
+              "Longest `streams.session.timeout.ms` of a group.", at_least(1)),
+    ConfigKey("group.streams.heartbeat.interval.ms", INT, 5_000,
+              "How often members of streams groups send heartbeats.", at_least(1)),
+    ConfigKey("group.streams.min.heartbeat.interval.ms", INT, 5_000,
+              "Shortest `streams.heartbeat.interval.ms` of a group.", at_least(1)),
+    ConfigKey("group.streams.max.heartbeat.interval.ms", INT, 15_000,
+              "Longest `streams.heartbeat.interval.ms` of a group.", at_least(1)),
+    ConfigKey("group.streams.assignment.interval.ms", INT, 1_000,
+              "Least time between two assignments of a streams group.", at_least(0)),
+    ConfigKey("group.streams.min.assignment.interval.ms", INT, 0,
+              "Shortest `streams.assignment.interval.ms` of a group.", at_least(0)),
+    ConfigKey("group.streams.max.assignment.interval.ms", INT, 15_000,
+              "Longest `streams.assignment.interval.ms` of a group.", at_least(0)),
+    ConfigKey("group.streams.max.size", INT, INT_MAX, "Most members of a streams group.", at_least(1)),
+    ConfigKey("group.streams.num.standby.replicas", INT, 0,
+              "Copies of each task's state that other processes keep.", at_least(0)),
+    ConfigKey("group.streams.max.standby.replicas", INT, 2,
+              "Largest `streams.num.standby.replicas` of a group.", at_least(0)),
+    ConfigKey("group.streams.initial.rebalance.delay.ms", INT, 3_000,
+              "How long a streams group without members waits for more of them before its first assignment.",
+              at_least(0)),
+    ConfigKey("group.streams.assignor.offload.enable", BOOLEAN, True, "Whether assignments are made in a thread.",
+              inert="assignments are made on the broker's event loop."),
+)  # fmt: skip
+
 _SHARE_GROUPS: Final = (
     ConfigKey("group.share.session.timeout.ms", INT, 45_000,
               "How long a member of a share group may be silent.", at_least(1)),
@@ -283,4 +314,5 @@ KAFKA_BROKER_CONFIGS: Final[Table] = table(
     *_TRANSACTIONS,
     *_SHARE_COORDINATOR,
     *_SHARE_GROUPS,
+    *_STREAMS_GROUPS,
 )

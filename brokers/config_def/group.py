@@ -1,6 +1,6 @@
 """Configs of groups and of client metrics subscriptions: named resources that DescribeConfigs and AlterConfigs know.
 
-They are stored and shown as Kafka does. What a setting steers is not always served by this release: then it says so.
+They are stored and shown as Kafka does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from brokers.errors import KafkaError
 from brokers.regular_expressions import compile_pattern
 
 BOOLEAN, STRING, INT, LIST = ConfigType.BOOLEAN, ConfigType.STRING, ConfigType.INT, ConfigType.LIST
-LATER: Final = "its group protocol is not served by this release."
 
 _DURATION: Final = re.compile(
     r"by_duration:P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?", re.IGNORECASE
@@ -72,15 +71,12 @@ GROUP_CONFIGS: Final[Table] = table(
               OneOf(("read_committed", "read_uncommitted"))),
     ConfigKey("share.renew.acknowledge.enable", BOOLEAN, True, "Whether a lock may be renewed."),
     ConfigKey("share.assignment.interval.ms", INT, 1_000, "Least time between two assignments.", at_least(0)),
-    ConfigKey("streams.session.timeout.ms", INT, 45_000, "Session timeout of a streams group.", at_least(1),
-              inert=LATER),
-    ConfigKey("streams.heartbeat.interval.ms", INT, 5_000, "Heartbeat interval of a streams group.", at_least(1),
-              inert=LATER),
-    ConfigKey("streams.num.standby.replicas", INT, 0, "Standby copies of each task.", at_least(0), inert=LATER),
+    ConfigKey("streams.session.timeout.ms", INT, 45_000, "Session timeout of a streams group.", at_least(1)),
+    ConfigKey("streams.heartbeat.interval.ms", INT, 5_000, "Heartbeat interval of a streams group.", at_least(1)),
+    ConfigKey("streams.num.standby.replicas", INT, 0, "Standby copies of each task.", at_least(0)),
     ConfigKey("streams.initial.rebalance.delay.ms", INT, 3_000, "Wait before a new group's first assignment.",
-              at_least(0), inert=LATER),
-    ConfigKey("streams.assignment.interval.ms", INT, 1_000, "Least time between two assignments.", at_least(0),
-              inert=LATER),
+              at_least(0)),
+    ConfigKey("streams.assignment.interval.ms", INT, 1_000, "Least time between two assignments.", at_least(0)),
 )  # fmt: skip
 
 CLIENT_METRICS_CONFIGS: Final[Table] = table(
@@ -97,21 +93,19 @@ GROUP_BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
     "share.delivery.count.limit": (2, 10),
     "share.partition.max.record.locks": (100, 4_000),
     "share.assignment.interval.ms": (0, 15_000),
-    "streams.session.timeout.ms": (45_000, 60_000),
-    "streams.heartbeat.interval.ms": (5_000, 15_000),
     "streams.num.standby.replicas": (0, 2),
-    "streams.assignment.interval.ms": (0, 15_000),
 }
 """What Kafka's broker settings allow by default (`bound_names`), where this release has no such settings."""
 PROTOCOLS: Final = ("consumer", "share", "streams")
 SESSION, HEARTBEAT, ASSIGNMENT = "session.timeout.ms", "heartbeat.interval.ms", "assignment.interval.ms"
-_WITHIN: Final = (HEARTBEAT, SESSION, ASSIGNMENT)
+STANDBYS: Final = "num.standby.replicas"
+_WITHIN: Final = (HEARTBEAT, SESSION, ASSIGNMENT, STANDBYS)
 """Broker settings that have to lie within the broker's own bounds."""
 
 
 def bound_names(name: str) -> tuple[str, str]:
     """Broker settings that bound a group's config."""
-    if name == "streams.num.standby.replicas":
+    if name == f"streams.{STANDBYS}":
         return "group.streams.min.standby.replicas", "group.streams.max.standby.replicas"
     protocol, _, rest = name.partition(".")
     return f"group.{protocol}.min.{rest}", f"group.{protocol}.max.{rest}"

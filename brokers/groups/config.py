@@ -32,21 +32,20 @@ class ModernConfig:
     """Least and greatest of a group's own config, by name without the protocol's."""
 
     def with_group(self, own: Mapping[str, int]) -> Self:
-        """With a group's own configs, by their names without the protocol's. What was allowed when it was set and
-        is not now counts as the bound that it has passed."""
-
-        def of(name: str, default: int) -> int:
-            if name not in own:
-                return default
-            low, high = self.bounds.get(name, (own[name], own[name]))
-            return low if own[name] < low else min(own[name], high)
-
+        """With a group's own configs, by their names without the protocol's."""
         return replace(
             self,
-            session_timeout_ms=of("session.timeout.ms", self.session_timeout_ms),
-            heartbeat_interval_ms=of("heartbeat.interval.ms", self.heartbeat_interval_ms),
-            assignment_interval_ms=of("assignment.interval.ms", self.assignment_interval_ms),
+            session_timeout_ms=self.own(own, "session.timeout.ms", self.session_timeout_ms),
+            heartbeat_interval_ms=self.own(own, "heartbeat.interval.ms", self.heartbeat_interval_ms),
+            assignment_interval_ms=self.own(own, "assignment.interval.ms", self.assignment_interval_ms),
         )
+
+    def own(self, own: Mapping[str, int], name: str, default: int) -> int:
+        """One of them. What was allowed when it was set and is not now counts as the bound that it has passed."""
+        if name not in own:
+            return default
+        low, high = self.bounds.get(name, (own[name], own[name]))
+        return low if own[name] < low else min(own[name], high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +67,23 @@ class ShareConfig(ModernConfig):
 
     max_size: int = 200
     initialize_retry_ms: int = 30_000
+
+
+@dataclass(frozen=True, slots=True)
+class StreamsConfig(ModernConfig):
+    """Of streams groups (KIP-1071): the broker's `group.streams.*`, or a group's own over them."""
+
+    max_size: int = 2**31 - 1
+    num_standby_replicas: int = 0
+    initial_rebalance_delay_ms: int = 3_000
+
+    def with_group(self, own: Mapping[str, int]) -> Self:
+        # Not super(): a dataclass with slots is another class than the one whose body this is.
+        return replace(
+            ModernConfig.with_group(self, own),
+            num_standby_replicas=self.own(own, "num.standby.replicas", self.num_standby_replicas),
+            initial_rebalance_delay_ms=self.own(own, "initial.rebalance.delay.ms", self.initial_rebalance_delay_ms),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +109,7 @@ class GroupConfig:
     """group.max.size"""
     consumer: ConsumerConfig = field(default_factory=ConsumerConfig)
     share: ShareConfig = field(default_factory=ShareConfig)
+    streams: StreamsConfig = field(default_factory=StreamsConfig)
 
     @property
     def timeouts(self) -> GroupTimeouts:

@@ -61,13 +61,7 @@ async def heartbeat(shard: Shard, group_id: str, request: HeartbeatRequest) -> H
     if not request.member_id:
         request = request._replace(member_id=shard.context.new_id())
     beat = beats.heartbeat(group, request, terms)
-    change = beat.change
-    if conversion:
-        old = shard.state.groups[group_id]
-        carried = shard.carry_out(old, change._replace(becomes=group, conversion=conversion))
-    else:
-        carried = shard.carry_out(group, change)
-    answer = await carried
+    answer = await shard.carry_out(group, beat.change, conversion)
     if beat.to_resolve and not group.resolving:
         group.resolving = True
         shard.context.tasks.spawn(_resolve(shard, group, beat.to_resolve), f"match topics of {group_id}")
@@ -77,14 +71,8 @@ async def heartbeat(shard: Shard, group_id: str, request: HeartbeatRequest) -> H
 def _meet(shard: Shard, group_id: str, joins: bool, terms: Terms) -> tuple[ConsumerGroup, list[Record]]:
     """The group that a heartbeat is for, and the records that make it one where it is a classic one until now."""
     group = shard.state.groups.get(group_id)
-    if joins and group is None:
-        return ConsumerGroup(group_id), []
-    if not joins or not isinstance(group, ClassicGroup):
-        return shard.existing(group_id, ConsumerGroup), []
-    if group.is_dead:
-        raise KafkaError(ErrorCode.coordinator_not_available)
-    if group.is_empty:
-        return ConsumerGroup(group_id), group.tombstones()
+    if not joins or not isinstance(group, ClassicGroup) or group.is_dead or group.is_empty:
+        return shard.meet(group_id, ConsumerGroup, joins)
     migration.check_upgrade(group, terms)
     return migration.to_consumer(group, terms.topics)
 

@@ -20,7 +20,7 @@ from brokers.coordinators.shard import ShardState
 from brokers.coordinators.timers import Timers
 from brokers.coordinators.writer import Ending, InTransaction
 from brokers.errors import KafkaError
-from brokers.groups import admin, consumer_requests, offset_requests, share_requests
+from brokers.groups import admin, consumer_requests, offset_requests, share_requests, streams_requests
 from brokers.groups.admin import GroupDescription, GroupListing
 from brokers.groups.config import OFFSETS_TOPIC, GroupConfig
 from brokers.groups.consumer.group import ConsumerGroup
@@ -47,6 +47,7 @@ from brokers.groups.share.messages import (
     ShareStates,
 )
 from brokers.groups.stats import GroupStats
+from brokers.groups.streams.messages import StreamsGroupDescription, StreamsHeartbeatAnswer, StreamsHeartbeatRequest
 from brokers.groups.world import GroupWorld
 from brokers.records.batch import NO_SEQUENCE
 from metadata.image import ClusterImage
@@ -150,6 +151,13 @@ class GroupCoordinator(Coordinator[Shard]):
         if any(too_long(name, GENERATED_ID_BYTES) for name in (*names, *(request.topics or ()))):
             raise KafkaError(ErrorCode.invalid_request)
         return await share_requests.heartbeat(self._member_shard(group_id), group_id, request)
+
+    async def streams_heartbeat(self, group_id: str, request: StreamsHeartbeatRequest) -> StreamsHeartbeatAnswer:
+        """Raises KafkaError."""
+        names = (request.member_id, request.client_id, request.client_host, *streams_requests.texts(request))
+        if any(too_long(name, GENERATED_ID_BYTES) for name in names):
+            raise KafkaError(ErrorCode.invalid_request)
+        return await streams_requests.heartbeat(self._member_shard(group_id), group_id, request)
 
     async def join(self, group_id: str, request: JoinRequest) -> JoinAnswer:
         shard = self._member_shard(group_id)
@@ -272,6 +280,10 @@ class GroupCoordinator(Coordinator[Shard]):
     async def describe_share(self, group_id: str) -> ShareGroupDescription:
         """Raises KafkaError."""
         return await share_requests.describe(self._member_shard(group_id), group_id)
+
+    async def describe_streams(self, group_id: str) -> StreamsGroupDescription:
+        """Raises KafkaError."""
+        return await streams_requests.describe(self._member_shard(group_id), group_id)
 
     async def share_offsets(
         self, group_id: str, wanted: Partitions | None

@@ -15,6 +15,7 @@ from brokers.groups.modern import codec
 from brokers.groups.modern.change import GroupRecord, ModernKey
 from brokers.groups.records import GroupKey, OffsetKey, decode_key
 from brokers.groups.share import records as share
+from brokers.groups.streams import records as streams
 
 
 class RecordType(NamedTuple):
@@ -37,6 +38,7 @@ def _as_it_is(data: bytes) -> bytes:
 
 _CONSUMER: Final = GroupType.CONSUMER
 _SHARE: Final = GroupType.SHARE
+_STREAMS: Final = GroupType.STREAMS
 
 RECORD_TYPES: Final[dict[int, RecordType]] = {
     consumer.EPOCH: RecordType(_CONSUMER, False, _epoch, codec.decode_epoch, ends_group=True),
@@ -52,6 +54,12 @@ RECORD_TYPES: Final[dict[int, RecordType]] = {
     share.TARGET: RecordType(_SHARE, True, codec.encode_target, codec.decode_target),
     share.CURRENT: RecordType(_SHARE, True, share.encode_current, share.decode_current),
     share.STATE_METADATA: RecordType(_SHARE, False, share.encode_state_metadata, share.decode_state_metadata),
+    streams.EPOCH: RecordType(_STREAMS, False, streams.encode_epoch, streams.decode_epoch, ends_group=True),
+    streams.MEMBER: RecordType(_STREAMS, True, streams.encode_member, streams.decode_member),
+    streams.TARGET_EPOCH: RecordType(_STREAMS, False, _epoch, codec.decode_epoch),
+    streams.TARGET: RecordType(_STREAMS, True, streams.encode_target, streams.decode_target),
+    streams.CURRENT: RecordType(_STREAMS, True, streams.encode_current, streams.decode_current),
+    streams.TOPOLOGY: RecordType(_STREAMS, False, streams.encode_topology, streams.decode_topology),
 }
 
 

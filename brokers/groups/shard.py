@@ -24,7 +24,7 @@ from brokers.coordinators.writer import Outcome
 from brokers.errors import KafkaError
 from brokers.groups import record_types
 from brokers.groups.classic_group import ClassicGroup
-from brokers.groups.config import ConsumerConfig, GroupConfig, ModernConfig, ShareConfig
+from brokers.groups.config import ConsumerConfig, GroupConfig, ModernConfig, ShareConfig, StreamsConfig
 from brokers.groups.consumer import departure
 from brokers.groups.consumer.group import ConsumerGroup
 from brokers.groups.group import Group, GroupType
@@ -43,7 +43,7 @@ from brokers.groups.messages import (
     SyncRequest,
 )
 from brokers.groups.modern.change import Change
-from brokers.groups.modern.deadlines import Wait
+from brokers.groups.modern.deadlines import GROUP, Wait
 from brokers.groups.modern.group import ModernGroup
 from brokers.groups.modern.terms import Terms
 from brokers.groups.modern.topics import Topics
@@ -53,6 +53,9 @@ from brokers.groups.share.group import ShareGroup
 from brokers.groups.share.messages import ShareStates, ShareTerms
 from brokers.groups.state import State
 from brokers.groups.stats import GroupStats
+from brokers.groups.streams import heartbeat as streams_heartbeat
+from brokers.groups.streams.group import StreamsGroup
+from brokers.groups.streams.update import StreamsTerms
 
 log = structlog.get_logger(__name__)
 
@@ -75,6 +78,8 @@ class World(Protocol):
     def consumer_config(self, group_id: str) -> ConsumerConfig: ...
 
     def share_config(self, group_id: str) -> ShareConfig: ...
+
+    def streams_config(self, group_id: str) -> StreamsConfig: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +160,10 @@ class Shard(CoordinatorShard[State, GroupContext]):
         world = self.context.world
         return ShareTerms(self.context.instant(), world.topics, world.share_config(group_id))
 
+    def streams_terms(self, group_id: str) -> StreamsTerms:
+        world = self.context.world
+        return StreamsTerms(self.context.instant(), world.topics, world.streams_config(group_id))
+
     def perform(self, group: Group, change: Change[Any]) -> asyncio.Future[ErrorCode]:
         """Append a change's records now, and let the group have them unless the log refuses them; the future has the
         error a client is to see, once everything that the answer rests on is durable."""
@@ -191,9 +200,13 @@ class Shard(CoordinatorShard[State, GroupContext]):
         else:
             self.arm(found)
 
-    async def carry_out(self, group: Group, change: Change[A]) -> A:
-        """The change's answer, once what it rests on is durable. Raises KafkaError."""
-        error = await self.perform(group, change)
+    async def carry_out(self, group: Group, change: Change[A], conversion: Sequence[Record] = ()) -> A:
+        """The change's answer, once what it rests on is durable. `conversion`: what makes the group of the one that
+        is there now. Raises KafkaError."""
+        was = group
+        if conversion:
+            was, change = self.state.groups[group.group_id], change._replace(becomes=group, conversion=conversion)
+        error = await self.perform(was, change)
         if error is not ErrorCode.none:
             raise KafkaError(error)
         return change.answer
@@ -217,24 +230,38 @@ class Shard(CoordinatorShard[State, GroupContext]):
             self._expire(group)
 
     def _expire(self, group: ModernGroup[Any, Any]) -> None:
-        """Members that were not heard of are fenced."""
+        """Members that were not heard of are fenced; a streams group waits no longer for members."""
         now = self.context.instant()
         late = group.deadlines.due(now.ticks)
         for member_id, wait in late:
-            log.info("member is fenced", group=group.group_id, member=member_id, reason=wait.value)
+            if member_id != GROUP:
+                log.info("member is fenced", group=group.group_id, member=member_id, reason=wait.value)
         late_ids = dict.fromkeys(member_id for member_id, _ in late)
         gone = [group.members[member_id] for member_id in late_ids if member_id in group.members]
-        if gone and not group.is_dead:
-            refused = self.perform(group, self._fence(group, gone))
-            if not refused.done() or refused.result() is ErrorCode.none:
-                return
+        if gone and not group.is_dead and self._is_taken(group, self._fence(group, gone)):
+            gone = []
         for member in gone:
             group.deadlines.set(member.member_id, Wait.SESSION, now.ticks + FENCE_RETRY_MS)
+        if GROUP in late_ids:
+            self._end_delay(group)
         self.arm(group)
+
+    def _end_delay(self, group: ModernGroup[Any, Any]) -> None:
+        assert isinstance(group, StreamsGroup)
+        terms = self.streams_terms(group.group_id)
+        if not group.is_dead and not self._is_taken(group, streams_heartbeat.end_delay(group, terms)):
+            group.deadlines.set(GROUP, Wait.ASSIGNMENT, terms.now.ticks + FENCE_RETRY_MS)
+
+    def _is_taken(self, group: ModernGroup[Any, Any], change: Change[None]) -> bool:
+        """Whether the log takes it."""
+        outcome = self.perform(group, change)
+        return not outcome.done() or outcome.result() is ErrorCode.none
 
     def _fence(self, group: ModernGroup[Any, Any], gone: Sequence[Any]) -> Change[None]:
         if isinstance(group, ShareGroup):
             return share_heartbeat.remove(group, gone, self.share_terms(group.group_id), None)
+        if isinstance(group, StreamsGroup):
+            return streams_heartbeat.remove(group, gone, None)
         assert isinstance(group, ConsumerGroup)
         return departure.fence(group, gone, self.terms(group.group_id), None, self.new_classic_group)
 
@@ -250,6 +277,18 @@ class Shard(CoordinatorShard[State, GroupContext]):
         if group.is_dead:
             raise KafkaError(ErrorCode.coordinator_not_available)
         return group
+
+    def meet(self, group_id: str, kind: type[M], joins: bool) -> tuple[M, list[Record]]:
+        """The group that a heartbeat is for, and the records that end an empty classic one whose place it takes.
+        Raises KafkaError."""
+        group = self.state.groups.get(group_id)
+        if joins and group is None:
+            return kind(group_id), []
+        if joins and isinstance(group, ClassicGroup) and group.is_empty:
+            return kind(group_id), group.tombstones()
+        if joins and isinstance(group, ClassicGroup) and group.is_dead:
+            raise KafkaError(ErrorCode.coordinator_not_available)
+        return self.existing(group_id, kind), []
 
     def new_classic_group(self, group_id: str) -> ClassicGroup:
         """One that is in no state yet: what a group of another protocol becomes."""

@@ -26,13 +26,15 @@ from brokers.groups.offsets import OffsetStore
 from brokers.groups.record_types import RECORD_TYPES, decode_any_key
 from brokers.groups.records import GroupKey, OffsetKey, decode_group, decode_key, decode_offset
 from brokers.groups.share.group import ShareGroup
+from brokers.groups.streams.group import StreamsGroup
 from brokers.records.batch import NO_PRODUCER_ID
 
 log = structlog.get_logger(__name__)
 
-_MODERN: Final[dict[GroupType, type[ConsumerGroup | ShareGroup]]] = {
+_MODERN: Final[dict[GroupType, type[ConsumerGroup | ShareGroup | StreamsGroup]]] = {
     GroupType.CONSUMER: ConsumerGroup,
     GroupType.SHARE: ShareGroup,
+    GroupType.STREAMS: StreamsGroup,
 }
 
 BUILD_SLICE = 1_000

@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from brokers.config_def import GROUP_CONFIGS, ConfigError
 from brokers.coordinators.location import ClusterView
-from brokers.groups.config import ConsumerConfig, GroupConfig, ModernConfig, ShareConfig
+from brokers.groups.config import ConsumerConfig, GroupConfig, ModernConfig, ShareConfig, StreamsConfig
 from brokers.groups.group import GroupType
 from brokers.groups.modern.topics import Topics
 from metadata.image import ClusterImage
@@ -46,9 +46,11 @@ class GroupWorld:
         self._topics: Topics | None = None
         self._consumer = _Configs(GroupType.CONSUMER, config.consumer)
         self._share = _Configs(GroupType.SHARE, config.share)
+        self._streams = _Configs(GroupType.STREAMS, config.streams)
         self._by_type: Mapping[GroupType, _Configs[Any]] = {
             GroupType.CONSUMER: self._consumer,
             GroupType.SHARE: self._share,
+            GroupType.STREAMS: self._streams,
         }
 
     @property
@@ -71,6 +73,9 @@ class GroupWorld:
 
     def share_config(self, group_id: str) -> ShareConfig:
         return self._share.get(group_id, self._cluster.image.group_configs)
+
+    def streams_config(self, group_id: str) -> StreamsConfig:
+        return self._streams.get(group_id, self._cluster.image.group_configs)
 
 
 def _numbers(own: Mapping[str, str], prefix: str) -> dict[str, int]:

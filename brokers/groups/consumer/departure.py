@@ -64,8 +64,7 @@ def remove(group: ConsumerGroup, members: Iterable[ConsumerMember], terms: Terms
     gone = tuple(members)
     if not gone:
         return Change(answer, [])
-    kinds = (records.CURRENT, records.TARGET, records.MEMBER)
-    found = [group.record(kind, None, member.member_id) for member in gone for kind in kinds]
+    found = group.without(gone)
     patterns = Counter(member.pattern for member in gone if member.pattern)
     last = [pattern for pattern, count in patterns.items() if count == group.patterns[pattern]]
     found += [group.record(records.PATTERN, None, pattern) for pattern in last]

@@ -99,10 +99,8 @@ class MemberUpdate:
         replaced = None if self.replaces is None else group.members.get(self.replaces)
         wanted = group.preferred_assignor(replaced or group.members.get(member_id), self.member)
         known = wanted if wanted in terms.config.assignors else terms.config.assignors[0]
-        targets, changed = next_targets(specs, ASSIGNORS[known], terms.topics, group.targets)
-        for other in changed:
-            self.record(records.TARGET, targets[other], other)
-        self.record(records.TARGET_EPOCH, (self.group_epoch, terms.now.wall_ms))
+        targets = next_targets(specs, ASSIGNORS[known], terms.topics)
+        self.records += group.target_records(targets, self.group_epoch, terms.now.wall_ms)
         return self.group_epoch, targets[member_id]
 
     # --- the member's next step ----------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The deadlines of a modern group's members.
+"""The deadlines of a modern group's members, and its own.
 
 Invariant: `wake_at` is never later than the earliest deadline, so that one timer serves a whole group (decision 0072):
 a deadline that moves later costs a dictionary write, and is noticed when the timer fires.
@@ -7,17 +7,22 @@ a deadline that moves later costs a dictionary write, and is noticed when the ti
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 from brokers.groups.membership import NEVER
 
+GROUP: Final = ""
+"""In place of a member's id: the deadline is the group's own."""
+
 
 class Wait(enum.Enum):
-    """What a member is waited for."""
+    """What a member is waited for, or the group."""
 
     SESSION = "the member session expired"
     REVOCATION = "the member failed to give its partitions up in time"
     JOIN = "the classic member failed to join within the rebalance timeout"
     SYNC = "the member failed to sync within timeout"
+    ASSIGNMENT = "the group waits for more members before its first assignment"
 
 
 class Deadlines:

@@ -12,7 +12,7 @@ Source: KIP-848.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from kio.schema.errors import ErrorCode
@@ -175,6 +175,18 @@ class ModernGroup(Group, Generic[M, T]):
     def record(self, kind: int, value: object, item: str = "") -> GroupRecord:
         """One of the group's records; None as its value deletes it."""
         return GroupRecord(ModernKey(kind, self.group_id, item), value)
+
+    def target_records(self, targets: Mapping[str, T], epoch: int, wall_ms: int) -> Iterator[GroupRecord]:
+        """What makes these the targets, for that group epoch."""
+        for member_id, target in targets.items():
+            if self.targets.get(member_id) != target:
+                yield self.record(self.kinds.target, target, member_id)
+        yield self.record(self.kinds.target_epoch, (epoch, wall_ms))
+
+    def without(self, gone: Iterable[M]) -> list[GroupRecord]:
+        """What takes members out of the group."""
+        kinds = (self.kinds.current, self.kinds.target, self.kinds.member)
+        return [self.record(kind, None, member.member_id) for member in gone for kind in kinds]
 
     def member(self, member_id: str) -> M:
         """Raises UNKNOWN_MEMBER_ID."""

@@ -60,13 +60,10 @@ class SubscribedGroup(ModernGroup[S, Partitions]):
         return topic in self._topic_counts
 
 
-def next_targets(
-    specs: Mapping[str, MemberSpec], assignor: Assignor, topics: Topics, before: Mapping[str, Partitions]
-) -> tuple[Mapping[str, Partitions], list[str]]:
-    """The target of every member, and whose is another than before, or new."""
+def next_targets(specs: Mapping[str, MemberSpec], assignor: Assignor, topics: Topics) -> Mapping[str, Partitions]:
+    """The target of every member."""
     if not specs:
-        return {}, []
+        return {}
     counts = {topic: topics.partition_count(topic) for spec in specs.values() for topic in spec.topics}
     found = assignor(GroupSpec(specs, counts))
-    targets = {member_id: found.get(member_id, NOTHING) for member_id in specs}
-    return targets, [member_id for member_id, target in targets.items() if before.get(member_id) != target]
+    return {member_id: found.get(member_id, NOTHING) for member_id in specs}

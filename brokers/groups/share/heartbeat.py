@@ -138,10 +138,7 @@ class _Update:
         }
         assignable = {topic: state.partitions for topic, state in group.states.initialized.items()}
         targets = simple.assign(specs, assignable)
-        for one, target in targets.items():
-            if group.targets.get(one) != target:
-                self._record(records.TARGET, target, one)
-        self._record(records.TARGET_EPOCH, (self.group_epoch, terms.now.wall_ms))
+        self.records += group.target_records(targets, self.group_epoch, terms.now.wall_ms)
         return self.group_epoch, targets.get(member_id, NOTHING)
 
     def reconcile(self, epoch: int, target: Partitions) -> None:
@@ -251,11 +248,7 @@ def forget_topics(group: ShareGroup, gone: Iterable[UUID]) -> Change[None]:
 def remove(group: ShareGroup, members: Iterable[ShareMember], terms: ShareTerms, answer: A) -> Change[A]:
     """They are gone, of their own will or not; the group's epoch grows, so that the next heartbeat assigns anew."""
     gone = tuple(members)
-    found = [
-        group.record(kind, None, member.member_id)
-        for member in gone
-        for kind in (records.CURRENT, records.TARGET, records.MEMBER)
-    ]
+    found = group.without(gone)
     if found:
         metadata_hash = terms.topics.metadata_hash(group.counts_after(gone, None))
         found.append(group.record(records.EPOCH, (group.group_epoch + 1, metadata_hash)))

@@ -46,3 +46,20 @@ class Current(NamedTuple):
 
     def moved(self, epoch: int, state: TaskState, assigned: HeldTasks, revoking: HeldTasks = HOLDS_NOTHING) -> Current:
         return Current(epoch, self.epoch, state, assigned, revoking)
+
+
+class StreamsMember(NamedTuple):
+    member_id: str
+    subscription: Subscription = Subscription()
+    current: Current = Current()
+
+    @property
+    def member_epoch(self) -> int:
+        return self.current.epoch
+
+    @property
+    def process_id(self) -> str:
+        return self.subscription.process_id
+
+    def is_reconciled_to(self, epoch: int) -> bool:
+        return self.current.state is TaskState.STABLE and self.current.epoch == epoch
