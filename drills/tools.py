@@ -8,6 +8,7 @@ from pathlib import Path
 
 KAFKA_VERSION = "4.3.0"
 OLD_KAFKA_VERSION = "2.1.1"
+OLD_LIBRDKAFKA_VERSION = "1.8.2"
 _JARS = {
     "kafka": (f"kafka-{KAFKA_VERSION}", f"kafka-tools-{KAFKA_VERSION}.jar"),
     "kafka-streams": (f"kafka-streams-{KAFKA_VERSION}", f"kafka-streams-{KAFKA_VERSION}.jar"),
@@ -20,6 +21,7 @@ _NEEDS = dict.fromkeys(_JARS, "Java 17 or newer, and Maven") | {
     "versitygw": "Go",
     "kcat": "apt-get, as root",
     "postgresql": "apt-get as root, or pip",
+    "librdkafka-old": "pip, on x86-64",
 }
 
 
@@ -28,7 +30,8 @@ class ToolMissing(LookupError):
 
 
 def find_tool(name: str) -> Path:
-    """The program (for kafka and the like: the folder of the jars; for postgresql: of its programs).
+    """The program (for kafka and the like: the folder of the jars; for postgresql: of its programs; for librdkafka: the
+    library).
     Looked for in PONOR_TOOLS, ~/.cache/ponor, then PATH; Debian's PostgreSQL, which is on no PATH, first.
 
     Raises ToolMissing.
@@ -37,7 +40,10 @@ def find_tool(name: str) -> Path:
     if name == "postgresql":
         return _postgresql()
     for folder in _folders():
-        found = _jars_in(folder, *_JARS[name]) if name in _JARS else _program_in(folder, name)
+        if name == "librdkafka-old":
+            found = _library_in(folder / f"librdkafka-{OLD_LIBRDKAFKA_VERSION}")
+        else:
+            found = _jars_in(folder, *_JARS[name]) if name in _JARS else _program_in(folder, name)
         if found is not None:
             return found
     on_path = None if name in _JARS else shutil.which(name)
@@ -76,3 +82,7 @@ def _program_in(folder: Path, name: str) -> Path | None:
 def _jars_in(folder: Path, name: str, witness: str) -> Path | None:
     jars = folder / name
     return jars if (jars / witness).is_file() and shutil.which("java") else None
+
+
+def _library_in(folder: Path) -> Path | None:
+    return next(folder.glob("confluent_kafka.libs/librdkafka-*"), None)

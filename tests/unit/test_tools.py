@@ -114,7 +114,8 @@ def test_kafka_is_its_jars_and_a_java(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def install(home: Path, path: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run([sys.executable, str(REPOSITORY / "tools" / "install.py"), *arguments], home, path)
+    command = [sys.executable, str(REPOSITORY / "tools" / "install.py"), *arguments]
+    return run(command, home, path, PIP_NO_INDEX="1")
 
 
 def test_the_installer_says_what_it_cannot_bring_and_does_not_fail(tmp_path: Path) -> None:
@@ -126,6 +127,7 @@ def test_the_installer_says_what_it_cannot_bring_and_does_not_fail(tmp_path: Pat
     assert "kafka: Java 17 or newer and Maven are needed for it" in done.stdout
     assert "kcat: there is no apt-get here" in done.stdout
     assert "not installed: minio, versitygw, kafka, kafka-streams, kafka-connect, kafka-old, kcat" in done.stdout
+    assert "librdkafka-old: `" in done.stdout and "No matching distribution found" in done.stdout
 
 
 def test_the_installer_fails_only_when_told_to(tmp_path: Path) -> None:
