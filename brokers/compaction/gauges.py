@@ -31,6 +31,9 @@ class CleanerMetrics:
         self._uncleanable = metrics.gauge(
             "ponor_log_cleaner_uncleanable_partitions", "Partitions that could not be compacted and are left alone."
         )
+        self._uncleanable_bytes = metrics.gauge(
+            "ponor_log_cleaner_uncleanable_bytes", "Dirty bytes of those partitions, which a round would go through."
+        )
         metrics.gauge("ponor_log_cleaner_time_since_last_run_seconds", "Since logs were last looked at.").read = (
             lambda: clock.monotonic() - self._looked_at
         )
@@ -45,10 +48,11 @@ class CleanerMetrics:
     def looked(self) -> None:
         self._looked_at = self._clock.monotonic()
 
-    def measured(self, dirts: Sequence[Dirt], left_alone: int) -> None:
+    def measured(self, dirts: Sequence[Dirt], left_alone: int, uncleanable_bytes: int) -> None:
         self._dirty.set(int(100 * max((dirt.ratio for dirt in dirts), default=0.0)))
         self._delay.set(max((dirt.overdue_ms for dirt in dirts), default=0) / 1000)
         self._uncleanable.set(left_alone)
+        self._uncleanable_bytes.set(uncleanable_bytes)
 
     def map_filled(self, keys: int, keys_max: int) -> None:
         self._utilization.set(int(100 * keys / keys_max))

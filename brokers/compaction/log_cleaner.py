@@ -155,7 +155,8 @@ class LogCleaner:
                     found.append((one, await self._dirts.measure(one, now_ms)))
                 except (PonorError, KafkaError) as error:
                     log.warning("a log was not looked at", partition=one.name, error=str(error))
-        self.metrics.measured([dirt for _, dirt in found], self._dirts.left_alone)
+        uncleanable_bytes = sum([dirt.cleanable_bytes for one, dirt in found if self._dirts.is_left_alone(one)])
+        self.metrics.measured([dirt for _, dirt in found], self._dirts.left_alone, uncleanable_bytes)
         return [(one, dirt) for one, dirt in found if not self._dirts.is_left_alone(one)]
 
     # --- a round -------------------------------------------------------------------------------

@@ -516,6 +516,8 @@ async def test_a_batch_that_does_not_fit_the_map_leaves_its_log_alone_and_no_oth
     assert await rig.clean() == 2
     assert len(await rig.records(1)) == 1 and len(await rig.records()) == 50
     assert rig.metrics.gauge("ponor_log_cleaner_uncleanable_partitions", "").value == 1
+    dirty = rig.life.log().stream.committed_bytes
+    assert rig.metrics.gauge("ponor_log_cleaner_uncleanable_bytes", "").value == dirty > 0
 
 
 @pytest.mark.parametrize("error", [Corrupt("a block's checksum (injected)"), RoundFailed("a fault (injected)")])
