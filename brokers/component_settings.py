@@ -121,6 +121,7 @@ def share_defaults(config: BrokerConfig) -> ShareDefaults:
         deliveries=config.group_share_delivery_count_limit,
         records=config.group_share_partition_max_record_locks,
         lock_ms=config.group_share_record_lock_duration_ms,
+        bounds=protocol_bounds("share", config.values),
     )
 
 

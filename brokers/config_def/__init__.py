@@ -8,6 +8,7 @@ from brokers.config_def.broker import KAFKA_BROKER_CONFIGS
 from brokers.config_def.group import (
     CLIENT_METRICS_CONFIGS,
     GROUP_CONFIGS,
+    kept_within,
     protocol_bounds,
     validate_broker_groups,
     validate_client_metrics_configs,
@@ -47,6 +48,7 @@ __all__ = [
     "render",
     "table",
     "validate_client_metrics_configs",
+    "kept_within",
     "protocol_bounds",
     "validate_broker_groups",
     "validate_group_configs",

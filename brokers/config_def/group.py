@@ -87,20 +87,16 @@ CLIENT_METRICS_CONFIGS: Final[Table] = table(
 
 
 GROUP_BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
-    "share.session.timeout.ms": (45_000, 60_000),
-    "share.heartbeat.interval.ms": (5_000, 15_000),
-    "share.record.lock.duration.ms": (15_000, 60_000),
-    "share.delivery.count.limit": (2, 10),
-    "share.partition.max.record.locks": (100, 4_000),
-    "share.assignment.interval.ms": (0, 15_000),
     "streams.num.standby.replicas": (0, 2),
 }
 """What Kafka's broker settings allow by default (`bound_names`), where this release has no such settings."""
 PROTOCOLS: Final = ("consumer", "share", "streams")
 SESSION, HEARTBEAT, ASSIGNMENT = "session.timeout.ms", "heartbeat.interval.ms", "assignment.interval.ms"
 STANDBYS: Final = "num.standby.replicas"
-_WITHIN: Final = (HEARTBEAT, SESSION, ASSIGNMENT, STANDBYS)
+LOCK, DELIVERIES, LOCKS = "record.lock.duration.ms", "delivery.count.limit", "partition.max.record.locks"
+_WITHIN: Final = (HEARTBEAT, SESSION, ASSIGNMENT, STANDBYS, LOCK, DELIVERIES, LOCKS)
 """Broker settings that have to lie within the broker's own bounds."""
+SHARE_SESSIONS, SHARE_SIZE = "group.share.max.share.sessions", "group.share.max.size"
 
 
 def bound_names(name: str) -> tuple[str, str]:
@@ -122,6 +118,13 @@ def protocol_bounds(protocol: str, broker: Mapping[str, Value]) -> dict[str, tup
     """Of all bounded configs of groups of a protocol, by their names without it."""
     found = ((name, bounds(f"{protocol}.{name}", broker)) for name in _WITHIN)
     return {name: both for name, both in found if both is not None}
+
+
+def kept_within(bounds: Mapping[str, tuple[int, int]], name: str, value: int) -> int:
+    """What counts of a group's config: what was allowed when it was set and is not now, as the bound that it has
+    passed."""
+    low, high = bounds.get(name, (value, value))
+    return max(low, min(value, high))
 
 
 def validate_group_configs(configs: Mapping[str, str], broker: Mapping[str, Value]) -> None:
@@ -156,6 +159,9 @@ def validate_broker_groups(broker: Mapping[str, Value]) -> None:
         session, heartbeat = (broker.get(f"group.{protocol}.{rest}") for rest in (SESSION, HEARTBEAT))
         if isinstance(session, int) and isinstance(heartbeat, int) and heartbeat >= session:
             raise ConfigError(f"group.{protocol}.{HEARTBEAT} must be less than group.{protocol}.{SESSION}")
+    sessions, size = broker.get(SHARE_SESSIONS), broker.get(SHARE_SIZE)
+    if isinstance(sessions, int) and isinstance(size, int) and sessions < size:
+        raise ConfigError(f"{SHARE_SESSIONS} must be greater than or equal to {SHARE_SIZE}")
 
 
 def _effective(name: str, configs: Mapping[str, str], broker: Mapping[str, Value]) -> int:

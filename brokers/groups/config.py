@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+from brokers.config_def import kept_within
 from brokers.groups.messages import GroupTimeouts
 
 OFFSETS_TOPIC = "__consumer_offsets"
@@ -41,11 +42,8 @@ class ModernConfig:
         )
 
     def own(self, own: Mapping[str, int], name: str, default: int) -> int:
-        """One of them. What was allowed when it was set and is not now counts as the bound that it has passed."""
-        if name not in own:
-            return default
-        low, high = self.bounds.get(name, (own[name], own[name]))
-        return low if own[name] < low else min(own[name], high)
+        """One of them."""
+        return kept_within(self.bounds, name, own[name]) if name in own else default
 
 
 @dataclass(frozen=True, slots=True)

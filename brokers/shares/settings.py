@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
-from brokers.config_def import GROUP_CONFIGS, ConfigError, Value
+from brokers.config_def import GROUP_CONFIGS, ConfigError, Value, kept_within
 from brokers.coordinators.location import ClusterView
 from brokers.partitions.partition_log import READ_COMMITTED, READ_UNCOMMITTED
 from brokers.shares.share_partition import Limits
@@ -25,6 +25,8 @@ class ShareDefaults:
     """group.share.partition.max.record.locks"""
     lock_ms: int = 30_000
     """group.share.record.lock.duration.ms"""
+    bounds: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Least and greatest of a group's own config, by name without the protocol's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +62,19 @@ def settings_of(configs: Mapping[str, str], defaults: ShareDefaults) -> ShareSet
         except ConfigError:
             return default
 
+    def number(name: str, default: int) -> int:
+        own = value(f"share.{name}", default)
+        assert isinstance(own, int)
+        return kept_within(defaults.bounds, name, own)
+
     isolation = value("share.isolation.level", GROUP_CONFIGS["share.isolation.level"].default)
     return ShareSettings(
         Limits(
-            deliveries=_number(value("share.delivery.count.limit", defaults.deliveries)),
-            records=_number(value("share.partition.max.record.locks", defaults.records)),
-            lock_ms=_number(value("share.record.lock.duration.ms", defaults.lock_ms)),
+            deliveries=number("delivery.count.limit", defaults.deliveries),
+            records=number("partition.max.record.locks", defaults.records),
+            lock_ms=number("record.lock.duration.ms", defaults.lock_ms),
             renewal=bool(value("share.renew.acknowledge.enable", True)),
         ),
         READ_COMMITTED if isolation == "read_committed" else READ_UNCOMMITTED,
         str(value("share.auto.offset.reset", LATEST)),
     )
-
-
-def _number(value: Value) -> int:
-    assert isinstance(value, int)
-    return value

@@ -77,6 +77,27 @@ def test_what_a_broker_is_told_of_consumer_groups_fits_together(settings: dict[s
         broker_config({f"group.consumer.{name}": value for name, value in settings.items()})
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"session.timeout.ms": "44999"},
+            "session.timeout.ms must be greater than or equal to group.share.min.session",
+        ),
+        (
+            {"record.lock.duration.ms": "60001"},
+            "record.lock.duration.ms must be less than or equal to group.share.max.",
+        ),
+        ({"delivery.count.limit": "10", "max.delivery.count.limit": "9"}, "delivery.count.limit must be less than"),
+        ({"partition.max.record.locks": "4001"}, "partition.max.record.locks must be less than or equal to group."),
+        ({"max.share.sessions": "199"}, "max.share.sessions must be greater than or equal to group.share.max.size"),
+    ],
+)
+def test_what_a_broker_is_told_of_share_groups_fits_together(settings: dict[str, str], words: str) -> None:
+    with pytest.raises(BadSetting, match=f"group.share.{words}"):
+        broker_config({f"group.share.{name}": value for name, value in settings.items()})
+
+
 def test_a_groups_own_config_that_the_broker_allows_no_more_counts_as_the_bound() -> None:
     config = group_config(broker_config({"group.consumer.min.session.timeout.ms": "40000"})).consumer
 

@@ -279,13 +279,29 @@ async def test_a_group_shows_what_the_broker_is_told() -> None:
         assert [(s.name, s.value, s.source) for s in reset.synonyms] == [("share.auto.offset.reset", "latest", 5)]
 
 
+async def test_the_broker_says_how_far_a_share_groups_configs_go() -> None:
+    async with AdminWorld(group__share__max__delivery__count__limit="25") as world:
+        assert (await change(world, GROUP, "g", (SET, "share.delivery.count.limit", "25"))).error_code == 0
+        refused = await change(world, GROUP, "g", (SET, "share.delivery.count.limit", "26"))
+        assert refused.error_code == ErrorCode.invalid_config
+
+
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
         ("consumer.session.timeout.ms", "44999", "greater than or equal to group.consumer.min.session.timeout.ms"),
         ("consumer.session.timeout.ms", "60001", "less than or equal to group.consumer.max.session.timeout.ms"),
         ("consumer.heartbeat.interval.ms", "4999", "greater than or equal to group.consumer.min.heartbeat.interval.ms"),
+        ("share.session.timeout.ms", "44999", "greater than or equal to group.share.min.session.timeout.ms"),
+        ("share.heartbeat.interval.ms", "15001", "less than or equal to group.share.max.heartbeat.interval.ms"),
+        ("share.assignment.interval.ms", "15001", "less than or equal to group.share.max.assignment.interval.ms"),
+        ("share.record.lock.duration.ms", "14999", "greater than or equal to group.share.min.record.lock.duration.ms"),
         ("share.delivery.count.limit", "11", "less than or equal to group.share.max.delivery.count.limit"),
+        (
+            "share.partition.max.record.locks",
+            "9999",
+            "less than or equal to group.share.max.partition.max.record.locks",
+        ),
         ("streams.num.standby.replicas", "3", "less than or equal to group.streams.max.standby.replicas"),
     ],
 )

@@ -9,6 +9,8 @@ from uuid import UUID
 import pytest
 from kio.schema.errors import ErrorCode
 
+from brokers.component_settings import share_defaults
+from brokers.config import broker_config
 from brokers.config_def.group import GROUP_CONFIGS
 from brokers.config_def.types import ConfigError
 from brokers.errors import KafkaError
@@ -130,3 +132,12 @@ async def test_where_a_partition_ends_that_is_nowhere_to_be_asked(here: ErrorCod
     partitions: Any = SimpleNamespace(log_by_id=nothing, image=image)
     requests: Any = SimpleNamespace(ask=ask)
     assert await EndOffsets(partitions, requests)(TOPIC_ID, 0) == (-1, expected)
+
+
+def test_what_a_group_was_allowed_once_counts_as_far_as_the_bounds_go_now() -> None:
+    own = {"share.delivery.count.limit": "9", "share.record.lock.duration.ms": "20000"}
+    bounds = {"delivery.count.limit": (2, 6), "record.lock.duration.ms": (25_000, 60_000)}
+    limits = settings_of(own, ShareDefaults(bounds=bounds)).limits
+    assert (limits.deliveries, limits.lock_ms, limits.records) == (6, 25_000, 2_000)
+    told = share_defaults(broker_config({"group.share.max.delivery.count.limit": "5"}))
+    assert settings_of(own, told).limits.deliveries == 5
