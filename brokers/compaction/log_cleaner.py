@@ -78,6 +78,7 @@ class LogCleaner:
         self._spare: list[Prepared] = []
         """Object ids that a round did not need."""
         self._deaths: dict[PartitionLog, int] = {}
+        self._known_since: dict[PartitionLog, float] = {}
         self._empty_since: dict[StreamId, dict[AbortedTransaction, float]] = {}
         """Aborted transactions that were found without records, and when."""
         self._idle_since: float | None = None
@@ -149,6 +150,8 @@ class LogCleaner:
         logs = list(self._logs())
         found: list[tuple[PartitionLog, Dirt]] = []
         self._dirts.keep(logs)
+        now = self._clock.monotonic()
+        self._known_since = {one: self._known_since.get(one, now) for one in logs}
         for one in logs:
             if one.config.compacted and one.refusal is None:
                 try:
@@ -169,7 +172,7 @@ class LogCleaner:
         begun = await self._worker.begin(
             Begin(
                 stream.stream_id, stream.epoch, start, dirt.first_dirty, dirt.end, self._clock.now_ms(),
-                cleaned.config.delete_retention_ms, settings.map_bytes, settings.load_factor,
+                self._delete_retention_ms(cleaned), settings.map_bytes, settings.load_factor,
                 settings.bytes_per_second, [found for found in ranges if found.end > dirt.first_dirty],
                 [Aborted(txn.producer_id, txn.first_offset, txn.last_offset) for txn in aborted],
                 last_records(cleaned, dirt.end),
@@ -189,6 +192,13 @@ class LogCleaner:
             "compacted", partition=cleaned.name, clean_end=begun.clean_end, end=dirt.end, keys=begun.keys,
             bytes_before=dirt.clean_bytes + dirt.cleanable_bytes, bytes_now=stream.committed_bytes,
         )  # fmt: skip
+
+    def _delete_retention_ms(self, cleaned: PartitionLog) -> int:
+        """Who has just opened a log does not know which aborts were forgotten, and by whom they are still counted: what
+        it lets go, it lets go when all that anybody knew before has been replaced."""
+        age = self._clock.monotonic() - self._known_since[cleaned]
+        floor_ms = round(1000 * COMPACTED_ABORTS_S) if age < COMPACTED_ABORTS_S else 0
+        return max(cleaned.config.delete_retention_ms, floor_ms)
 
     async def _all_ranges(self, cleaned: PartitionLog, end: int) -> list[ObjectRange]:
         """Of the log below `end`: some hundred bytes for each 16 MiB, once it was compacted."""

@@ -335,6 +335,38 @@ async def test_14_a_log_handed_over_by_word_keeps_the_markers_that_stored_checkp
 
 
 @virtual
+async def test_14_who_opens_a_log_anew_keeps_the_markers_that_followers_may_still_need() -> None:
+    """They know of an aborted transaction from a checkpoint that was replaced just before the owner died."""
+    world = await World.create(1)
+    compact = replace(COMPACT, delete_retention_ms=0)
+    rig = await Cleaned.start(world, config=compact)
+    await in_transaction(rig, 5, b"a")
+    await end_transaction(rig, 5, False)
+    await in_transaction(rig, 5, b"b", sequence=1)
+    await end_transaction(rig, 5, True)
+    for pause in (0, 0, COMPACTED_ABORTS_S + 1):
+        await world.clock.sleep(pause)
+        await overwritten(rig, 1, 2)
+        await rig.clean()
+    log = rig.life.log()
+    assert log.all_aborted() != [] and log.aborted_transactions(0, 100) == []
+    await overwritten(rig, 1, 2)
+    await rig.flush()
+    await rig.life.crash()
+    rig = await Cleaned.start(world, config=compact)
+    assert rig.life.log().all_aborted() == [], "nobody has told it"
+
+    async def markers() -> list[int]:
+        await overwritten(rig, 1, 2)
+        await rig.clean()
+        return [one.base_offset for one in await headers(rig) if one.control]
+
+    assert await markers() == await markers() == [1, 3]
+    await world.clock.sleep(COMPACTED_ABORTS_S)
+    assert await markers() == [3]
+
+
+@virtual
 async def test_an_aborted_transaction_of_which_a_batch_is_left_is_told_for_as_long() -> None:
     """Its last batch stays, without records, for the producer's sequence."""
     rig = await Cleaned.start()
