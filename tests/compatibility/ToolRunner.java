@@ -21,11 +21,15 @@ public class ToolRunner {
         }
     }
 
+    /** How the tool ended, at first: some catch that too, and take it for a failure. */
+    static Ended ended;
+
     public static void main(String[] args) throws Exception {
         PrintStream out = System.out;
         Exit.Procedure end = (code, message) -> {
             if (message != null) System.out.println(message);
-            throw new Ended(code);
+            if (ended == null) ended = new Ended(code);
+            throw ended;
         };
         Exit.setExitProcedure(end);
         Exit.setHaltProcedure(end);
@@ -37,6 +41,7 @@ public class ToolRunner {
             System.setOut(both);
             System.setErr(both);
             int code = 0;
+            ended = null;
             // Scala's Console keeps the stream it was made with; tools of the Scala side print through it.
             try {
                 code = run(words[0], Arrays.copyOfRange(words, 1, words.length), both);
@@ -54,9 +59,7 @@ public class ToolRunner {
             try {
                 Class.forName(name).getMethod("main", String[].class).invoke(null, (Object) args);
             } catch (InvocationTargetException thrown) {
-                if (thrown.getCause() instanceof Ended) {
-                    code[0] = ((Ended) thrown.getCause()).code;
-                } else {
+                if (!(thrown.getCause() instanceof Ended)) {
                     thrown.getCause().printStackTrace(both);
                     code[0] = 1;
                 }
@@ -66,6 +69,6 @@ public class ToolRunner {
             }
             return null;
         }));
-        return code[0];
+        return ended == null ? code[0] : ended.code;
     }
 }

@@ -204,8 +204,8 @@ class _System:
     def _masked(self, line: str) -> str:
         if line.startswith('{"'):  # sets, in the order of a hash
             line = json.dumps(_ordered(json.loads(line)))
-        if line.strip().startswith(("at ", "min.insync.replicas=1 ")) or line.strip() in ("ToolRunner$Ended", "null"):
-            return ""  # a trace; compatibility.MIN_IN_SYNC; tools that catch their own end
+        if line.strip().startswith(("at ", "min.insync.replicas=1 ")):
+            return ""  # a trace; compatibility.MIN_IN_SYNC
         line = masked(line, self.port, self.run).replace(str(self.files), "FILES").replace(str(self.port), "PORT")
         line = re.sub(
             rf'(brokers?"?[: ]+|"replicas": \[|, replicas: |Local controller ){self.node}(?=[] ,;.:)}}]|$)',

@@ -1,7 +1,8 @@
 """Kafka 4.3's own command line tools, end to end: what they print about Ponor is what they print about Kafka.
 
 As in test_protocol.py, Kafka's output is kept (answers/tools.json) and asked for again where Kafka runs. The steps
-follow each other on one topic and one group; both systems go through a step at the same time.
+follow each other on one topic and one group; both systems go through them side by side, each in one JVM but
+for one step.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.compatibility import transcript
-from tests.compatibility.tools import QUICK, TOOL_SECONDS, masked
+from tests.compatibility.tools import QUICK, TOOL_SECONDS, ToolRunner, masked
 from tests.compatibility.transcript import Notes
 from tests.support.tools import find_tool
 
@@ -110,13 +111,7 @@ async def test_kafkas_tools_say_of_ponor_what_they_say_of_kafka(
     file.write_text(json.dumps({"version": 1, "partitions": partitions}))
     names = {"t": f"{run}-topic", "g": f"{run}-group", "j": str(file)}
     ports = [port for port in (ponor_port, kafka_port) if port is not None]
-    notes: list[Notes] = [{} for _ in ports]
-    for step in STEPS:
-        for found, said in zip(
-            notes, await asyncio.gather(*(_run(step, port, names, run) for port in ports)), strict=True
-        ):
-            found[step.label] = {0: said}
-    here, *there = notes
+    here, *there = await asyncio.gather(*(_notes(port, names, run) for port in ports))
     if request.config.getoption("--record", default=False):
         transcript.store("tools", there[0])
     kafka = transcript.stored("tools")
@@ -130,10 +125,23 @@ async def test_kafkas_tools_say_of_ponor_what_they_say_of_kafka(
     assert [str(difference) for difference in transcript.differences(kafka, here)] == []
 
 
-async def _run(step: Step, port: int, names: dict[str, str], run: str) -> dict[str, object]:
+async def _notes(port: int, names: dict[str, str], run: str) -> Notes:
+    async with ToolRunner() as runner:
+        return {step.label: {0: await _run(runner, step, port, names, run)} for step in STEPS}
+
+
+async def _run(runner: ToolRunner, step: Step, port: int, names: dict[str, str], run: str) -> dict[str, object]:
     args = [part.format(b=f"127.0.0.1:{port}", **names) for part in step.args.split()]
+    code, printed = await (_run_alone(step.tool, args) if step.tool == _PRODUCE else runner.run(step.tool, args))
+    lines = [masked(line, port, run) for line in printed]
+    said = step.read([line for line in lines if line and not line.startswith(("at ", "... "))])
+    return {"exit code": code, "said": said}
+
+
+async def _run_alone(tool: str, args: list[str]) -> tuple[int | None, list[str]]:
+    """As ToolRunner's: for one whose work is done when its JVM ends."""
     process = await asyncio.create_subprocess_exec(
-        "java", *QUICK, "-cp", f"{find_tool('kafka')}/*", step.tool, *args,
+        "java", *QUICK, "-cp", f"{find_tool('kafka')}/*", tool, *args,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     try:
@@ -142,6 +150,4 @@ async def _run(step: Step, port: int, names: dict[str, str], run: str) -> dict[s
     finally:
         if process.returncode is None:
             process.kill()
-    lines = [masked(line, port, run) for line in output.decode().splitlines()]
-    said = step.read([line for line in lines if line and not line.startswith(("at ", "... "))])
-    return {"exit code": process.returncode, "said": said}
+    return process.returncode, output.decode().splitlines()
