@@ -56,6 +56,14 @@ async def end_transaction(rig: Cleaned, producer_id: int, commit: bool) -> None:
     assert answers.errors == [ErrorCode.none]
 
 
+async def aborted_then_committed(rig: Cleaned) -> None:
+    """A producer's transaction that was aborted, its marker at 1, and one that was not, at 3: with its last record."""
+    await in_transaction(rig, 5, b"a")
+    await end_transaction(rig, 5, False)
+    await in_transaction(rig, 5, b"b", sequence=1)
+    await end_transaction(rig, 5, True)
+
+
 @virtual
 async def test_a_round_leaves_the_last_value_of_each_key_at_its_offset() -> None:
     rig = await Cleaned.start()
@@ -270,10 +278,7 @@ async def test_nothing_at_or_above_the_last_stable_offset_is_compacted() -> None
 async def test_an_aborted_transaction_is_forgotten_before_its_marker_goes() -> None:
     rig = await Cleaned.start(config=replace(COMPACT, delete_retention_ms=0))
     log = rig.life.log()
-    await in_transaction(rig, 5, b"a")
-    await end_transaction(rig, 5, False)
-    await in_transaction(rig, 5, b"b", sequence=1)
-    await end_transaction(rig, 5, True)
+    await aborted_then_committed(rig)
     clock = rig.life.world.clock
     markers: list[int] = []
 
@@ -303,10 +308,7 @@ async def test_14_a_log_handed_over_by_word_keeps_the_markers_that_stored_checkp
     world = await World.create(1)
     compact = replace(COMPACT, delete_retention_ms=0)
     rig = await Cleaned.start(world, config=compact)
-    await in_transaction(rig, 5, b"a")
-    await end_transaction(rig, 5, False)
-    await in_transaction(rig, 5, b"b", sequence=1)
-    await end_transaction(rig, 5, True)
+    await aborted_then_committed(rig)
     for _ in range(2):
         await overwritten(rig, 1, 2)
         await rig.clean()
@@ -340,10 +342,7 @@ async def test_14_who_opens_a_log_anew_keeps_the_markers_that_followers_may_stil
     world = await World.create(1)
     compact = replace(COMPACT, delete_retention_ms=0)
     rig = await Cleaned.start(world, config=compact)
-    await in_transaction(rig, 5, b"a")
-    await end_transaction(rig, 5, False)
-    await in_transaction(rig, 5, b"b", sequence=1)
-    await end_transaction(rig, 5, True)
+    await aborted_then_committed(rig)
     for pause in (0, 0, COMPACTED_ABORTS_S + 1):
         await world.clock.sleep(pause)
         await overwritten(rig, 1, 2)
