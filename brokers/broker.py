@@ -75,7 +75,9 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-FEATURES = {"metadata.version": 30, "transaction.version": 2, "group.version": 1, "share.version": 1}
+FEATURES = {
+    "metadata.version": 30, "transaction.version": 2, "group.version": 1, "share.version": 1, "streams.version": 1,
+}  # fmt: skip
 """Finalized in a new cluster: the levels of Kafka 4.3, whose topic and config metadata and transactions are served."""
 SEEN_FILE = "metadata-seen.json"
 """In the broker's folder: by what a database that has rolled back is recognised after a restart."""

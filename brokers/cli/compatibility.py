@@ -9,12 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-_STREAMS: Final = "streams groups (KIP-1071) come in a later release"
-
-NOT_SERVED: Final[Mapping[str, str]] = {
-    "StreamsGroupHeartbeat": _STREAMS,
-    "StreamsGroupDescribe": _STREAMS,
-}
+NOT_SERVED: Final[Mapping[str, str]] = {}
 """Why, by the name of each API of Kafka 4.3 that `handlers/table.py` does not have."""
 
 
@@ -53,9 +48,9 @@ class Departure(NamedTuple):
 APIS_LISTED = Departure("ApiVersions", "lists the APIs that are served", "lists all of the table above")
 FEATURES = Departure(
     "ApiVersions",
-    "only `group.version`, `metadata.version`, `share.version` and `transaction.version` are finalized, at Kafka "
-    "4.3's levels",
-    "supports older levels, and the features of the APIs that are not served yet",
+    "only `group.version`, `metadata.version`, `share.version`, `streams.version` and `transaction.version` are "
+    "finalized, at Kafka 4.3's levels",
+    "supports older levels, `kraft.version` and `eligible.leader.replicas.version`",
 )
 MIN_IN_SYNC = Departure(
     "CreateTopics, DescribeConfigs",
@@ -120,8 +115,13 @@ NO_QUORUM = Departure(
     "UNSUPPORTED_VERSION: there is no Raft quorum",
     "describes its quorum; waits for a new voter to catch up",
 )
+TASKS_TOLD_AGAIN = Departure(
+    "StreamsGroupHeartbeat",
+    "a member that says it has other tasks than it was given is told of them again (decision 0240)",
+    "it is not: an answer that was lost is made good by the next division of tasks",
+)
 DEPARTURES: Final = (
     APIS_LISTED, FEATURES, MIN_IN_SYNC, PARTITIONS_BOUND, EMPTY_NAME, CONFIG_OPERATION, ANSWERED, PRODUCE_WORDS,
     UNKNOWN_CODEC, RECORDS_UNREAD, WHOLE_BATCHES, LOG_DIRS, DELETED_TIMESTAMP, QUOTAS_REFUSED,
-    CREDENTIALS_REFUSED, NO_QUORUM,
+    CREDENTIALS_REFUSED, NO_QUORUM, TASKS_TOLD_AGAIN,
 )  # fmt: skip

@@ -125,7 +125,7 @@ _NETWORK: Final = (
 )  # fmt: skip
 
 _GROUPS: Final = (
-    ConfigKey("group.coordinator.rebalance.protocols", LIST, ("classic", "consumer"),
+    ConfigKey("group.coordinator.rebalance.protocols", LIST, ("classic", "consumer", "streams"),
               "Group protocols that are served; the classic one always is.",
               ListOf(("classic", "consumer", "streams", "share"), False)),
     ConfigKey("group.coordinator.threads", INT, 4, "Threads that work on groups.", at_least(1), HIGH, inert=ONE_LOOP),

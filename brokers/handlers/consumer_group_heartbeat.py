@@ -22,7 +22,7 @@ from brokers.groups.consumer.messages import (
 )
 from brokers.groups.modern.assignments import gathered
 from brokers.handlers.context import RequestContext
-from brokers.handlers.group_messages import MILLISECOND, check_protocol, milliseconds
+from brokers.handlers.group_messages import MILLISECOND, check_not_blank, check_protocol, invalid, milliseconds
 from brokers.handlers.table import Api
 from brokers.protocol.messages import NO_TIME
 from brokers.protocol.primitives import ZERO_UUID
@@ -59,35 +59,26 @@ def _check(request: Any, version: int, assignors: tuple[str, ...]) -> None:
     """Kafka's checks of the request by itself. Raises KafkaError."""
     epoch = request.member_epoch
     if version >= OWN_MEMBER_ID_VERSION or epoch > 0 or epoch == LEAVE_EPOCH:
-        _not_empty(request.member_id, "MemberId")
-    _not_empty(request.group_id, "GroupId")
-    _not_empty(request.instance_id, "InstanceId")
-    _not_empty(request.rack_id, "RackId")
+        check_not_blank(request.member_id, "MemberId")
+    check_not_blank(request.group_id, "GroupId")
+    check_not_blank(request.instance_id, "InstanceId")
+    check_not_blank(request.rack_id, "RackId")
     if epoch == JOIN_EPOCH:
         if milliseconds(request.rebalance_timeout) == -1:
-            raise _invalid("RebalanceTimeoutMs must be provided in first request.")
+            raise invalid("RebalanceTimeoutMs must be provided in first request.")
         if request.topic_partitions is None or request.topic_partitions:
-            raise _invalid("TopicPartitions must be empty when (re-)joining.")
+            raise invalid("TopicPartitions must be empty when (re-)joining.")
         if request.subscribed_topic_names is None and request.subscribed_topic_regex is None:
-            raise _invalid("Either SubscribedTopicNames or SubscribedTopicRegex must be non-null when (re-)joining.")
+            raise invalid("Either SubscribedTopicNames or SubscribedTopicRegex must be non-null when (re-)joining.")
     elif epoch == LEAVE_STATIC_EPOCH and request.instance_id is None:
-        raise _invalid("InstanceId can't be null.")
+        raise invalid("InstanceId can't be null.")
     elif epoch < LEAVE_STATIC_EPOCH:
-        raise _invalid("MemberEpoch is invalid.")
+        raise invalid("MemberEpoch is invalid.")
     if request.server_assignor is not None and request.server_assignor not in assignors:
         raise KafkaError(
             ErrorCode.unsupported_assignor,
             f"ServerAssignor {request.server_assignor} is not supported. Supported assignors: {', '.join(assignors)}.",
         )
-
-
-def _not_empty(value: str | None, what: str) -> None:
-    if value is not None and not value.strip():
-        raise _invalid(f"{what} can't be empty.")
-
-
-def _invalid(message: str) -> KafkaError:
-    return KafkaError(ErrorCode.invalid_request, message)
 
 
 def _answer(answer: HeartbeatAnswer) -> ConsumerGroupHeartbeatResponse:

@@ -56,6 +56,16 @@ def check_feature(services: Services, feature: str) -> None:
         raise KafkaError(ErrorCode.unsupported_version)
 
 
+def check_not_blank(value: str | None, what: str) -> None:
+    """Raises INVALID_REQUEST. None is no fault: it was not said."""
+    if value is not None and not value.strip():
+        raise invalid(f"{what} can't be empty.")
+
+
+def invalid(message: str) -> KafkaError:
+    return KafkaError(ErrorCode.invalid_request, message)
+
+
 def topic_of(image: ClusterImage, topic: Any) -> TopicImage | None:
     """The topic that an entry of a request names: by id in versions that have one, else by name."""
     if hasattr(topic, "topic_id"):

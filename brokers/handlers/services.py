@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from brokers.handlers.application_topics import ApplicationTopics
 from brokers.handlers.deadlines import Deadlines
 from brokers.handlers.metadata_answers import MetadataAnswers
 from s3stream.budget import Account, MemoryBudget
@@ -72,5 +73,7 @@ class Services:
     read_replicas: ReadReplicas | None = None
     """Who sends consumers to brokers of their racks; None where replica.selector.class does not say so."""
     metadata_answers: MetadataAnswers = field(default_factory=MetadataAnswers)
+    application_topics: ApplicationTopics = field(default_factory=ApplicationTopics)
+    """Topics that Kafka Streams applications miss, being made."""
     deadlines: Deadlines = field(default_factory=Deadlines)
     """Timeouts of produce requests."""

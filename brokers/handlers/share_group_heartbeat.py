@@ -10,7 +10,7 @@ from brokers.errors import KafkaError
 from brokers.groups.share.heartbeat import JOIN_EPOCH, LEAVE_EPOCH
 from brokers.groups.share.messages import ShareHeartbeatAnswer, ShareHeartbeatRequest
 from brokers.handlers.context import RequestContext
-from brokers.handlers.group_messages import build
+from brokers.handlers.group_messages import build, check_not_blank, invalid
 from brokers.handlers.share_messages import MEMBER_ID_LENGTH_MAX, check_served
 from brokers.handlers.table import Api
 from brokers.protocol.messages import milliseconds
@@ -39,13 +39,12 @@ async def handle(ctx: RequestContext, request: Any) -> Any:
 def _check(request: Any) -> None:
     """Kafka's checks of the request by itself. Raises KafkaError."""
     for value, what in ((request.member_id, "MemberId"), (request.group_id, "GroupId"), (request.rack_id, "RackId")):
-        if value is not None and not value.strip():
-            raise KafkaError(ErrorCode.invalid_request, f"{what} can't be empty.")
+        check_not_blank(value, what)
     if request.member_epoch == JOIN_EPOCH:
         if not request.subscribed_topic_names:
-            raise KafkaError(ErrorCode.invalid_request, "SubscribedTopicNames must be set in first request.")
+            raise invalid("SubscribedTopicNames must be set in first request.")
     elif request.member_epoch < LEAVE_EPOCH:
-        raise KafkaError(ErrorCode.invalid_request, "MemberEpoch is invalid.")
+        raise invalid("MemberEpoch is invalid.")
 
 
 def _answer(answer: ShareHeartbeatAnswer) -> Any:

@@ -107,6 +107,8 @@ _HANDLERS: Final[dict[str, str]] = {
     "DescribeTopicPartitions": "describe_topic_partitions",
     "ShareGroupHeartbeat": "share_group_heartbeat",
     "ShareGroupDescribe": "share_group_describe",
+    "StreamsGroupHeartbeat": "streams_group_heartbeat",
+    "StreamsGroupDescribe": "streams_group_describe",
     "ShareFetch": "share_fetch",
     "ShareAcknowledge": "share_acknowledge",
     "AddRaftVoter": "add_raft_voter",

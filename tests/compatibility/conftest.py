@@ -11,8 +11,13 @@ from tests.support.kafka_reference import KafkaProcess
 from tests.support.ponor_process import PonorProcess
 from tests.support.tools import ToolMissing, requires
 
-SETTINGS = {"transaction.abort.timed.out.transaction.cleanup.interval.ms": "500"}
-"""Of both. Transactions that take too long are ended every ten seconds otherwise."""
+SETTINGS = {
+    # Transactions that take too long are ended every ten seconds otherwise.
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
+    # A group's own settings reach Kafka's coordinator some time after they are answered.
+    "group.streams.initial.rebalance.delay.ms": "0",
+}
+"""Of both."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -61,5 +61,11 @@ MEANT: tuple[Meant, ...] = (
     Meant("delete_records", r"by time -3 .*", r".*\.(timestamp|offset|leader_epoch)", why.DELETED_TIMESTAMP),
     Meant("client_quotas", "set|only checked", _ERROR, why.QUOTAS_REFUSED),
     Meant("scram", "set", _ERROR, why.CREDENTIALS_REFUSED),
+    Meant(
+        "streams_members",
+        r"first has not given up|epoch of before",
+        r"\.(active|standby|warmup)_tasks",
+        why.TASKS_TOLD_AGAIN,
+    ),
     Meant("quorum", r"describe .*|add a voter, any cluster", r"", why.NO_QUORUM),
 )

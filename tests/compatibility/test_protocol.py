@@ -29,6 +29,7 @@ from tests.compatibility.scenarios import (
     protocol,
     registries,
     shares,
+    streams_groups,
     topics,
     transactions,
     unsecured,
@@ -39,7 +40,8 @@ Scenario = Callable[[Broker], Awaitable[None]]
 SCENARIOS: tuple[Scenario, ...] = (
     *protocol.SCENARIOS, *topics.SCENARIOS, *configs.SCENARIOS, *produce.SCENARIOS, *fetch.SCENARIOS,
     *groups.SCENARIOS, *registries.SCENARIOS, *consumer_groups.SCENARIOS, *shares.SCENARIOS,
-    *transactions.SCENARIOS, *cluster.SCENARIOS, *compaction.SCENARIOS, *unsecured.SCENARIOS,
+    *streams_groups.SCENARIOS, *transactions.SCENARIOS, *cluster.SCENARIOS, *compaction.SCENARIOS,
+    *unsecured.SCENARIOS,
 )  # fmt: skip
 SCENARIO_SECONDS = 60
 TELEMETRY = (71, 72)

@@ -15,8 +15,9 @@ from confluent_kafka import Producer
 
 from brokers.protocol.messages import encode, request_class
 from tests.compatibility.broker import Broker
+from tests.compatibility.scenarios.groups import configured
 from tests.compatibility.scenarios.produce import batch
-from tests.compatibility.scenarios.shares import ACCEPT, REJECT, RELEASE, Member, begin_group, join
+from tests.compatibility.scenarios.shares import ACCEPT, REJECT, RELEASE, Member, join
 from tests.support.group_client import make
 from tests.support.kafka_wire import WireClient
 from tests.support.ponor_process import PonorProcess
@@ -104,8 +105,9 @@ def test_a_broker_killed_with_records_acquired_delivers_them_again_and_none_that
     async def before() -> None:
         talk = Broker("Ponor", broker.port, "held", run)
         await talk.start()
-        topic, group = await talk.topic("t"), talk.named("g")
-        await begin_group(talk, topic, group, **{"share.auto.offset.reset": "earliest"})
+        group = talk.named("g")
+        await talk.topic("t")
+        await configured(talk, group, share_auto_offset_reset="earliest")
         await join(talk, group, "m1", "t", 1)
         member = Member(talk, await talk.connect(), group, "m1", talk.ids["t"])
         await member.nothing("nothing yet")

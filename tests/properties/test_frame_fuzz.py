@@ -104,6 +104,9 @@ class EveryLog:
         return iter(self._world.partitions.logs.values())
 
 
+PROTOCOLS = ("group.version", "share.version", "streams.version")
+
+
 @pytest.mark.parametrize("key", SERVED, ids=lambda key: APIS[key].name)
 async def test_mutated_requests_end_their_own_connection_at_most(key: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every API that is served: one that comes is fuzzed by itself."""
@@ -133,7 +136,7 @@ async def test_mutated_requests_end_their_own_connection_at_most(key: int, monke
         telemetry=Telemetry(metadata, lambda: 1, ManualClock(), Metrics(), lambda: UUID(int=9)),
     )  # fmt: skip
     world.topic("t", 2, topic_id=TOPIC_ID.int)
-    world.partitions.image = replace(world.partitions.image, features={"share.version": 1})
+    world.partitions.image = replace(world.partitions.image, features=dict.fromkeys(PROTOCOLS, 1))
     tasks = Tasks()
     group_shares = shares_over(MemoryPersister(), world.partitions, SystemClock(), tasks, shares.coordinator)
     object.__setattr__(world.services, "shares", group_shares)

@@ -6,6 +6,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
+from brokers.handlers.application_topics import ApplicationTopics
 from brokers.handlers.long_polls import LongPolls
 from brokers.handlers.metadata_answers import MetadataAnswers
 from brokers.handlers.services import Services
@@ -59,6 +60,7 @@ def make_services(**given: Any) -> Services:
         "followed": None,
         "read_replicas": None,
         "metadata_answers": MetadataAnswers(),
+        "application_topics": ApplicationTopics(),
     }
     unknown = given.keys() - values.keys()
     assert not unknown, unknown

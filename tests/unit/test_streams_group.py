@@ -205,7 +205,7 @@ class TestDelay:
         driver = StreamsDriver(World(t=4), self.CONFIG)
         first, second = (ScriptedMember(driver, name, READS, name) for name in "ab")
         answer = first.beat()
-        assert codes(answer) == [StatusCode.ASSIGNMENT_DELAYED] and answer.member_epoch == 0
+        assert codes(answer) == [StatusCode.ASSIGNMENT_DELAYED] and answer.member_epoch == 1
         assert answer.statuses[0].detail == "Assignment delayed due to the configured initial rebalance delay."
         driver.advance(2_999)
         assert codes(second.beat()) == [StatusCode.ASSIGNMENT_DELAYED]
@@ -219,7 +219,7 @@ class TestDelay:
 
     def test_only_a_group_without_members_waits(self) -> None:
         driver = StreamsDriver(World(t=4), self.CONFIG)
-        driver.member("a", READS)
+        driver.member("a", READS).beat()
         driver.advance(3_000)
         second = ScriptedMember(driver, "b", READS, "b")
         assert codes(second.beat()) == [StatusCode.ASSIGNMENT_DELAYED]
@@ -230,13 +230,14 @@ class TestDelay:
         driver = StreamsDriver(World(t=4), self.CONFIG)
         driver.member("a", READS).leave()
         driver.advance(3_000)
-        assert driver.group.assignment_epoch == 0, "there is nobody to assign to"
+        assert driver.group.assignment_epoch == 1, "there is nobody to assign to"
         assert codes(ScriptedMember(driver, "b", READS, "b").beat()) == [StatusCode.ASSIGNMENT_DELAYED]
 
     def test_the_timer_keeps_to_the_assignment_interval(self) -> None:
         config = StreamsConfig(assignment_interval_ms=9_000, initial_rebalance_delay_ms=3_000)
         driver = StreamsDriver(World(t=4), config)
         first = driver.member("a", READS)
+        first.beat()
         driver.advance(3_000)
         made = driver.group.assignment_epoch
         first.beat()
@@ -247,6 +248,16 @@ class TestDelay:
         assert "assignment interval" in second.beat().statuses[0].detail
         driver.advance(6_000)
         assert second.beat().statuses == () and driver.group.assignment_epoch > made
+
+    def test_the_heartbeat_that_makes_a_group_leaves_its_records_alone(self) -> None:
+        """As Kafka: nothing that is in memory only. The timer finds nothing to assign by, the next heartbeat does."""
+        driver = StreamsDriver(World(t=4), self.CONFIG)
+        first = driver.member("a", READS)
+        assert driver.group.configured is None
+        driver.advance(3_000)
+        assert driver.group.assignment_epoch == 1
+        first.beat()
+        assert len(first.active) == 4 and driver.group.configured is not None
 
     def test_a_loaded_group_does_not_wait(self) -> None:
         driver = StreamsDriver(World(t=4), self.CONFIG)

@@ -65,7 +65,7 @@ class ModernGroup(Group, Generic[M, T]):
         super().__init__(group_id)
         self.group_epoch = FIRST_EPOCH
         self.metadata_hash = 0
-        self.assignment_epoch = 0
+        self.assignment_epoch = FIRST_EPOCH
         self.assignment_timestamp = 0
         """Wall milliseconds at which the target was computed; 0: not known."""
         self.members: dict[str, M] = {}

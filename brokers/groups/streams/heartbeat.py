@@ -40,18 +40,17 @@ def heartbeat(
     update = MemberUpdate(group, terms, before, _said(before.subscription, request), request)
     update.reconcile(*update.target())
     member = update.member
-    joins = request.member_epoch == JOIN_EPOCH
     assigned = member.current.assigned
-    tell = joins or assigned != before.current.assigned or _missed(request.owned, assigned.sets)
+    changed = request.member_epoch == JOIN_EPOCH or assigned != before.current.assigned
     # A group that is made by this heartbeat has no endpoints' epoch yet.
     is_new = group.topology is None
-    endpoint_epoch = group.endpoint_epoch + (1 if tell and member.subscription.endpoint is not None else 0)
+    endpoint_epoch = group.endpoint_epoch + (1 if changed and member.subscription.endpoint is not None else 0)
     known_epoch = 0 if is_new else endpoint_epoch
     stops = group.shutdown_requested_by or (member.member_id if request.shutdown_application else None)
     answer = StreamsHeartbeatAnswer(
         member.member_id, member.member_epoch, terms.config.heartbeat_interval_ms,
         (*update.statuses, *_fault(update), *_shutdown(stops)),
-        assigned.sets if tell else None,
+        assigned.sets if changed or _missed(request.owned, assigned.sets) else None,
         known_epoch,
         None if endpoint_epoch == request.endpoint_epoch else endpoints(group, member, update.configured, terms.topics),
         update.configured.to_create,
@@ -60,9 +59,11 @@ def heartbeat(
     def accepted() -> None:
         now, config = terms.now, terms.config
         group.topics_seen = terms.topics.version
-        group.configured = update.configured
-        group.endpoint_epoch = known_epoch
-        group.shutdown_requested_by = stops
+        if not is_new:
+            # As Kafka, which of the heartbeat that makes a group keeps its records alone.
+            group.configured = update.configured
+            group.endpoint_epoch = known_epoch
+            group.shutdown_requested_by = stops
         group.deadlines.set(member.member_id, Wait.SESSION, now.ticks + config.session_timeout_ms)
         if update.begins_delay:
             group.deadlines.set(GROUP, Wait.ASSIGNMENT, now.ticks + config.initial_rebalance_delay_ms)

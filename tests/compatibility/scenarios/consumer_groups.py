@@ -6,20 +6,15 @@ from typing import Any
 
 from tests.compatibility.broker import Broker, versions_of
 from tests.compatibility.messages import plain
-from tests.compatibility.scenarios.groups import NOBODY, enter, join_request, ready, subscription
+from tests.compatibility.scenarios.groups import NOBODY, configured, enter, join_request, ready, subscription
 
 BEAT = "ConsumerGroupHeartbeat"
-GROUP_RESOURCE = 32
 
 
 async def open_group(broker: Broker, name: str) -> str:
     """A group whose assignments do not wait for each other."""
     group = broker.named(name)
-    await ready(broker, group)
-    config = {"name": "consumer.assignment.interval.ms", "config_operation": 0, "value": "0"}
-    resource = {"resource_type": GROUP_RESOURCE, "resource_name": group, "configs": [config]}
-    answer = await broker.call("IncrementalAlterConfigs", 1, resources=[resource], validate_only=False)
-    assert plain(answer.responses[0].error_code) == "none", answer
+    await configured(broker, group, consumer_assignment_interval_ms="0")
     return group
 
 

@@ -14,6 +14,7 @@ from tests.compatibility.scenarios.produce import UNKNOWN_ID, batch
 from tests.support.kafka_wire import WireClient, decode_response, response_body
 
 NOBODY = "00000000-0000-0000-0000-000000000000"
+GROUP_RESOURCE = 32
 LOADING = ("coordinator_load_in_progress", "not_coordinator", "coordinator_not_available")
 
 
@@ -53,6 +54,17 @@ async def ready(broker: Broker, group: str) -> None:
                 return
         await asyncio.sleep(0.02)
     raise AssertionError(f"{broker.name}: no coordinator for {group}")
+
+
+async def configured(broker: Broker, group: str, **configs: str) -> None:
+    """The group has a coordinator, and these settings of its own: names with `_` for `.`."""
+    await ready(broker, group)
+    entries = [
+        {"name": name.replace("_", "."), "config_operation": 0, "value": value} for name, value in configs.items()
+    ]
+    resource = {"resource_type": GROUP_RESOURCE, "resource_name": group, "configs": entries}
+    answer = await broker.call("IncrementalAlterConfigs", 1, resources=[resource], validate_only=False)
+    assert plain(answer.responses[0].error_code) == "none", answer
 
 
 async def enter(broker: Broker, group: str, version: int = 9, **more: Any) -> Any:

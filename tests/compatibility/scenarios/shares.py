@@ -10,22 +10,11 @@ from uuid import UUID
 
 from tests.compatibility.broker import Broker
 from tests.compatibility.messages import plain
-from tests.compatibility.scenarios.groups import ready
+from tests.compatibility.scenarios.groups import configured, ready
 from tests.compatibility.scenarios.produce import batch
 
 GAP, ACCEPT, RELEASE, REJECT, RENEW = range(5)
 WAIT_MS = 500
-GROUP = 32
-
-
-async def begin_group(broker: Broker, topic: str, group: str, **configs: str) -> None:
-    await ready(broker, group)
-    entries = [{"name": name, "config_operation": 0, "value": value} for name, value in configs.items()]
-    answer = await broker.call(
-        "IncrementalAlterConfigs", 1,
-        resources=[{"resource_type": GROUP, "resource_name": group, "configs": entries}],
-    )  # fmt: skip
-    assert plain(answer.responses[0].error_code) == "none", answer
 
 
 async def _stored(broker: Broker, group: str, topic: str) -> None:
@@ -127,8 +116,9 @@ def _ack_errors(answer: Any) -> list[int]:
 
 async def share_words(broker: Broker) -> None:
     """Two members on one partition: what is acquired, and what may be said of it."""
-    topic, group = await broker.topic("t"), broker.named("g")
-    await begin_group(broker, topic, group, **{"share.auto.offset.reset": "earliest"})
+    group = broker.named("g")
+    await broker.topic("t")
+    await configured(broker, group, share_auto_offset_reset="earliest")
     for name in ("m1", "m2"):
         await join(broker, group, name, "t", 1)
     one, two = [Member(broker, await broker.connect(), group, name, broker.ids["t"]) for name in ("m1", "m2")]
@@ -162,8 +152,9 @@ async def share_words(broker: Broker) -> None:
 
 
 async def share_sessions(broker: Broker) -> None:
-    topic, group = await broker.topic("t"), broker.named("g")
-    await begin_group(broker, topic, group, **{"share.auto.offset.reset": "earliest"})
+    group = broker.named("g")
+    await broker.topic("t")
+    await configured(broker, group, share_auto_offset_reset="earliest")
     await join(broker, group, "m", "t", 1)
     member = Member(broker, await broker.connect(), group, "m", broker.ids["t"])
 
