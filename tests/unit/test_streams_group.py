@@ -192,10 +192,22 @@ class TestTopology:
 
     def test_topics_that_are_not_its_own_change_nothing(self, driver: StreamsDriver) -> None:
         member = driver.member("a", READS)
-        epoch = driver.group.group_epoch
+        member.beat()
+        epoch, configured = driver.group.group_epoch, driver.group.configured
+        assert configured is not None
         driver.world.set(other=6)
         member.beat()
         assert driver.group.group_epoch == epoch
+        assert driver.group.configured is configured, "nor is it looked at again"
+
+    def test_what_another_release_thought_of_it_is_thought_again(self, driver: StreamsDriver) -> None:
+        member = driver.member("a", READS)
+        found = driver.group.epoch_record(validated_topology_epoch=-1)
+        driver.group.replay(found.key, found.value)
+        epoch = driver.group.group_epoch
+        assert driver.group.shown_state == "NotReady"
+        member.beat()
+        assert (driver.group.shown_state, driver.group.group_epoch) == ("Stable", epoch + 1)
 
 
 class TestDelay:

@@ -9,7 +9,7 @@ order: a group that is loaded is the group that was.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +18,7 @@ from kio.schema.errors import ErrorCode
 from brokers.groups.consumer import records
 from brokers.groups.consumer.member import ConsumerMember, Current, Subscription
 from brokers.groups.consumer.records import Resolved
-from brokers.groups.group import CommitRequest, GroupType, commit_time
+from brokers.groups.group import CommitRequest, GroupType
 from brokers.groups.messages import CONSUMER_PROTOCOL, Instant
 from brokers.groups.modern.assignments import MemberState, Owned
 from brokers.groups.modern.change import GroupRecord
@@ -151,21 +151,12 @@ class ConsumerGroup(SubscribedGroup[ConsumerMember]):
 
     # --- time ----------------------------------------------------------------------------------
 
-    def activate(self, now: Instant, session_timeout_ms: int) -> None:
-        """After loading: sessions start, and so does the time to give partitions up."""
-        for member_id, member in self.members.items():
-            self.deadlines.set(member_id, Wait.SESSION, now.ticks + session_timeout_ms)
-            self.watch_revocation(member, now)
-
     def watch_revocation(self, member: ConsumerMember, now: Instant) -> None:
-        """The member's state is another. Those of the classic protocol give up by rejoining: that has its own time."""
-        if member.is_classic:
-            return
-        if member.current.state is MemberState.UNREVOKED_PARTITIONS:
-            at = now.ticks + member.subscription.rebalance_timeout_ms
-            self.deadlines.set(member.member_id, Wait.REVOCATION, at)
-        else:
-            self.deadlines.cancel(member.member_id, Wait.REVOCATION)
+        """Members of the classic protocol give up by rejoining: that has its own time."""
+        if not member.is_classic:
+            unrevoked = member.current.state is MemberState.UNREVOKED_PARTITIONS
+            at = now.ticks + member.subscription.rebalance_timeout_ms if unrevoked else None
+            self.deadlines.set_or_cancel(member.member_id, Wait.REVOCATION, at)
 
     # --- what operators see --------------------------------------------------------------------
 
@@ -190,15 +181,8 @@ class ConsumerGroup(SubscribedGroup[ConsumerMember]):
     def validate_offset_fetch(self, member_id: str | None, member_epoch: int) -> ErrorCode:
         return check_fetch(self, member_id, member_epoch, _is_classic)
 
-    @property
-    def offsets_are_deletable(self) -> bool:
-        return True
-
     def subscribes_to(self, topic: str) -> bool:
         return super().subscribes_to(topic) or any(topic in resolved.topics for resolved in self.resolved.values())
-
-    def expiry_base(self) -> Callable[[int], int] | None:
-        return commit_time
 
     # --- end -----------------------------------------------------------------------------------
 

@@ -39,6 +39,12 @@ class Deadlines:
         if (member_id, wait) not in self._at:
             self.set(member_id, wait, at)
 
+    def set_or_cancel(self, member_id: str, wait: Wait, at: float | None) -> None:
+        if at is None:
+            self.cancel(member_id, wait)
+        else:
+            self.set(member_id, wait, at)
+
     def cancel(self, member_id: str, wait: Wait) -> None:
         self._at.pop((member_id, wait), None)
 

@@ -12,7 +12,7 @@ Source: KIP-848.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from kio.schema.errors import ErrorCode
@@ -21,10 +21,10 @@ from brokers.coordinators.fields import Record
 from brokers.errors import KafkaError
 from brokers.groups import record_types
 from brokers.groups.config import ModernConfig
-from brokers.groups.group import Group
+from brokers.groups.group import Group, commit_time
 from brokers.groups.messages import Effects, Instant
 from brokers.groups.modern.change import GroupRecord, ModernKey
-from brokers.groups.modern.deadlines import Deadlines
+from brokers.groups.modern.deadlines import Deadlines, Wait
 from brokers.groups.modern.topics import Topics
 
 FIRST_EPOCH = 1
@@ -112,9 +112,14 @@ class ModernGroup(Group, Generic[M, T]):
     def _replay_own(self, kind: int, item: str, value: Any) -> None:
         """A record that only this protocol has."""
 
-    @abstractmethod
     def activate(self, now: Instant, session_timeout_ms: int) -> None:
-        """After loading: its members' times begin."""
+        """After loading: sessions start, and so does the time to give up what is not a member's any more."""
+        for member_id, member in self.members.items():
+            self.deadlines.set(member_id, Wait.SESSION, now.ticks + session_timeout_ms)
+            self.watch_revocation(member, now)
+
+    def watch_revocation(self, member: M, now: Instant) -> None:
+        """The member's state is another: what it is waited for."""
 
     def _set_epoch(self, value: Any) -> None:
         self.group_epoch, self.metadata_hash = (FIRST_EPOCH, 0) if value is None else value
@@ -135,6 +140,15 @@ class ModernGroup(Group, Generic[M, T]):
             self.targets.pop(member_id, None)
         else:
             self.targets[member_id] = target
+
+    # --- offsets -------------------------------------------------------------------------------
+
+    @property
+    def offsets_are_deletable(self) -> bool:
+        return True
+
+    def expiry_base(self) -> Callable[[int], int] | None:
+        return commit_time
 
     # --- end -----------------------------------------------------------------------------------
 

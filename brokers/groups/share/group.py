@@ -16,7 +16,6 @@ from kio.schema.errors import ErrorCode
 from brokers.groups.group import CommitRequest, GroupType
 from brokers.groups.messages import Instant
 from brokers.groups.modern.change import GroupRecord
-from brokers.groups.modern.deadlines import Wait
 from brokers.groups.modern.group import Kinds
 from brokers.groups.modern.subscribed import SubscribedGroup
 from brokers.groups.share import records
@@ -46,11 +45,6 @@ class ShareGroup(SubscribedGroup[ShareMember]):
 
     def _new_member(self, member_id: str) -> ShareMember:
         return ShareMember(member_id)
-
-    def activate(self, now: Instant, session_timeout_ms: int) -> None:
-        """After loading: sessions start."""
-        for member_id in self.members:
-            self.deadlines.set(member_id, Wait.SESSION, now.ticks + session_timeout_ms)
 
     # --- what operators see --------------------------------------------------------------------
 

@@ -10,12 +10,12 @@ order: a group that is loaded is the group that was.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kio.schema.errors import ErrorCode
 
-from brokers.groups.group import CommitRequest, GroupType, commit_time
+from brokers.groups.group import CommitRequest, GroupType
 from brokers.groups.messages import Instant
 from brokers.groups.modern.change import GroupRecord
 from brokers.groups.modern.commits import check_commit, check_fetch
@@ -128,19 +128,10 @@ class StreamsGroup(ModernGroup[StreamsMember, TaskSets]):
 
     # --- time ----------------------------------------------------------------------------------
 
-    def activate(self, now: Instant, session_timeout_ms: int) -> None:
-        """After loading: sessions start, and so does the time to give tasks up. Nobody is waited for any more."""
-        for member_id, member in self.members.items():
-            self.deadlines.set(member_id, Wait.SESSION, now.ticks + session_timeout_ms)
-            self.watch_revocation(member, now)
-
     def watch_revocation(self, member: StreamsMember, now: Instant) -> None:
-        """The member's state is another."""
-        if member.current.state is TaskState.UNREVOKED_TASKS:
-            at = now.ticks + member.subscription.rebalance_timeout_ms
-            self.deadlines.set(member.member_id, Wait.REVOCATION, at)
-        else:
-            self.deadlines.cancel(member.member_id, Wait.REVOCATION)
+        unrevoked = member.current.state is TaskState.UNREVOKED_TASKS
+        at = now.ticks + member.subscription.rebalance_timeout_ms if unrevoked else None
+        self.deadlines.set_or_cancel(member.member_id, Wait.REVOCATION, at)
 
     # --- what operators see --------------------------------------------------------------------
 
@@ -173,15 +164,8 @@ class StreamsGroup(ModernGroup[StreamsMember, TaskSets]):
         found = current.assigned.active.get(subtopology, {}).get(part)
         return current.revoking.active.get(subtopology, {}).get(part) if found is None else found
 
-    @property
-    def offsets_are_deletable(self) -> bool:
-        return True
-
     def subscribes_to(self, topic: str) -> bool:
         return bool(self.members) and topic in self._sources
-
-    def expiry_base(self) -> Callable[[int], int] | None:
-        return commit_time
 
     # --- end -----------------------------------------------------------------------------------
 

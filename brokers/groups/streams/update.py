@@ -50,7 +50,7 @@ class MemberUpdate:
         self.begins_delay = not group.members and not group.is_delayed and terms.config.initial_rebalance_delay_ms > 0
         """The group was without members: more may come."""
         self._owned = request.owned
-        self._bumped = before.member_id not in group.members or said != before.subscription
+        self._bumped = said != before.subscription
         if self._bumped:
             self._record(records.MEMBER, said, before.member_id)
         self._topology = self._meet(request.topology)
@@ -121,10 +121,10 @@ class MemberUpdate:
     def target(self) -> tuple[int, TaskSets]:
         """The target's epoch and the member's target; computed anew when the group's epoch has passed it."""
         group, terms, member_id = self.group, self.terms, self.member.member_id
+        last = group.assignment_epoch, group.target_of(member_id)
         if self.begins_delay or group.is_delayed:
             self._delayed("initial rebalance delay")
-            return group.assignment_epoch, NO_TASK_SETS
-        last = group.assignment_epoch, group.target_of(member_id)
+            return last
         if group.assignment_epoch >= self.group_epoch:
             return last
         if not group.may_assign(terms.config, terms.now.wall_ms):
@@ -141,8 +141,6 @@ class MemberUpdate:
 
     def reconcile(self, epoch: int, target: TaskSets) -> None:
         member, group = self.member, self.group
-        if member.is_reconciled_to(epoch):
-            return
         has_copy = partial(group.has_copy, member.process_id)
         aim = Aim(epoch, target, member.process_id, group.active_process, has_copy, self._owned)
         current = reconcile(member.current, aim)
