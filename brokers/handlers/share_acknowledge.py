@@ -38,20 +38,25 @@ async def handle(ctx: RequestContext, request: Any) -> Any:
 
 def _answer(ctx: RequestContext, results: dict[Place, Result], lock_ms: int) -> Any:
     version = ctx.api_version
-    leaders = messages.Leaders(ctx.services, KEY, version)
+    leaders = messages.Leaders(ctx.services)
     by_topic: dict[Any, list[Any]] = {}
     for place, result in results.items():
+        leader = leaders.name(place, result.error)
         by_topic.setdefault(place[0], []).append(
             build(
                 KEY, version, "PartitionData", partition_index=place[1], error_code=result.error,
-                error_message=result.message, current_leader=leaders.name(place, result.error),
+                error_message=result.message,
+                current_leader=build(
+                    KEY, version, "LeaderIdAndEpoch", leader_id=leader.leader_id, leader_epoch=leader.leader_epoch
+                ),
             )
         )  # fmt: skip
     topics = tuple(
         build(KEY, version, "ShareAcknowledgeTopicResponse", topic_id=topic_id, partitions=tuple(parts))
         for topic_id, parts in by_topic.items()
     )
-    return messages.answer(KEY, version, ErrorCode.none, None, topics, leaders.endpoints, lock_ms)
+    endpoints = tuple(build(KEY, version, "NodeEndpoint", **node._asdict()) for node in leaders.endpoints)
+    return messages.answer(KEY, version, ErrorCode.none, None, topics, endpoints, lock_ms)
 
 
 API = Api(KEY, "ShareAcknowledge", 1, 2, handle, raw=True, error_response=messages.refused(KEY))

@@ -11,18 +11,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
+from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
 from brokers.errors import KafkaError
 from brokers.handlers import share_messages as messages
 from brokers.handlers.context import RequestContext
-from brokers.handlers.group_messages import build
 from brokers.handlers.group_messages import milliseconds as count_ms
 from brokers.handlers.services import Services
 from brokers.handlers.table import Api
 from brokers.limits import ANSWER_BYTES_MIN, COLD_READ_PATIENCE_S, COLD_READS_PER_FETCH_MAX
+from brokers.protocol.messages import Encoded
 from brokers.protocol.primitives import ZERO_UUID
+from brokers.protocol.share_fetch_codec import SharePartitionAnswer, encode_share_fetch_response
 from brokers.shares.fetching import PartitionFetch
 from brokers.shares.messages import Result
 from brokers.shares.records import SharePartitionKey
@@ -137,38 +139,55 @@ class _ShareFetch:
             waiting.close()
 
     async def _attempt(self, last: bool) -> bool:
-        """Read what there is; acquire it where it is enough, or where there will be no other attempt."""
-        looking = [part for part in self.parts.values() if part.looks()]
-        share = self._max_bytes // max(1, len(looking))
-        cold = [part for part in looking if not part.read_recent(share)]
+        """Read what there is, one partition at first, then twice as many each time: most fetches have the records they
+        may have from the first. Acquire it where it is enough, or where there will be no other attempt."""
+        turn = [part for part in self.parts.values() if part.looks()]
+        share = self._max_bytes // max(1, len(turn))
+        read: list[PartitionFetch] = []
+        cold: list[PartitionFetch] = []
+        taken, width, prompt = 0, 1, True
         try:
-            if cold:
-                await _read(cold, share)
-            taken = self._acquire(looking) if last or self._is_enough(looking) else 0
+            while turn and prompt and taken < self._max_records:
+                some, turn, width = turn[:width], turn[width:], 2 * width
+                prompt = await self._read(some, share, cold)
+                read += some
+                if taken or self._is_enough(read):
+                    taken += self._acquire(read, self._max_records - taken)
+                    read = []
+            if last and not taken:
+                taken = self._acquire(read, self._max_records)
         finally:
             for part in cold:
                 part.end_reading()
         self.errors |= {place: part.error for place, part in self.parts.items() if part.error is not None}
         return taken > 0
 
-    def _is_enough(self, looking: Sequence[PartitionFetch]) -> bool:
-        return sum(part.read_bytes for part in looking) >= self._min_bytes
+    async def _read(self, parts: Sequence[PartitionFetch], share: int, cold: list[PartitionFetch]) -> bool:
+        """Those that are not in memory are added to `cold` and read from objects. False: something takes too long."""
+        limits = {part: min(share, part.bytes_for(self._max_records, self._min_bytes)) for part in parts}
+        missing = [part for part in parts if part.looks() and not part.read_recent(limits[part])]
+        cold += missing
+        if not missing:
+            return True
+        return await _read_cold([(part, limits[part]) for part in missing[:COLD_READS_PER_FETCH_MAX]])
 
-    def _acquire(self, looking: Sequence[PartitionFetch]) -> int:
-        """Nothing for a member that has gone meanwhile: its records would stay locked."""
+    def _is_enough(self, read: Sequence[PartitionFetch]) -> bool:
+        return sum(part.read_bytes for part in read) >= self._min_bytes
+
+    def _acquire(self, read: Sequence[PartitionFetch], records: int) -> int:
+        """How many; nothing for a member that has gone meanwhile: its records would stay locked."""
         if not self._services.shares.sessions.is_current(self._session):
             return 0
         now = self._services.clock.monotonic() * 1000
         taken = 0
-        for part in looking:
-            left = self._max_records - taken
-            taken += part.acquire(self._session.key.member, left, self._exact, self._batch_size, now)
+        for part in read:
+            taken += part.acquire(self._session.key.member, records - taken, self._exact, self._batch_size, now)
         return taken
 
 
-async def _read(parts: Sequence[PartitionFetch], max_bytes: int) -> None:
-    """From objects, a few at a time; a store that hangs holds up what is recent for a while only."""
-    reads = [asyncio.ensure_future(part.read(max_bytes)) for part in parts[:COLD_READS_PER_FETCH_MAX]]
+async def _read_cold(parts: Sequence[tuple[PartitionFetch, int]]) -> bool:
+    """From objects, a few at a time; False: a store that hangs holds up what is recent for a while only."""
+    reads = [asyncio.ensure_future(part.read(max_bytes)) for part, max_bytes in parts]
     try:
         await asyncio.wait(reads, timeout=COLD_READ_PATIENCE_S)
     finally:
@@ -177,6 +196,7 @@ async def _read(parts: Sequence[PartitionFetch], max_bytes: int) -> None:
     for read in reads:
         if read.done() and not read.cancelled():
             read.result()
+    return all(read.done() and not read.cancelled() for read in reads)
 
 
 class _Waiting:
@@ -216,35 +236,22 @@ class _Waiting:
         self._ctx.services.long_polls.remove(self._ctx.connection_id)
 
 
-def _answer(ctx: RequestContext, fetch: _ShareFetch, acknowledged: dict[Place, Result]) -> Any:
-    version = ctx.api_version
-    leaders = messages.Leaders(ctx.services, KEY, version)
+def _answer(ctx: RequestContext, fetch: _ShareFetch, acknowledged: dict[Place, Result]) -> Encoded:
+    leaders = messages.Leaders(ctx.services)
     shown = [place for place, part in fetch.parts.items() if part.acquired]
-    by_topic: dict[Any, list[Any]] = {}
+    by_topic: dict[UUID, list[SharePartitionAnswer]] = {}
     for place in dict.fromkeys((*shown, *fetch.errors, *acknowledged)):
         part, error, ack = fetch.parts.get(place), fetch.errors.get(place), acknowledged.get(place)
         code = ErrorCode.none if error is None else error.code
         by_topic.setdefault(place[0], []).append(
-            build(
-                KEY, version, "PartitionData", partition_index=place[1], error_code=code,
-                error_message=None if error is None else error.message,
-                acknowledge_error_code=0 if ack is None else ack.error.value,
-                acknowledge_error_message=None if ack is None else ack.message,
-                current_leader=leaders.name(place, code),
-                records=b"" if part is None else b"".join(part.buffers),
-                acquired_records=() if part is None else tuple(
-                    build(KEY, version, "AcquiredRecords", first_offset=a.first, last_offset=a.last,
-                          delivery_count=a.deliveries)
-                    for a in part.acquired
-                ),
+            SharePartitionAnswer(
+                place[1], code.value, None if error is None else error.message,
+                0 if ack is None else ack.error.value, None if ack is None else ack.message,
+                leaders.name(place, code), () if part is None else part.buffers, () if part is None else part.acquired,
             )
         )  # fmt: skip
-    topics = tuple(
-        build(KEY, version, "ShareFetchableTopicResponse", topic_id=topic_id, partitions=tuple(parts))
-        for topic_id, parts in by_topic.items()
-    )
     lock_ms = ctx.services.shares.settings(fetch.group).limits.lock_ms
-    return messages.answer(KEY, version, ErrorCode.none, None, topics, leaders.endpoints, lock_ms)
+    return Encoded(0, encode_share_fetch_response(by_topic, lock_ms, leaders.endpoints))
 
 
 API = Api(KEY, "ShareFetch", 1, 2, handle, raw=True, error_response=messages.refused(KEY))

@@ -14,7 +14,8 @@ from brokers.handlers.group_messages import build, check_feature
 from brokers.handlers.services import Services
 from brokers.protocol.messages import milliseconds
 from brokers.protocol.primitives import ZERO_UUID
-from brokers.protocol.tags import CurrentLeader
+from brokers.protocol.share_fetch_codec import NOBODY
+from brokers.protocol.tags import CurrentLeader, NodeEndpoint
 from brokers.shares.messages import DONE, Result
 from brokers.shares.records import SharePartitionKey
 from brokers.shares.sessions import MemberKey, Place
@@ -128,29 +129,22 @@ def refused(key: int) -> Callable[[Any, ErrorCode, int], Any]:
 class Leaders:
     """New leaders to name in an answer, and where they are."""
 
-    def __init__(self, services: Services, key: int, version: int) -> None:
+    def __init__(self, services: Services) -> None:
         self._services = services
-        self._key = key
-        self._version = version
-        self._endpoints: dict[int, Any] = {}
+        self._endpoints: dict[int, NodeEndpoint] = {}
 
-    def name(self, place: Place, error: ErrorCode) -> Any:
-        """LeaderIdAndEpoch, of nobody where nobody need be named."""
+    def name(self, place: Place, error: ErrorCode) -> CurrentLeader:
+        """Nobody where nobody need be named."""
         leader = leaders.new_leader(self._services, *place) if error in MOVED else None
-        if leader is not None:
-            node = leaders.endpoint(self._services.partitions.image, leader)
-            if node is not None:
-                self._endpoints[node.node_id] = build(
-                    self._key, self._version, "NodeEndpoint", node_id=node.node_id, host=node.host, port=node.port,
-                    rack=node.rack,
-                )  # fmt: skip
-        leader = leader or CurrentLeader(0, 0)
-        return build(
-            self._key, self._version, "LeaderIdAndEpoch", leader_id=leader.leader_id, leader_epoch=leader.leader_epoch
-        )
+        if leader is None:
+            return NOBODY
+        node = leaders.endpoint(self._services.partitions.image, leader)
+        if node is not None:
+            self._endpoints[node.node_id] = node
+        return leader
 
     @property
-    def endpoints(self) -> tuple[Any, ...]:
+    def endpoints(self) -> tuple[NodeEndpoint, ...]:
         return tuple(self._endpoints.values())
 
 

@@ -15,7 +15,7 @@ from dataclasses import fields
 from datetime import timedelta
 from functools import cache
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from kio.static.primitive import i32Timedelta
 
@@ -87,6 +87,18 @@ def _decode(source: EntityClass, target: EntityClass, body: Buffer) -> Entity:
     from brokers.protocol.decoder import decode
 
     return decode(source, target, body)
+
+
+class Encoded(NamedTuple):
+    """An answer that a codec of its own has encoded around buffers that are not copied."""
+
+    error_code: int
+    buffers: list[Buffer]
+
+
+def encode_answer(api_key: int, version: int, answer: Entity) -> list[Buffer]:
+    """What a handler answers, as buffers."""
+    return answer.buffers if isinstance(answer, Encoded) else [encode_response(api_key, version, answer)]
 
 
 def encode_response(api_key: int, version: int, entity: Entity) -> bytes:

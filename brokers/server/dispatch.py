@@ -22,6 +22,7 @@ from brokers.protocol.header import parse_request_header
 from brokers.protocol.messages import (
     decode_latest_request,
     decode_request,
+    encode_answer,
     encode_response,
 )
 from brokers.protocol.primitives import MalformedRequest
@@ -130,14 +131,14 @@ class Dispatcher:
                 response = await api.handle(context, request)
             except (KafkaError, PonorError) as error:
                 response = self._error_response(api, request, error_code(error), version)
-            body = encode_response(context.api_key, version, response)
+            body = encode_answer(context.api_key, version, response)
         except Exception as error:
             self._failed(api, context, slot, error, request)
             return
         code = getattr(response, "error_code", None)
         if code:
             count_error(self._services.metrics, api.name, code)
-        slot.respond([body])
+        slot.respond(body)
 
     def _error_response(self, api: table.Api, request: Any, code: ErrorCode, version: int) -> Any:
         if api.error_response is None:

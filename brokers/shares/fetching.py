@@ -8,8 +8,9 @@ either there is no await in between, or `reading` is set.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from kio.schema.errors import ErrorCode
 
@@ -20,6 +21,9 @@ from brokers.records.batch import CONTROL, TRANSACTIONAL, BatchHeader, iter_head
 from brokers.shares.leader import LedPartition
 from brokers.shares.share_partition import Acquired, Range, Wanted
 from s3stream.types import Buffer, ReadResult
+
+READ_BYTES_MIN: Final = 64 * 1024
+"""Read at once: a few batches of small records, however small the last ones were."""
 
 
 class _Batch(NamedTuple):
@@ -44,6 +48,12 @@ class PartitionFetch:
     @property
     def read_bytes(self) -> int:
         return 0 if self._read is None else self._read.size
+
+    def bytes_for(self, records: int, bytes_min: int) -> int:
+        """How much to read for so many records, by those read last: what is read beyond them is read again later. Half
+        as much again, so that one partition's share is rarely a few records short."""
+        of_record = self.led.record_bytes
+        return sys.maxsize if not of_record else max(int(records * of_record * 1.5), READ_BYTES_MIN, bytes_min)
 
     def looks(self) -> bool:
         """Whether there may be something to acquire now."""
@@ -97,6 +107,7 @@ class PartitionFetch:
         if share is None or share.next_offset != self._offset:
             return 0  # released, expired or trimmed below meanwhile: the next look begins there
         batches = _batches(result)
+        self.led.record_bytes = result.size / max(1, result.end_offset - self._offset)
         settings = self.led.settings
         wanted = Wanted(member, records, exact, batch_size)
         acquired = share.acquire(wanted, self._offset, [batch.range for batch in batches], settings.limits, now)

@@ -88,6 +88,8 @@ class LedPartition:
         """Why it serves no more."""
         self.reading = False
         """A fetch reads from objects what it will acquire: others wait for it."""
+        self.record_bytes = 0.0
+        """Mean of the records read last, as they lie in their batches; 0: none yet."""
         self.waiters = Waiters()
         """Of its fetches: woken when there may be more to acquire, or when it fails."""
         self._queue: list[_Waiting] = []

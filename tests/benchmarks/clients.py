@@ -29,7 +29,7 @@ class Produced:
 
 
 class JavaTools:
-    """`kafka-producer-perf-test` and `kafka-consumer-perf-test`, 4.3.0."""
+    """`kafka-producer-perf-test`, `kafka-consumer-perf-test` and `kafka-share-consumer-perf-test`, 4.3.0."""
 
     def __init__(self, jars: Path) -> None:
         self._java = ["java", "-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", f"{jars}/*"]
@@ -59,18 +59,33 @@ class JavaTools:
 
     def consume(self, bootstrap: str, topic: str, records: int) -> float:
         """Reads `records` records from the start; returns MB/s over the fetch time (rebalance left out)."""
+        fields = self._consume("ConsumerPerformance", bootstrap, topic, records)
+        _check_read(fields[4], records)
+        # start, end, MiB, MiB/s, records, records/s, rebalance ms, fetch ms, fetch MiB/s, fetch records/s
+        return float(fields[8]) * 1024 * 1024 / MEGABYTE
+
+    def share_consume(self, bootstrap: str, topic: str, group: str, records: int) -> float:
+        """As `consume`, as the one member of a share group; joining is part of the time."""
+        fields = self._consume("ShareConsumerPerformance", bootstrap, topic, records, "--group", group)
+        _check_read(fields[5], records)
+        # start, end, MiB, MiB/s, records/s, records, fetch ms
+        return float(fields[2]) * 1024 * 1024 / MEGABYTE / (float(fields[6]) / 1000)
+
+    def _consume(self, tool: str, bootstrap: str, topic: str, records: int, *more: str) -> list[str]:
+        """The fields of the line that the tool prints."""
         output = subprocess.run(
-            [*self._java, "org.apache.kafka.tools.ConsumerPerformance", "--bootstrap-server", bootstrap]
-            + ["--topic", topic, "--num-records", str(records), "--hide-header", "--timeout", "60000"],
+            [*self._java, f"org.apache.kafka.tools.{tool}", "--bootstrap-server", bootstrap, "--topic", topic]
+            + ["--num-records", str(records), "--hide-header", "--timeout", "60000", *more],
             check=True,
             capture_output=True,
             text=True,
         ).stdout
-        fields = [field.strip() for field in output.strip().splitlines()[-1].split(",")]
-        # start, end, MiB, MiB/s, records, records/s, rebalance ms, fetch ms, fetch MiB/s, fetch records/s
-        if int(fields[4]) < records:
-            raise RuntimeError(f"{fields[4]} of {records} records read")
-        return float(fields[8]) * 1024 * 1024 / MEGABYTE
+        return [field.strip() for field in output.strip().splitlines()[-1].split(",")]
+
+
+def _check_read(read: str, records: int) -> None:
+    if int(read) < records:
+        raise RuntimeError(f"{read} of {records} records read")
 
 
 def confluent(action: str, bootstrap: str, topic: str, records: int, size: int) -> float:

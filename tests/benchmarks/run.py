@@ -19,6 +19,7 @@ from tests.benchmarks.clients import JavaTools
 from tests.benchmarks.group_join import group_joins
 from tests.benchmarks.object_wal import bare_puts, object_wal
 from tests.benchmarks.offset_commits import offset_commits
+from tests.benchmarks.shares import share_consume
 from tests.benchmarks.systems import Kafka, Ponor, System
 from tests.benchmarks.transactions import transactional_produce
 from tests.benchmarks.workloads import Paired, Samples, Scale
@@ -96,6 +97,12 @@ def _groups(bench: Bench) -> None:
         offset_commits(systems, bench.scale, bench.samples)
 
 
+def _shares(bench: Bench) -> None:
+    systems = (bench.kafka("shares"), bench.ponor("shares"))
+    with _running(*systems):
+        share_consume(systems, bench.java, bench.scale, bench.samples)
+
+
 def _cold(bench: Bench) -> None:
     system = bench.ponor("cold")
     with _running(system):
@@ -137,6 +144,7 @@ PARTS: Final[dict[str, Callable[[Bench], None]]] = {
     "paired": _paired,
     "transactions": _transactions,
     "groups": _groups,
+    "shares": _shares,
     "cold": _cold,
     "peak": _peak,
     "idle": _idle,

@@ -33,6 +33,7 @@ class Scale:
     transaction_records: int = 250_000
     """Sixteen runs of them in three rounds, each with a start of a JVM and waiting for uploads: some 10 s a run."""
     commit_seconds: float = 6
+    share_records: int = 500_000
     cold_bytes: int = 5 * GIGABYTE
     rounds: int = 3
 
@@ -40,7 +41,7 @@ class Scale:
     def quick(cls) -> Scale:
         return cls(
             records=100_000, tiny_records=10_000, rate_seconds=3, loop_records=100, cold_bytes=200_000_000, rounds=1,
-            transaction_records=25_000, commit_seconds=1,
+            transaction_records=25_000, commit_seconds=1, share_records=50_000,
         )  # fmt: skip
 
 

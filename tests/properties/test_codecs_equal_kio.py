@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from kio.schema.errors import ErrorCode
 from kio.serial.readers import tz_aware_from_i64
 
-from brokers.protocol import fetch_codec, metadata_codec, offset_commit_codec, produce_codec
+from brokers.protocol import fetch_codec, metadata_codec, offset_commit_codec, produce_codec, share_fetch_codec
 from brokers.protocol.messages import encode, milliseconds, request_class, response_class
 from brokers.protocol.primitives import ZERO_UUID
 from brokers.protocol.tags import CurrentLeader, NodeEndpoint
 
-PRODUCE, FETCH, METADATA, OFFSET_COMMIT = 0, 1, 3, 8
+PRODUCE, FETCH, METADATA, OFFSET_COMMIT, SHARE_FETCH = 0, 1, 3, 8, 78
 SETTINGS = settings(max_examples=25, deadline=None)
 
 int16 = st.integers(-(2**15), 2**15 - 1)
@@ -289,6 +289,56 @@ def test_fetch_answers_are_kios_bytes_around_the_very_buffers(version: int, data
     assert b"".join(out) == encode(cls, entity)
     given_buffers = {id(buffer) for answer in flat if answer.size for buffer in answer.buffers}
     assert given_buffers <= {id(buffer) for buffer in out}
+
+
+# --- share fetch -------------------------------------------------------------------------------
+
+share_answers = st.builds(
+    share_fetch_codec.SharePartitionAnswer, int32, errors.map(int), st.none() | text, int16, st.none() | text,
+    st.builds(CurrentLeader, int32, int32), st.lists(payloads, max_size=3),
+    st.lists(st.tuples(int64, int64, int16), max_size=3),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("version", (1, 2))
+@SETTINGS
+@given(data=st.data())
+def test_share_fetch_answers_are_kios_bytes_around_the_very_buffers(version: int, data: st.DataObject) -> None:
+    cls = response_class(SHARE_FETCH, version)
+    module = module_of(cls)
+    topics = data.draw(st.dictionaries(topic_ids, st.lists(share_answers, max_size=3), max_size=3))
+    lock, endpoints = data.draw(millis), data.draw(endpoint_lists)
+
+    def partition(answer: share_fetch_codec.SharePartitionAnswer) -> Any:
+        return module.PartitionData(
+            partition_index=answer.partition,
+            error_code=ErrorCode(answer.error_code),
+            error_message=answer.error_message,
+            acknowledge_error_code=answer.acknowledge_error_code,
+            acknowledge_error_message=answer.acknowledge_error_message,
+            **leader_class_values(module, answer.current_leader, "current_leader"),
+            records=b"".join(answer.buffers),
+            acquired_records=tuple(
+                module.AcquiredRecords(first_offset=first, last_offset=last, delivery_count=deliveries)
+                for first, last, deliveries in answer.acquired
+            ),
+        )
+
+    entity = cls(
+        throttle_time=milliseconds(0),
+        error_code=ErrorCode.none,
+        error_message=None,
+        acquisition_lock_timeout=milliseconds(lock),
+        responses=tuple(
+            module.ShareFetchableTopicResponse(topic_id=topic, partitions=tuple(map(partition, answers)))
+            for topic, answers in topics.items()
+        ),
+        node_endpoints=endpoints_of(module, endpoints),
+    )
+    out = share_fetch_codec.encode_share_fetch_response(topics, lock, endpoints)
+    assert b"".join(out) == encode(cls, entity)
+    buffers = {id(buffer) for answers in topics.values() for answer in answers for buffer in answer.buffers}
+    assert buffers <= {id(buffer) for buffer in out}
 
 
 # --- metadata ----------------------------------------------------------------------------------

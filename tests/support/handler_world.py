@@ -18,7 +18,7 @@ from brokers.handlers.fetch_session import FetchSessionCache
 from brokers.partitions.log_config import LogConfig
 from brokers.partitions.partition_log import PartitionLog
 from brokers.partitions.successors import Place, Successors
-from brokers.protocol.messages import decode_latest_request, decode_request, encode, encode_response, request_class
+from brokers.protocol.messages import decode_latest_request, decode_request, encode, encode_answer, request_class
 from metadata.image import NO_LEADER, NodeImage, PartitionImage, TopicImage
 from s3stream.metrics import Metrics
 from s3stream.tasks import Tasks
@@ -199,7 +199,7 @@ class World:
         except KafkaError as error:
             assert api.error_response is not None
             response = api.error_response(decoded, error.code, version)
-        return decode_response(key, version, encode_response(key, version, response))
+        return decode_response(key, version, b"".join(encode_answer(key, version, response)))
 
 
 class Call:

@@ -6,14 +6,17 @@ from __future__ import annotations
 import asyncio
 from uuid import UUID
 
+import pytest
 from kio.schema.errors import ErrorCode
 
 from brokers.partitions.pending import AppendOrigin
 from brokers.protocol.messages import milliseconds
 from brokers.records.builder import marker_batch
 from brokers.records.record import EndMarker, iter_records
+from brokers.shares.fetching import READ_BYTES_MIN
 from brokers.shares.sessions import MemberKey
 from brokers.shares.share_partition import Ack
+from s3stream.types import ReadResult
 from tests.support.manual_clock import settle
 from tests.support.partitions import append, append_first, batch
 from tests.support.share_world import LOCK_MS, TOPIC_ID, ShareWorld, acquired, share
@@ -22,6 +25,7 @@ __all__ = ["share"]
 
 ACCEPT, RELEASE, RENEW, GAP = ([kind.value] for kind in (Ack.ACCEPT, Ack.RELEASE, Ack.RENEW, Ack.GAP))
 NONE = ErrorCode.none
+BOTH = [{"topic_id": TOPIC_ID, "partitions": [{"partition_index": n} for n in (0, 1)]}]
 
 
 class TestDelivery:
@@ -92,6 +96,50 @@ class TestDelivery:
             got = acquired(await share.fetch("a"))
             assert got == expected, isolation
             await share.close()
+
+
+class TestReading:
+    """A fetch is given 500 records as a rule, and its session may have a thousand partitions."""
+
+    @staticmethod
+    def reads(share: ShareWorld, partition: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """How many bytes are asked of the partition's stream, read by read."""
+        stream, asked = share.stream(partition), []
+        read_recent = stream.read_recent
+
+        def noted(offset: int, limit: int, max_bytes: int, at_least_one: bool = True) -> ReadResult | None:
+            asked.append(max_bytes)
+            return read_recent(offset, limit, max_bytes, at_least_one)
+
+        monkeypatch.setattr(stream, "read_recent", noted)
+        return asked
+
+    async def test_no_more_partitions_are_read_than_the_records_need(
+        self, share: ShareWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        share.produce(3, 3)
+        share.produce(3, partition=1)
+        first, second = (self.reads(share, partition, monkeypatch) for partition in (0, 1))
+        answer = await share.fetch("a", topics=BOTH, max_records=3)
+        assert (acquired(answer, 0), acquired(answer, 1)) == ([(0, 2, 1)], [])
+        assert (len(first), len(second)) == (1, 0)
+        answer = await share.fetch("a", max_records=6)
+        assert (acquired(answer, 0), acquired(answer, 1)) == ([(3, 5, 1)], [(0, 2, 1)]), "the next where one is short"
+
+    async def test_bytes_that_one_partition_lacks_come_from_the_next(self, share: ShareWorld) -> None:
+        share.produce(1)
+        share.produce(1, partition=1)
+        answer = await share.fetch("a", topics=BOTH, max_records=1, min_bytes=100)
+        assert (acquired(answer, 0), acquired(answer, 1)) == ([(0, 0, 1)], []), "both were read, one record was wanted"
+
+    async def test_no_more_bytes_are_read_than_the_records_take(
+        self, share: ShareWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        share.produce(3, 3, 3)
+        asked = self.reads(share, 0, monkeypatch)
+        for number in range(3):
+            assert acquired(await share.fetch("a", max_records=3)) == [(number * 3, number * 3 + 2, 1)]
+        assert asked == [1 << 20, READ_BYTES_MIN, READ_BYTES_MIN], "the first knows nothing of the records"
 
 
 class TestWords:
@@ -262,8 +310,7 @@ class TestSessions:
         share.produce(1)
         share.produce(1, partition=1)
         await share.fetch("a", topics=[])
-        both = [{"topic_id": TOPIC_ID, "partitions": [{"partition_index": n} for n in (0, 1)]}]
-        answer = await share.fetch("a", topics=both)
+        answer = await share.fetch("a", topics=BOTH)
         assert acquired(answer, 0) == acquired(answer, 1) == [(0, 0, 1)]
         share.produce(1)
         share.produce(1, partition=1)
@@ -332,12 +379,12 @@ class TestWaiting:
         await share.clock.advance(0.2)
         assert acquired(await waiting) == []
         await share.fetch("b")
-        waiting = asyncio.ensure_future(share.fetch("a", max_wait=milliseconds(5_000)))
+        waiting = asyncio.ensure_future(share.fetch("a", loaded=False, max_wait=milliseconds(5_000)))
         await settle()
         share.shares.end_session(MemberKey("g", "a"))
         share.produce(1)
-        await settle()
-        await waiting
+        await share.clock.advance(5.1)
+        assert acquired(await waiting) == []
         assert acquired(await share.fetch("b")) == [(0, 0, 1)], "nothing is acquired for who has gone"
 
     async def test_enough_bytes_are_waited_for(self, share: ShareWorld) -> None:
