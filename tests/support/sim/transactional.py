@@ -193,6 +193,8 @@ class Transactional(Producer):
         if not transaction.asked and self.random.random() < 0.5:
             with contextlib.suppress(Over):
                 await self.end(transaction, commit=False)
+                if not self.protocol.bumps:  # a batch that was refused has used up its numbers (KIP-360)
+                    await self.initialize(goes_on=True)
                 return
         await self.initialize(goes_on=self.random.random() < 0.5)
         await self.look_at_offset()
