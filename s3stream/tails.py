@@ -299,18 +299,22 @@ class Tails:
         try:
             while self._awaited:
                 await self._clock.sleep(TAIL_POLL_S)
+                asked = dict(self._awaited)
                 try:
-                    rows = await self._metadata.streams(sorted(self._awaited))
+                    rows = await self._metadata.streams(sorted(asked))
                 except PonorError as error:
                     log.warning("whether tails are committed is not known", error=str(error))
                     continue
-                self._look({row.stream_id: row for row in rows})
+                self._look(asked, {row.stream_id: row for row in rows})
         finally:
             self._watching = False
 
-    def _look(self, rows: dict[StreamId, StreamSnapshot]) -> None:
+    def _look(self, asked: dict[StreamId, _Awaited], rows: dict[StreamId, StreamSnapshot]) -> None:
+        """`rows`: of those that were asked for, without the ones that are deleted."""
         now = self._clock.monotonic()
-        for stream_id, awaited in list(self._awaited.items()):
+        for stream_id, awaited in asked.items():
+            if self._awaited.get(stream_id) is not awaited:
+                continue
             row = rows.get(stream_id)
             if awaited.offered and awaited.segment in awaited.stream.table.segments:
                 continue  # Until that flush has heard of it.

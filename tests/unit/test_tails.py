@@ -242,6 +242,40 @@ async def test_correctness_3_a_source_does_not_stop_before_its_tail_is_committed
 
 
 @virtual
+async def test_correctness_3_a_tail_that_came_while_others_were_asked_about_is_awaited_like_them() -> None:
+    cluster, store, source, target, first = await pair()
+    [second] = await source.open(list(cluster.world.epochs)[1:])
+    append(second, 2)
+    await durable(second)
+    await hand_over(source, first)
+    await target.open([first.stream_id])
+    metadata: Any = cluster.world.metadata
+    read, asked, answer = metadata.streams, asyncio.Event(), asyncio.Event()
+
+    async def slow(stream_ids: Any) -> list[StreamSnapshot]:
+        rows: list[StreamSnapshot] = await read(stream_ids)
+        if list(stream_ids) == [first.stream_id]:
+            asked.set()
+            await answer.wait()
+        return rows
+
+    metadata.streams = slow
+    await asked.wait()
+    await hand_over(source, second)
+    [moved] = await target.open([second.stream_id])
+    append(moved, 3)
+    await durable(moved)
+    answer.set()
+    await asyncio.sleep(0.1)
+    store.release()
+    await asyncio.sleep(0.5)
+    await target.storage.flush()
+    target.engine.drop_cache()
+    assert (moved.committed_end, moved.table.start) == (5, None)
+    assert await read_all(moved) == expected(moved, (0, 2), (2, 3))
+
+
+@virtual
 async def test_a_target_that_cannot_ask_the_source_waits_for_the_commit() -> None:
     _, store, source, target, stream = await pair()
     source.cut_off = True
