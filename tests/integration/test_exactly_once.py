@@ -4,7 +4,6 @@ with librdkafka and Java; Kafka Streams; transactions over several partitions, o
 from __future__ import annotations
 
 import asyncio
-import re
 import subprocess
 import sys
 import threading
@@ -25,7 +24,8 @@ from tests.support.kafka_wire import WireClient
 from tests.support.ponor_cluster import PonorCluster
 from tests.support.ponor_process import PonorProcess
 from tests.support.tools import requires
-from tests.support.transaction_clients import PATIENCE_S, read, read_messages
+from tests.support.transaction_clients import PATIENCE_S, read
+from tests.support.word_count import END_S, WordCount
 
 PARTITIONS: Final = 3
 SETTINGS: Final = {
@@ -33,7 +33,11 @@ SETTINGS: Final = {
     "offsets.topic.num.partitions": "3", "transaction.state.log.num.partitions": "3",
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
 }  # fmt: skip
-END_S: Final = 90.0
+STREAMS_GROUPS: Final = {
+    "group.streams.session.timeout.ms": "6000", "group.streams.min.session.timeout.ms": "6000",
+    "group.streams.heartbeat.interval.ms": "500", "group.streams.min.heartbeat.interval.ms": "500",
+    "group.streams.initial.rebalance.delay.ms": "500",
+}  # fmt: skip
 FIND_COORDINATOR: Final = 10
 
 
@@ -207,66 +211,48 @@ def test_streams_count_words_once(tmp_path: Path) -> None:
     """Kafka Streams with exactly_once_v2, classic group protocol: the application is killed and goes on elsewhere, from
     its changelog; the broker is killed. Each word is counted 1, 2, 3, …, and the store has the sums."""
     requires("kafka-streams")
-    words = ("river", "rock", "cave", "spring")
-    expected: Counter[str] = Counter()
     settings = {**SETTINGS, "group.initial.rebalance.delay.ms": "0"}
     with PonorProcess(tmp_path / "broker", settings=settings) as broker:
-        broker.create_topic("lines", 2)
-        broker.create_topic("counts", 2)
-        log = tmp_path / "streams.log"
-        lives = iter(range(9))
-
-        def start() -> subprocess.Popen[bytes]:
-            state = tmp_path / f"state-{next(lives)}"  # another machine's: nothing is there
-            return start_java(
-                "WordCount.java", "kafka-streams", broker.bootstrap, "lines", "counts", "word-count", str(state),
-                output=log,
-            )  # fmt: skip
-
-        def write(lines: int) -> None:
-            producer = Producer({"bootstrap.servers": broker.bootstrap, "enable.idempotence": True, "log_level": 2})
-            for number in range(lines):
-                line = [words[(number + step) % 4] for step in range(number % 3 + 1)]
-                expected.update(line)
-                producer.produce("lines", " ".join(line), partition=number % 2)
-            assert producer.flush(PATIENCE_S) == 0
-
-        def counted(least: int) -> None:
-            deadline = time.monotonic() + END_S
-            while len(read(broker.bootstrap, "counts", partitions=2)) < least:
-                assert time.monotonic() < deadline, log.read_text(errors="replace")[-4_000:]
-                time.sleep(0.2)
-
-        with running(start) as lives_:
-            write(300)
-            counted(50)
-            lives_[-1].kill()
-            write(200)
-            lives_.append(start())
-            counted(sum(expected.values()) - 150)
+        application = WordCount(broker, tmp_path, "classic")
+        with application.running(1):
+            application.write(300)
+            application.until_counted(50)
+            application.instances[0].kill()
+            application.write(200)
+            last = application.start()
+            application.until_counted(sum(application.expected.values()) - 150)
             broker.kill()
             broker.start()
-            write(100)
-            counted(sum(expected.values()))
-            _await_state(log, expected)
-        found = _counts(broker.bootstrap)
-        assert found == {word: list(range(1, count + 1)) for word, count in expected.items()}
+            application.write(100)
+            application.until_counted(sum(application.expected.values()))
+            application.until_state_is(last)
+        application.check()
 
 
-def _await_state(log: Path, expected: Counter[str]) -> None:
-    deadline = time.monotonic() + END_S
-    while True:
-        states = re.findall(r"^STATE \{(.*)\}$", log.read_text(errors="replace"), re.MULTILINE)
-        last = dict(pair.split("=") for pair in states[-1].split(", ")) if states else {}
-        if {word: int(count) for word, count in last.items()} == expected:
-            return
-        assert time.monotonic() < deadline, (last, expected)
-        time.sleep(0.1)
-
-
-def _counts(bootstrap: str) -> dict[str, list[int]]:
-    """Of each word, in the order of its partition."""
-    found: dict[str, list[int]] = {}
-    for message in read_messages(bootstrap, "counts", partitions=2):
-        found.setdefault(bytes(message.key() or b"").decode(), []).append(int(message.value() or 0))
-    return found
+def test_streams_count_words_once_in_a_streams_group(tmp_path: Path) -> None:
+    """Kafka Streams with exactly_once_v2, streams group protocol (KIP-1071): two instances share the tasks; one is
+    killed and the other goes on with all of them until a third comes; the broker is killed."""
+    requires("kafka-streams")
+    settings = {**SETTINGS, **STREAMS_GROUPS}
+    with PonorProcess(tmp_path / "broker", settings=settings) as broker:
+        application = WordCount(broker, tmp_path, "streams")
+        with application.running(2):
+            first, second = application.instances
+            application.write(300)
+            application.until_counted(50)
+            application.until_shared(2)
+            application.until_state_is(first, second)
+            first.kill()
+            application.write(200)
+            application.until_counted(sum(application.expected.values()))
+            application.until_state_is(second)
+            third = application.start()
+            application.write(100)
+            application.until_shared(2)
+            broker.kill()
+            broker.start()
+            application.write(100)
+            application.until_counted(sum(application.expected.values()))
+            application.until_shared(2)
+            application.until_state_is(second, third)
+        application.check()

@@ -1,5 +1,6 @@
 // Counts words with Kafka Streams, exactly once: lines -> counts, the counts in a store. Prints the store when it has
-// changed, until it is killed. Arguments: bootstrap, lines, counts, application id, state directory.
+// changed, until it is killed. Arguments: bootstrap, lines, counts, application id, state directory, group protocol
+// (classic, streams).
 
 import java.util.Arrays;
 import java.util.Locale;
@@ -38,7 +39,10 @@ public class WordCount {
         settings.put(StreamsConfig.STATESTORE_CACHE_MAX_BYTES_CONFIG, 0);
         settings.put(StreamsConfig.COMMIT_INTERVAL_MS_CONFIG, 100);
         settings.put(StreamsConfig.consumerPrefix("auto.offset.reset"), "earliest");
-        settings.put(StreamsConfig.consumerPrefix("session.timeout.ms"), 6_000);
+        settings.put(StreamsConfig.GROUP_PROTOCOL_CONFIG, args[5]);
+        if (args[5].equals("classic")) {
+            settings.put(StreamsConfig.consumerPrefix("session.timeout.ms"), 6_000);
+        }
         settings.put(StreamsConfig.producerPrefix("transaction.timeout.ms"), 10_000);
         KafkaStreams streams = new KafkaStreams(builder.build(), settings);
         streams.start();
