@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from kio.schema.errors import ErrorCode
 
 from s3stream import errors
@@ -17,6 +19,18 @@ class KafkaError(Exception):
 
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}" if self.message else self.code.name
+
+
+KAFKA_WORDS: Final = {
+    ErrorCode.unknown_topic_or_partition: "This server does not host this topic-partition.",
+    ErrorCode.unknown_topic_id: "This server does not host this topic ID.",
+}
+"""What Kafka says of an error by itself, where clients or tools show it."""
+
+
+def words_of(code: ErrorCode) -> str | None:
+    """For a partition's or a topic's error, which has no message of its own."""
+    return None if code is ErrorCode.none else KAFKA_WORDS.get(code, code.name)
 
 
 def error_code(error: BaseException) -> ErrorCode:

@@ -128,25 +128,25 @@ def initialized_partitions(group: ShareGroup) -> Partitions:
 
 
 async def offsets(shard: Shard, group_id: str, wanted: Partitions | None) -> Mapping[tuple[UUID, int], PartitionOffset]:
-    """Where share-partitions begin. `wanted`: None for all that have state. Raises KafkaError."""
+    """Where share-partitions begin. `wanted`: None for all that have state; of those that are named, those that have
+    none begin nowhere, whether or not there is such a group. Raises KafkaError."""
     shard.require_active()
-    group = shard.existing(group_id, ShareGroup)
-    known = initialized_partitions(group)
-    places = [(topic, part) for topic, parts in (known if wanted is None else wanted).items() for part in sorted(parts)]
+    if wanted is None:
+        wanted = initialized_partitions(shard.existing(group_id, ShareGroup))
+    places = [(topic, part) for topic, parts in wanted.items() for part in sorted(parts)]
     states = shard.context.share_states
 
     async def look(topic: UUID, part: int) -> PartitionOffset:
-        if part not in known.get(topic, ()):
-            return PartitionOffset(ErrorCode.none)
         return await states.summary(group_id, topic, part)
 
     return await _each(places, look)
 
 
 async def alter_offsets(shard: Shard, group_id: str, wanted: Offsets) -> Mapping[tuple[UUID, int], ErrorCode]:
-    """Set where share-partitions of a group without members begin. Raises KafkaError."""
+    """Set where share-partitions of a group without members begin; a group that is not there begins with that. Raises
+    KafkaError."""
     shard.require_active()
-    group = shard.existing(group_id, ShareGroup)
+    group = shard.existing(group_id, ShareGroup) if group_id in shard.state.groups else ShareGroup(group_id)
     if not group.is_empty:
         raise KafkaError(ErrorCode.non_empty_group)
     asked = {topic: frozenset(parts) for topic, parts in wanted.items()}

@@ -6,7 +6,7 @@ from typing import Any
 
 from kio.schema.errors import ErrorCode
 
-from brokers.errors import KafkaError
+from brokers.errors import KafkaError, words_of
 from brokers.handlers.context import RequestContext
 from brokers.handlers.group_messages import build
 from brokers.handlers.share_messages import check_served
@@ -55,7 +55,7 @@ async def handle(ctx: RequestContext, request: Any) -> Any:
 def _part(part: Any, error: ErrorCode) -> Any:
     return build(
         KEY, VERSION, "AlterShareGroupOffsetsResponsePartition", partition_index=part.partition_index,
-        error_code=error, error_message=None if error is ErrorCode.none else error.name,
+        error_code=error, error_message=words_of(error),
     )  # fmt: skip
 
 

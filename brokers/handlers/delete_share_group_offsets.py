@@ -6,7 +6,7 @@ from typing import Any
 
 from kio.schema.errors import ErrorCode
 
-from brokers.errors import KafkaError
+from brokers.errors import KafkaError, words_of
 from brokers.handlers.context import RequestContext
 from brokers.handlers.group_messages import build
 from brokers.handlers.share_messages import check_served
@@ -34,7 +34,7 @@ async def handle(ctx: RequestContext, request: Any) -> Any:
             build(
                 KEY, VERSION, "DeleteShareGroupOffsetsResponseTopic", topic_name=name,
                 topic_id=None if topic is None else topic.topic_id, error_code=code,
-                error_message=None if code is ErrorCode.none else code.name,
+                error_message=words_of(code),
             )
         )  # fmt: skip
     return _response(ErrorCode.none, None, tuple(topics))

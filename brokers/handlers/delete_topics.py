@@ -9,7 +9,7 @@ from kio.schema.delete_topics.v6.response import DeletableTopicResult, DeleteTop
 from kio.schema.errors import ErrorCode
 from kio.schema.types import TopicName
 
-from brokers.errors import KafkaError
+from brokers.errors import KAFKA_WORDS, KafkaError
 from brokers.handlers.admin import duplicates, fault_of
 from brokers.handlers.context import RequestContext
 from brokers.handlers.services import Services
@@ -87,12 +87,6 @@ async def _delete(name: str, topic_id: UUID, services: Services) -> DeletableTop
     return _result(name, topic_id, ErrorCode.none)
 
 
-_MESSAGES = {
-    ErrorCode.unknown_topic_or_partition: "This server does not host this topic-partition.",
-    ErrorCode.unknown_topic_id: "This server does not host this topic ID.",
-}
-
-
 def _result(
     name: str | None, topic_id: UUID | None, code: ErrorCode, message: str | None = None
 ) -> DeletableTopicResult:
@@ -100,7 +94,7 @@ def _result(
         name=None if name is None else TopicName(name),
         topic_id=topic_id,
         error_code=code,
-        error_message=message or _MESSAGES.get(code),
+        error_message=message or KAFKA_WORDS.get(code),
     )
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from kio.schema.errors import ErrorCode
 
-from brokers.errors import KafkaError
+from brokers.errors import KafkaError, words_of
 from brokers.groups.share.messages import PartitionOffset
 from brokers.handlers.concurrency import gather_bounded
 from brokers.handlers.context import RequestContext
@@ -83,7 +83,7 @@ def _partition(
 ) -> Any:
     return build(
         KEY, version, "DescribeShareGroupOffsetsResponsePartition", partition_index=part, start_offset=start,
-        leader_epoch=epoch, lag=lag, error_code=error, error_message=None if error is ErrorCode.none else error.name,
+        leader_epoch=epoch, lag=lag, error_code=error, error_message=words_of(error),
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 from brokers.cli import compatibility as why
 from brokers.cli.compatibility import Departure
 from tests.compatibility import transcript
-from tests.compatibility.tools import ToolRunner, masked
+from tests.compatibility.tools import ToolRunner, masked, settled
 from tests.compatibility.transcript import Notes
 
 _TOOLS = {
@@ -138,8 +139,6 @@ class Departs:
     why: Departure
 
 
-ASKED_AGAIN = 40
-
 DEPARTS: tuple[Departs, ...] = (
     Departs(r"features (describe|.* transaction\.version=9)", why.FEATURES),
     Departs(r"quorum .*", why.NO_QUORUM),
@@ -184,13 +183,8 @@ class _System:
             for number, step in enumerate(STEPS):
                 label, reads = f"{number:02} {step}", re.search(r"--(describe|list|verify|time)", step)
                 await asyncio.sleep(settle if reads else 0)
-                told = await self._step(runner, step)
-                for _ in range(ASKED_AGAIN if reads and expected is not None else 0):
-                    if told == expected.get(label, {}).get(0):
-                        break
-                    await asyncio.sleep(0.05)
-                    told = await self._step(runner, step)
-                found[label] = {0: told}
+                wanted = expected.get(label, {}).get(0) if reads and expected is not None else None
+                found[label] = {0: await settled(partial(self._step, runner, step), wanted)}
         return found
 
     async def _step(self, runner: ToolRunner, step: str) -> dict[str, object]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from tests.support.tools import find_tool
 
@@ -16,6 +17,8 @@ QUICK = ("-Xmx192m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j
 TOOL_SECONDS = 60
 _OWN_END = ("ToolRunner$Ended", "null")
 """Printed by tools that catch their own end: its class, and what it says."""
+ASKED_AGAIN = 40
+T = TypeVar("T")
 _RUNNER = Path(__file__).with_name("ToolRunner.java")
 
 
@@ -59,3 +62,15 @@ class ToolRunner:
         code, _, printed = answer.decode().partition("\t")
         lines = base64.b64decode(printed).decode().splitlines()
         return int(code), [line for line in lines if line.strip() not in _OWN_END]
+
+
+async def settled(ask: Callable[[], Awaitable[T]], expected: T | None) -> T:
+    """What is told once it is as expected, or at last: a system hears of a change a moment after it was answered. None:
+    nothing is expected."""
+    told = await ask()
+    for _ in range(0 if expected is None else ASKED_AGAIN):
+        if told == expected:
+            break
+        await asyncio.sleep(0.05)
+        told = await ask()
+    return told

@@ -73,6 +73,8 @@ class ShareStatesInMemory:
     async def summary(self, group_id: str, topic_id: UUID, partition: int) -> PartitionOffset:
         if partition in self.refused:
             return PartitionOffset(self.refused[partition])
+        if (group_id, topic_id, partition) not in self.epochs:
+            return PartitionOffset(ErrorCode.none)
         return PartitionOffset(ErrorCode.none, None, self.epochs[group_id, topic_id, partition][1], 3, 2)
 
 

@@ -210,6 +210,12 @@ class TestOperators:
         assert await rig.coordinator.delete_share_offsets("g", [TOPIC_ID]) == {TOPIC_ID: ErrorCode.none}
         assert not rig.states.epochs and not await rig.coordinator.share_offsets("g", None)
 
+    async def test_a_group_begins_with_offsets_that_are_set(self, rig: CoordinatorRig) -> None:
+        assert await rig.coordinator.alter_share_offsets("new", {TOPIC_ID: {0: 40}}) == {(TOPIC_ID, 0): ErrorCode.none}
+        assert (await rig.coordinator.describe_share("new")).state == "Empty"
+        shown = await rig.coordinator.share_offsets("new", None)
+        assert {place: found.start_offset for place, found in shown.items()} == {(TOPIC_ID, 0): 40}
+
 
 @pytest.fixture
 async def client(rig: CoordinatorRig) -> GroupClient:
@@ -265,9 +271,10 @@ class TestHandlers:
         assert found == {"t": [ErrorCode.none, ErrorCode.none, missing], "gone": [missing] * 3}
         for version in (0, 1):
             topics = [{"topic_name": name, "partitions": (0, 1, 5)} for name in ("t", "gone")]
-            groups = [{"group_id": "g", "topics": None}, {"group_id": "g", "topics": topics}, {"group_id": "no"}]
+            groups = [{"group_id": "g", "topics": None}, {"group_id": "g", "topics": topics}, {"group_id": "no"},
+                      {"group_id": "no", "topics": topics}]  # fmt: skip
             described = await client.call("DescribeShareGroupOffsets", version, groups=groups)
-            everything, asked, nothing = described.groups
+            everything, asked, nothing, nowhere = described.groups
             shown = [(p.partition_index, p.start_offset, p.error_code) for p in everything.topics[0].partitions]
             assert shown == [(0, 40, ErrorCode.none), (1, -1, ErrorCode.not_leader_or_follower)]
             if version:
@@ -275,6 +282,8 @@ class TestHandlers:
             assert [p.start_offset for p in asked.topics[0].partitions] == [40, -1, -1]
             assert (asked.topics[1].topic_name, asked.topics[1].topic_id) == ("gone", None)
             assert nothing.error_code is ErrorCode.group_id_not_found
+            assert nowhere.error_code is ErrorCode.none
+            assert {p.start_offset for topic in nowhere.topics for p in topic.partitions} == {-1}
         rig.states.refused[0] = ErrorCode.coordinator_not_available
         described = await client.call("DescribeShareGroupOffsets", 1, groups=[{"group_id": "g", "topics": None}])
         assert described.groups[0].topics[0].partitions[0].start_offset == -1

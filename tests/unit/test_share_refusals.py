@@ -106,7 +106,7 @@ async def test_starts_that_cannot_be_changed_are_not_made(monkeypatch: pytest.Mo
 
     shard: Any = SimpleNamespace(
         require_active=lambda: None, existing=lambda group_id, kind: group, share_terms=lambda group_id: None,
-        perform=lost, context=SimpleNamespace(share_states=None),
+        perform=lost, context=SimpleNamespace(share_states=None), state=SimpleNamespace(groups={"g": group}),
     )  # fmt: skip
     with pytest.raises(KafkaError) as caught:
         await share_requests.alter_offsets(shard, "g", {TOPIC_ID: {0: 5}})
