@@ -249,7 +249,7 @@ class Shard(CoordinatorShard[State, GroupContext]):
     def _end_delay(self, group: ModernGroup[Any, Any]) -> None:
         assert isinstance(group, StreamsGroup)
         terms = self.streams_terms(group.group_id)
-        if not group.is_dead and not self._is_taken(group, streams_heartbeat.end_delay(group, terms)):
+        if not self._is_taken(group, streams_heartbeat.end_delay(group, terms)):
             group.deadlines.set(GROUP, Wait.ASSIGNMENT, terms.now.ticks + FENCE_RETRY_MS)
 
     def _is_taken(self, group: ModernGroup[Any, Any], change: Change[None]) -> bool:

@@ -302,6 +302,16 @@ class TestStandbys:
         settle(first, second)
         assert first.owned.standby == second.owned.standby == {}
 
+    def test_copies_are_the_process_s_that_their_member_is_of(self) -> None:
+        config = StreamsConfig(num_standby_replicas=1, assignment_interval_ms=0, initial_rebalance_delay_ms=0)
+        driver = StreamsDriver(World(t=1, log=1), config)
+        first, second = (driver.member(name, KEEPS) for name in "ab")
+        settle(first, second)
+        keeps = second if first.active else first
+        driver.ask(keeps.request(process_id="q", owned=None))
+        processes = [name for name in ("a", "b", "q") if driver.group.has_copy(name, "0", 0)]
+        assert processes == ["q"]
+
     def test_a_copy_becomes_active_once_its_holder_gave_it_up(self) -> None:
         config = StreamsConfig(num_standby_replicas=1, assignment_interval_ms=0, initial_rebalance_delay_ms=0)
         driver = StreamsDriver(World(t=1, log=1), config)
@@ -464,9 +474,11 @@ class TestOffsets:
     def test_what_is_being_given_up_may_be_committed(self, driver: StreamsDriver) -> None:
         first = driver.member("a", READS)
         old = first.epoch
+        first.beat(rack_id="r")
         driver.member("b", READS)
         first.beat()
         revoking = driver.group.members["a"].current.revoking.active["0"]
+        assert first.epoch > old and len(revoking) == 2
         assert all(self.commit(driver, first, old, "t", part) is ErrorCode.none for part in revoking)
 
     def test_who_may_not(self, driver: StreamsDriver) -> None:
