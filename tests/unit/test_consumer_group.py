@@ -125,6 +125,14 @@ class TestReconciliation:
         first.beat()
         assert driver.group.assignment_epoch == driver.group.group_epoch == 4
 
+    def test_nobody_waits_for_an_assignment_of_a_coordinator_whose_clock_was_ahead(self) -> None:
+        driver = GroupDriver(World(t=4), ConsumerConfig(assignment_interval_ms=1_000))
+        first = driver.member("a", "t")
+        driver.member("b", "t")
+        driver.group.assignment_timestamp += 600_000
+        first.beat()
+        assert driver.group.assignment_epoch == driver.group.group_epoch
+
     def test_most_members_choose_the_assignor(self, driver: GroupDriver) -> None:
         driver.world.set(u=4)
         first = driver.member("a", "t", "u", assignor="range")

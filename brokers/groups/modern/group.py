@@ -214,9 +214,10 @@ class ModernGroup(Group, Generic[M, T]):
         return self.targets.get(member_id, self.no_target)
 
     def may_assign(self, config: ModernConfig, wall_ms: int) -> bool:
-        """Not so soon after the assignment before: many members that come together are assigned together."""
+        """Not so soon after the assignment before: many members that come together are assigned together. One from the
+        future was made by a coordinator whose clock was ahead: nobody waits for that."""
         made, interval = self.assignment_timestamp, config.assignment_interval_ms
-        return made == 0 or interval == 0 or wall_ms >= made + interval
+        return made == 0 or not made <= wall_ms < made + interval
 
     def topics_changed(self, topics: Topics) -> bool:
         """Whether the metadata hash may be another than the one that is stored."""

@@ -50,6 +50,8 @@ SETTINGS: Final = {
     "offsets.topic.num.partitions": "2",
     "group.initial.rebalance.delay.ms": "200",
     "transaction.state.log.num.partitions": "2",
+    "share.coordinator.state.topic.num.partitions": "2",
+    "group.share.min.record.lock.duration.ms": "1000",
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
 }
 RESTART_S: Final = 1.0
