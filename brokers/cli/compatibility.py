@@ -120,8 +120,18 @@ TASKS_TOLD_AGAIN = Departure(
     "a member that says it has other tasks than it was given is told of them again (decision 0240)",
     "it is not: an answer that was lost is made good by the next division of tasks",
 )
+ENDPOINT_WITHOUT_TOPICS = Departure(
+    "StreamsGroupHeartbeat",
+    "a member with an endpoint is told which topics are missing, as one without",
+    "UNKNOWN_SERVER_ERROR while source topics are missing",
+)
+NOT_READY = Departure(
+    "ListGroups",
+    "`NotReady` as a filter finds streams groups in that state",
+    "compares it with `not_ready`, and finds none",
+)
 DEPARTURES: Final = (
     APIS_LISTED, FEATURES, MIN_IN_SYNC, PARTITIONS_BOUND, EMPTY_NAME, CONFIG_OPERATION, ANSWERED, PRODUCE_WORDS,
     UNKNOWN_CODEC, RECORDS_UNREAD, WHOLE_BATCHES, LOG_DIRS, DELETED_TIMESTAMP, QUOTAS_REFUSED,
-    CREDENTIALS_REFUSED, NO_QUORUM, TASKS_TOLD_AGAIN,
+    CREDENTIALS_REFUSED, NO_QUORUM, TASKS_TOLD_AGAIN, ENDPOINT_WITHOUT_TOPICS, NOT_READY,
 )  # fmt: skip

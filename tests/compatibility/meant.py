@@ -67,5 +67,7 @@ MEANT: tuple[Meant, ...] = (
         r"\.(active|standby|warmup)_tasks",
         why.TASKS_TOLD_AGAIN,
     ),
+    Meant("streams_topologies", "missing sources, for one with an endpoint", r".*", why.ENDPOINT_WITHOUT_TOPICS),
+    Meant("streams_topologies", "those that are not ready", r".*", why.NOT_READY),
     Meant("quorum", r"describe .*|add a voter, any cluster", r"", why.NO_QUORUM),
 )

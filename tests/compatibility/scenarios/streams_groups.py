@@ -178,6 +178,12 @@ async def streams_topologies(broker: Broker) -> None:
     await ask("no subtopologies")
     await ask("no source", sub("0"))
     await ask("missing sources", sub("0", one, more), sub("1", absent))
+    endpoint = {"host": "one", "port": 50_000}
+    lacking = Member(broker, broker.named("missing-sources"), "n", topology(sub("0", one, more), sub("1", absent)))
+    await lacking.beat("missing sources, for one with an endpoint", user_endpoint=endpoint)
+    answer = await broker.call("ListGroups", 5, states_filter=["NotReady"], types_filter=["streams"])
+    found = [group for group in answer.groups if group.group_id == broker.named("missing-sources")]
+    broker.note("those that are not ready", 5, found)
     await ask("many missing sources", sub("0", *(f"{absent}-{number}" for number in range(5))))
     await ask("copartition group of nothing", sub("0", one, copartition_groups=[together(1)]))
     await ask("copartition group below 0", sub("0", one, copartition_groups=[together(-1)]))
