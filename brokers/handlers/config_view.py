@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from brokers.config_def import BROKER_CONFIGS, CLIENT_METRICS_CONFIGS, GROUP_CONFIGS, TOPIC_CONFIGS, Update, render
-from brokers.config_def.group import ASSIGNMENT
 from brokers.config_def.types import ConfigError, ConfigKey, Value
 from brokers.dynamic_config import SOURCE_DEFAULT, SOURCE_DYNAMIC_DEFAULT, ConfigSource, Synonym
 
@@ -95,9 +94,7 @@ def _group_entry(
     default_name = f"group.{key.name}"
     if default_name not in BROKER_CONFIGS:
         return _plain_entry(key, configs, SOURCE_GROUP, key.name if key.name in OWN_DEFAULTS else default_name)
-    # Kafka 4.3 leaves intervals out where it lays the broker's settings under a group's (KAFKA-20337): synonyms say
-    # what holds, the value says the default.
-    value = render(key.default if key.name.endswith(ASSIGNMENT) else broker[default_name])
+    value = render(broker[default_name])
     synonyms = source.synonyms(default_name)
     if key.name in configs:
         value = _normalized(key, configs[key.name])

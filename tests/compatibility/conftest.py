@@ -16,6 +16,7 @@ SETTINGS = {
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
     # A group's own settings reach Kafka's coordinator some time after they are answered.
     "group.streams.initial.rebalance.delay.ms": "0",
+    "group.streams.assignment.interval.ms": "0",
 }
 """Of both."""
 

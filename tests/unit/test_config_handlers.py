@@ -271,7 +271,7 @@ async def test_a_group_shows_what_the_broker_is_told() -> None:
             ("group.consumer.session.timeout.ms", "50000", 4), ("group.consumer.session.timeout.ms", "45000", 5),
         ]  # fmt: skip
         interval = await one(world, GROUP, "g", "consumer.assignment.interval.ms")
-        assert (interval.value, interval.config_source) == ("1000", 4), "Kafka's default is shown, as Kafka does"
+        assert (interval.value, interval.config_source) == ("2000", 4)
         await change(world, GROUP, "g", (SET, "consumer.session.timeout.ms", "46000"))
         own = await one(world, GROUP, "g", "consumer.session.timeout.ms")
         assert (own.value, own.config_source, len(own.synonyms)) == ("46000", 8, 3)

@@ -92,7 +92,7 @@ async def open_group(broker: Broker, name: str, shape: dict[str, Any], **configs
     """A group that is not there, whose coordinator knows its settings and topics: Kafka's hears of them after clients
     do, but in the order in which they were made."""
     group = broker.named(name)
-    await configured(broker, group, **{"streams_assignment_interval_ms": "0"} | configs)
+    await configured(broker, group, **configs)
     newest = subtopology("newest", await broker.topic(f"{name}.newest"))
     for _ in range(300):
         member = Member(broker, group, "probe", topology(*shape["subtopologies"], newest))
