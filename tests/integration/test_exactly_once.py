@@ -121,16 +121,10 @@ def coordinator(cluster: PonorCluster, transactional_id: str) -> int:
     return found
 
 
-def alive_again(cluster: PonorCluster, number: int, killed: int) -> bool:
-    return cluster.pid_of(number) != killed and all(
-        node["alive"] for node in cluster.view((number + 1) % cluster.brokers)["brokers"]
-    )
-
-
 def kill_and_await(cluster: PonorCluster, number: int) -> None:
     pid = cluster.pid_of(number)
     cluster.kill_broker(number)
-    cluster.until("it is back", lambda: alive_again(cluster, number, pid), END_S)
+    cluster.until_back(number, pid, END_S)
 
 
 def until_no_transaction_is_open(cluster: PonorCluster, topic: str) -> None:

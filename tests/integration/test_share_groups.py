@@ -13,13 +13,11 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from brokers.protocol.messages import encode, request_class
 from tests.compatibility.broker import Broker
 from tests.compatibility.scenarios.groups import configured
 from tests.compatibility.scenarios.produce import batch
 from tests.compatibility.scenarios.shares import ACCEPT, REJECT, RELEASE, Member, join
-from tests.support.group_client import make
-from tests.support.kafka_wire import WireClient
+from tests.support.group_configs import configure
 from tests.support.ponor_process import PonorProcess
 from tests.support.tools import find_tool
 
@@ -38,24 +36,6 @@ def broker(tmp_path: Path) -> Iterator[PonorProcess]:
 
 def java(broker: PonorProcess, tool: str, *args: str) -> list[str]:
     return ["java", *QUICK, "-cp", f"{find_tool('kafka')}/*", tool, "--bootstrap-server", broker.bootstrap, *args]
-
-
-def configure(broker: PonorProcess, group: str, **configs: str) -> None:
-    """Clients of other languages know no group configs."""
-    key, version = 44, 1
-    entries = [
-        {"name": name.replace("_", "."), "config_operation": 0, "value": value} for name, value in configs.items()
-    ]
-    resources = [{"resource_type": 32, "resource_name": group, "configs": entries}]
-    request = make(request_class(key, version), {"resources": resources})
-
-    async def ask() -> None:
-        client = await WireClient.connect(broker.port)
-        answer = await client.call(key, version, encode(request_class(key, version), request))
-        assert answer.responses[0].error_code == 0, answer
-        client.writer.close()
-
-    asyncio.run(ask())
 
 
 def produce(broker: PonorProcess, topic: str, numbers: range) -> None:
@@ -84,7 +64,7 @@ def test_two_consumers_divide_the_records_and_a_killed_broker_delivers_the_rest(
     topic = f"shared-{uuid.uuid4().hex[:8]}"
     group = f"group-{topic}"
     broker.create_topic(topic, 2)
-    configure(broker, group, share_auto_offset_reset="earliest")
+    configure(broker.port, group, share_auto_offset_reset="earliest")
     produce(broker, topic, range(100))
     members = [begin(broker, topic, group, "--max-messages", "50") for _ in range(2)]
     first = [number for member in members for number in numbers(member)]
@@ -138,7 +118,7 @@ def test_released_records_come_again_and_rejected_ones_do_not(broker: PonorProce
     topic = f"words-{uuid.uuid4().hex[:8]}"
     group = f"group-{topic}"
     broker.create_topic(topic)
-    configure(broker, group, share_auto_offset_reset="earliest", share_delivery_count_limit="3")
+    configure(broker.port, group, share_auto_offset_reset="earliest", share_delivery_count_limit="3")
     produce(broker, topic, range(10))
     assert consume(broker, topic, group, "--release", "--max-messages", "10") == list(range(10))
     assert consume(broker, topic, group, "--reject", "--max-messages", "4", "--timeout-ms", "30000") == [0, 1, 2, 3]

@@ -103,6 +103,15 @@ class PonorCluster(PonorProcess):
             time.sleep(0.02)
         raise AssertionError(f"{what}: not within {seconds} s\n{self.log_tail(60)}")
 
+    def until_back(self, number: int, was: int, seconds: float = PATIENCE_SECONDS) -> None:
+        """A broker that is started again (`--restart`), and that another sees. `was`: its process before."""
+        other = (number + 1) % self.brokers
+
+        def back() -> bool:
+            return self.pid_of(number) != was and all(node["alive"] for node in self.view(other)["brokers"])
+
+        self.until("it is back", back, seconds)
+
     def leaders(self, number: int, topic: str) -> list[int]:
         """As broker `number` knows them."""
         found = json.loads(self.get(number, f"/v1/topics/{topic}"))
