@@ -40,14 +40,11 @@ class JavaTools:
     ) -> Produced:  # fmt: skip
         """`more`: options of the tool."""
         settings = [f"{name.replace('_', '.')}={value}" for name, value in properties.items()]
-        output = subprocess.run(
-            [*self._java, "org.apache.kafka.tools.ProducerPerformance", "--bootstrap-server", bootstrap]
-            + ["--topic", topic, "--num-records", str(records), "--record-size", str(size)]
-            + ["--throughput", str(throughput), "--command-property", "acks=all", *settings, *more],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
+        output = self._output(
+            "ProducerPerformance", "--bootstrap-server", bootstrap, "--topic", topic, "--num-records", str(records),
+            "--record-size", str(size), "--throughput", str(throughput), "--command-property", "acks=all", *settings,
+            *more,
+        )  # fmt: skip
         match = _SENT.findall(output)
         if not match:
             raise RuntimeError(f"the perf tool printed no summary:\n{output[-2000:]}")
@@ -73,14 +70,19 @@ class JavaTools:
 
     def _consume(self, tool: str, bootstrap: str, topic: str, records: int, *more: str) -> list[str]:
         """The fields of the line that the tool prints."""
-        output = subprocess.run(
-            [*self._java, f"org.apache.kafka.tools.{tool}", "--bootstrap-server", bootstrap, "--topic", topic]
-            + ["--num-records", str(records), "--hide-header", "--timeout", "60000", *more],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
+        output = self._output(
+            tool, "--bootstrap-server", bootstrap, "--topic", topic, "--num-records", str(records), "--hide-header",
+            "--timeout", "60000", *more,
+        )  # fmt: skip
         return [field.strip() for field in output.strip().splitlines()[-1].split(",")]
+
+    def _output(self, tool: str, *arguments: str) -> str:
+        command = [*self._java, f"org.apache.kafka.tools.{tool}", *arguments]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode != 0:
+            said = (done.stdout + done.stderr)[-2000:]
+            raise RuntimeError(f"{tool} at {arguments[1]} ended with {done.returncode}:\n{said}")
+        return done.stdout
 
 
 def _check_read(read: str, records: int) -> None:
