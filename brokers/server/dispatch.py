@@ -108,8 +108,6 @@ class Dispatcher:
             services.tasks.spawn(self._handle_entity(api, context, slot), api.name)
 
     def _entry(self, key: int) -> _Entry:
-        if key not in table.SERVED:
-            raise MalformedRequest(f"API key {key} is not served")
         api = table.handler(key)
         entry = self._entries[key] = _Entry(api, ApiStats(self._services.metrics, api.name))
         return entry

@@ -57,7 +57,8 @@ def test_librdkafka_1_8_produces_and_consumes(tmp_path: Path) -> None:
         assert seen["commit"] == 0
         today = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": "old"})
         places = [TopicPartition("t", partition) for partition in range(2)]
-        assert sum(place.offset for place in today.committed(places, timeout=30)) == COUNT
+        # All of it may have gone to one partition.
+        assert sum(max(0, place.offset) for place in today.committed(places, timeout=30)) == COUNT
         today.close()
 
 

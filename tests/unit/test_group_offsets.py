@@ -64,6 +64,14 @@ class TestOffsets:
         await rig.member_of("connect", protocol_type="connect")
         assert await errors_of(delete("connect", {"t": (0,)})) is ErrorCode.non_empty_group
 
+    async def test_a_deletion_that_the_log_refuses_deletes_nothing(self, rig: CoordinatorRig) -> None:
+        await rig.commit("g", 5)
+        rig.stream.refuse = Overloaded("full")
+        error = await errors_of(rig.coordinator.delete_offsets("g", {"t": (0,)}))
+        assert error is ErrorCode.coordinator_not_available
+        rig.stream.refuse = None
+        assert await rig.offset("g") == 5
+
     async def test_deleting_an_offset_in_flight_deletes_it(self, rig: CoordinatorRig) -> None:
         await rig.commit("g", 5, 1)
         rig.stream.auto = False
