@@ -6,18 +6,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from brokers.groups.consumer import group as consumer
 from brokers.groups.group import GroupType
 from brokers.groups.messages import GroupState
-from brokers.groups.share import group as share
-from brokers.groups.streams import group as streams
+from brokers.groups.modern.group import ASSIGNING, EMPTY, NOT_READY, RECONCILING, STABLE
 from s3stream.metrics import Metrics
 
 _STATES: Final[dict[GroupType, tuple[str, ...]]] = {
     GroupType.CLASSIC: tuple(state.value for state in GroupState if state is not GroupState.DEAD),
-    GroupType.CONSUMER: (consumer.EMPTY, consumer.ASSIGNING, consumer.RECONCILING, consumer.STABLE),
-    GroupType.SHARE: (share.EMPTY, share.STABLE),
-    GroupType.STREAMS: (streams.EMPTY, streams.NOT_READY, streams.ASSIGNING, streams.RECONCILING, streams.STABLE),
+    GroupType.CONSUMER: (EMPTY, ASSIGNING, RECONCILING, STABLE),
+    GroupType.SHARE: (EMPTY, STABLE),
+    GroupType.STREAMS: (EMPTY, NOT_READY, ASSIGNING, RECONCILING, STABLE),
 }
 
 

@@ -24,11 +24,9 @@ from brokers.groups.modern.assignments import MemberState, Owned
 from brokers.groups.modern.change import GroupRecord
 from brokers.groups.modern.commits import check_commit, check_fetch
 from brokers.groups.modern.deadlines import Wait
-from brokers.groups.modern.group import Kinds
+from brokers.groups.modern.group import Kinds, shown_progress
 from brokers.groups.modern.subscribed import SubscribedGroup
 from brokers.groups.offsets import TopicCommit
-
-EMPTY, ASSIGNING, RECONCILING, STABLE = "Empty", "Assigning", "Reconciling", "Stable"
 
 
 class ConsumerGroup(SubscribedGroup[ConsumerMember]):
@@ -160,14 +158,8 @@ class ConsumerGroup(SubscribedGroup[ConsumerMember]):
 
     # --- what operators see --------------------------------------------------------------------
 
-    @property
-    def shown_state(self) -> str:
-        if self.is_empty or self._dead:
-            return EMPTY
-        if self.group_epoch > self.assignment_epoch:
-            return ASSIGNING
-        stable = all(member.is_reconciled_to(self.assignment_epoch) for member in self.members.values())
-        return STABLE if stable else RECONCILING
+    def _shown_with_members(self) -> str:
+        return shown_progress(self)
 
     @property
     def shown_protocol_type(self) -> str:

@@ -28,6 +28,8 @@ from brokers.groups.modern.deadlines import Deadlines, Wait
 from brokers.groups.modern.topics import Topics
 
 FIRST_EPOCH = 1
+EMPTY, NOT_READY, ASSIGNING = "Empty", "NotReady", "Assigning"
+RECONCILING, STABLE = "Reconciling", "Stable"
 
 
 class Kinds(NamedTuple):
@@ -50,7 +52,14 @@ class ModernMember(Protocol):
     def member_epoch(self) -> int: ...
 
 
+class ReconcilingMember(ModernMember, Protocol):
+    """One that gives up what it has before it is given more."""
+
+    def is_reconciled_to(self, epoch: int) -> bool: ...
+
+
 M = TypeVar("M", bound=ModernMember)
+R = TypeVar("R", bound=ReconcilingMember)
 T = TypeVar("T")
 """What a member is to have: of no target record, `no_target`."""
 
@@ -141,6 +150,16 @@ class ModernGroup(Group, Generic[M, T]):
         else:
             self.targets[member_id] = target
 
+    # --- what operators see --------------------------------------------------------------------
+
+    @property
+    def shown_state(self) -> str:
+        return self._shown_with_members() if self.members and not self._dead else EMPTY
+
+    @abstractmethod
+    def _shown_with_members(self) -> str:
+        """`shown_state` of a group that has some."""
+
     # --- offsets -------------------------------------------------------------------------------
 
     @property
@@ -226,3 +245,11 @@ class ModernGroup(Group, Generic[M, T]):
     @property
     def wake_at(self) -> float:
         return self.deadlines.wake_at
+
+
+def shown_progress(group: ModernGroup[R, Any]) -> str:
+    """How far the members are on their way to the group's epoch."""
+    if group.group_epoch > group.assignment_epoch:
+        return ASSIGNING
+    stable = all(member.is_reconciled_to(group.assignment_epoch) for member in group.members.values())
+    return STABLE if stable else RECONCILING

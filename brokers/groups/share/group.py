@@ -16,13 +16,12 @@ from kio.schema.errors import ErrorCode
 from brokers.groups.group import CommitRequest, GroupType
 from brokers.groups.messages import Instant
 from brokers.groups.modern.change import GroupRecord
-from brokers.groups.modern.group import Kinds
+from brokers.groups.modern.group import STABLE, Kinds
 from brokers.groups.modern.subscribed import SubscribedGroup
 from brokers.groups.share import records
 from brokers.groups.share.member import ShareMember
 from brokers.groups.share.records import StateMetadata
 
-EMPTY, STABLE = "Empty", "Stable"
 SHARE_PROTOCOL = "share"
 
 
@@ -48,9 +47,8 @@ class ShareGroup(SubscribedGroup[ShareMember]):
 
     # --- what operators see --------------------------------------------------------------------
 
-    @property
-    def shown_state(self) -> str:
-        return STABLE if self.members and not self._dead else EMPTY
+    def _shown_with_members(self) -> str:
+        return STABLE
 
     @property
     def shown_protocol_type(self) -> str:

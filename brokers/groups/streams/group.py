@@ -20,7 +20,7 @@ from brokers.groups.messages import Instant
 from brokers.groups.modern.change import GroupRecord
 from brokers.groups.modern.commits import check_commit, check_fetch
 from brokers.groups.modern.deadlines import GROUP, Wait
-from brokers.groups.modern.group import FIRST_EPOCH, Kinds, ModernGroup
+from brokers.groups.modern.group import FIRST_EPOCH, NOT_READY, Kinds, ModernGroup, shown_progress
 from brokers.groups.offsets import TopicCommit
 from brokers.groups.streams import records
 from brokers.groups.streams.configuration import ConfiguredTopology
@@ -29,8 +29,6 @@ from brokers.groups.streams.records import GroupEpoch
 from brokers.groups.streams.tasks import NO_TASK_SETS, TaskSets, TaskState
 from brokers.groups.streams.topology import Topology
 
-EMPTY, NOT_READY, ASSIGNING = "Empty", "NotReady", "Assigning"
-RECONCILING, STABLE = "Reconciling", "Stable"
 STREAMS_PROTOCOL = "streams"
 NO_EPOCH = GroupEpoch(FIRST_EPOCH, 0)
 
@@ -135,16 +133,10 @@ class StreamsGroup(ModernGroup[StreamsMember, TaskSets]):
 
     # --- what operators see --------------------------------------------------------------------
 
-    @property
-    def shown_state(self) -> str:
-        if self.is_empty or self._dead:
-            return EMPTY
+    def _shown_with_members(self) -> str:
         if self.topology is None or self.topology.epoch != self.validated_topology_epoch:
             return NOT_READY
-        if self.group_epoch > self.assignment_epoch:
-            return ASSIGNING
-        stable = all(member.is_reconciled_to(self.assignment_epoch) for member in self.members.values())
-        return STABLE if stable else RECONCILING
+        return shown_progress(self)
 
     @property
     def shown_protocol_type(self) -> str:
