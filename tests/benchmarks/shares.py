@@ -6,21 +6,15 @@ what it was given with its next fetch.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from tests.benchmarks.clients import JavaTools
-from tests.benchmarks.members import call
 from tests.benchmarks.systems import System
 from tests.benchmarks.workloads import GIGABYTE, KIB, Samples, Scale
-from tests.compatibility.messages import plain
-from tests.support.kafka_wire import WireClient
+from tests.support.group_configs import configure
 
 ROW: Final = "consume as a share group, 1 KiB, 8 partitions, hot"
-GROUP: Final = 32
-"""Resource type of a group's configs."""
-SET: Final = 0
 
 
 def share_consume(systems: Sequence[System], java: JavaTools, scale: Scale, samples: Samples) -> None:
@@ -39,7 +33,8 @@ def share_consume(systems: Sequence[System], java: JavaTools, scale: Scale, samp
 
 def _round(system: System, java: JavaTools, records: int, number: int, samples: Samples) -> None:
     group = f"shared-{number}"
-    asyncio.run(_from_the_start(system, group))
+    # It begins at the end of a topic unless its configs say otherwise.
+    configure(system.port, group, share_auto_offset_reset="earliest")
     plain_rate, plain_cpu = _measured(system, records, lambda: java.consume(system.bootstrap, "shared", records))
     rate, cpu = _measured(system, records, lambda: java.share_consume(system.bootstrap, "shared", group, records))
     print(
@@ -56,13 +51,3 @@ def _measured(system: System, records: int, work: Callable[[], float]) -> tuple[
     before = system.cpu_seconds()
     rate = work()
     return rate, (system.cpu_seconds() - before) / (records * KIB / GIGABYTE)
-
-
-async def _from_the_start(system: System, group: str) -> None:
-    """A share group begins at the end of a topic unless its configs say otherwise."""
-    client = await WireClient.connect(system.port)
-    entry = {"name": "share.auto.offset.reset", "config_operation": SET, "value": "earliest"}
-    resource = {"resource_type": GROUP, "resource_name": group, "configs": [entry]}
-    answer = await call(client, "IncrementalAlterConfigs", 1, resources=[resource], validate_only=False)
-    assert plain(answer.responses[0].error_code) == "none", answer
-    client.writer.close()

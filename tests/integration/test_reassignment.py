@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from tests.compatibility.tools import QUICK
 from tests.support.ponor_cluster import PonorCluster
 from tests.support.ponor_process import ponor_command
 from tests.support.tools import find_tool, requires
 
 TOPIC = "t"
 TOOL_SECONDS = 60
-QUICK = ("-Xmx192m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error")
 FAST = {"ponor.lease.ms": "1500", "ponor.heartbeat.ms": "200", "offsets.topic.num.partitions": "1"}
 _TOPICS = "org.apache.kafka.tools.TopicCommand"
 _REASSIGN = "org.apache.kafka.tools.reassign.ReassignPartitionsCommand"

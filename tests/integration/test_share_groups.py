@@ -17,6 +17,7 @@ from tests.compatibility.broker import Broker
 from tests.compatibility.scenarios.groups import configured
 from tests.compatibility.scenarios.produce import batch
 from tests.compatibility.scenarios.shares import ACCEPT, REJECT, RELEASE, Member, join
+from tests.compatibility.tools import QUICK
 from tests.support.group_configs import configure
 from tests.support.ponor_process import PonorProcess
 from tests.support.tools import find_tool
@@ -24,7 +25,6 @@ from tests.support.tools import find_tool
 pytestmark = [pytest.mark.tool("kafka"), pytest.mark.timeout(240)]
 
 CONSUMER = "org.apache.kafka.tools.consumer.ConsoleShareConsumer"
-QUICK = ("-Xmx192m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error")
 SETTINGS = {"share.coordinator.state.topic.num.partitions": "3", "offsets.topic.num.partitions": "3"}
 
 

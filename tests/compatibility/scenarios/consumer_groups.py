@@ -6,7 +6,15 @@ from typing import Any
 
 from tests.compatibility.broker import Broker, versions_of
 from tests.compatibility.messages import plain
-from tests.compatibility.scenarios.groups import NOBODY, configured, enter, join_request, ready, subscription
+from tests.compatibility.scenarios.groups import (
+    NOBODY,
+    configured,
+    enter,
+    fetched_by_epoch,
+    join_request,
+    ready,
+    subscription,
+)
 
 BEAT = "ConsumerGroupHeartbeat"
 
@@ -175,19 +183,7 @@ async def consumer_offsets(broker: Broker) -> None:
         await commit("not a member", version, first.epoch, member="two")
         await commit("nobody", version, -1, member="")
         await commit("group that is not there", version, 4, group=broker.named("x"))
-    for version in versions_of("OffsetFetch"):
-        if version < 8:
-            continue
-
-        async def fetch(label: str, member: str | None, epoch: int, version: int = version) -> None:
-            topics = [{"name": topic, "topic_id": broker.ids["t"], "partition_indexes": [0, 1]}]
-            asked = [{"group_id": group, "member_id": member, "member_epoch": epoch, "topics": topics}]
-            await broker.ask(label, "OffsetFetch", version, groups=asked, require_stable=True)
-
-        await fetch("fetch of nobody", None, -1)
-        await fetch("fetch of the member", "one", first.epoch)
-        await fetch("fetch with another epoch", "one", first.epoch + 1)
-        await fetch("fetch of a stranger", "two", first.epoch)
+    await fetched_by_epoch(broker, group, topic, "one", first.epoch)
     names = {"group_id": group, "topics": [{"name": topic, "partitions": [{"partition_index": 0}]}]}
     await broker.ask("delete offsets that are subscribed to", "OffsetDelete", 0, **names)
     await first.beat(member_epoch=-1)

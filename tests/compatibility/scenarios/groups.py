@@ -98,6 +98,23 @@ async def end(client: WireClient, api: str, version: int) -> Any:
     return decode_response(key, version, response_body(key, version, await client.receive())[1])
 
 
+async def fetched_by_epoch(broker: Broker, group: str, topic: str, member: str, epoch: int) -> None:
+    """Offsets of a group whose members have epochs, asked for by this one and by others (OffsetFetch from 8 on)."""
+    topics = [{"name": topic, "topic_id": broker.ids["t"], "partition_indexes": [0, 1]}]
+    for version in versions_of("OffsetFetch"):
+        if version < 8:
+            continue
+
+        async def fetch(label: str, who: str | None, epoch: int, version: int = version) -> None:
+            asked = [{"group_id": group, "member_id": who, "member_epoch": epoch, "topics": topics}]
+            await broker.ask(label, "OffsetFetch", version, groups=asked, require_stable=True)
+
+        await fetch("fetch of nobody", None, -1)
+        await fetch("fetch of the member", member, epoch)
+        await fetch("fetch with another epoch", member, epoch + 1)
+        await fetch("fetch of a stranger", "two", epoch)
+
+
 async def find_coordinator(broker: Broker) -> None:
     group = broker.named("g")
     await ready(broker, group)

@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.compatibility.broker import Broker, versions_of
 from tests.compatibility.messages import plain
-from tests.compatibility.scenarios.groups import configured, enter, join_request, ready
+from tests.compatibility.scenarios.groups import configured, enter, fetched_by_epoch, join_request, ready
 
 BEAT = "StreamsGroupHeartbeat"
 DESCRIBE = "StreamsGroupDescribe"
@@ -346,17 +346,7 @@ async def streams_offsets(broker: Broker) -> None:
         await commit("older epoch", version, member.epoch - 1)
         await commit("not a member", version, member.epoch, who="two")
         await commit("nobody", version, -1, who="")
-    for version in (8, 9, 10):
-
-        async def fetch(label: str, who: str | None, epoch: int, version: int = version) -> None:
-            topics = [{"name": topic, "topic_id": broker.ids["t"], "partition_indexes": [0, 1]}]
-            asked = [{"group_id": group, "member_id": who, "member_epoch": epoch, "topics": topics}]
-            await broker.ask(label, "OffsetFetch", version, groups=asked, require_stable=True)
-
-        await fetch("fetch of nobody", None, -1)
-        await fetch("fetch of the member", "m", member.epoch)
-        await fetch("fetch with another epoch", "m", member.epoch + 1)
-        await fetch("fetch of a stranger", "two", member.epoch)
+    await fetched_by_epoch(broker, group, topic, "m", member.epoch)
     names = {"group_id": group, "topics": [{"name": topic, "partitions": [{"partition_index": 0}]}]}
     await broker.ask("delete offsets that are subscribed to", "OffsetDelete", 0, **names)
     await member.beat(member_epoch=-1)
